@@ -1,0 +1,136 @@
+// Package xaes implements XAES-256-GCM, the extended-nonce AEAD of
+// https://c2sp.org/XAES-256-GCM, with nonces that it chooses itself.
+//
+// Each message is sealed by AES-256-GCM under a key of its own, derived from
+// the long-lived key and the first half of a random 192-bit nonce. That is what
+// lifts the limit of NIST SP 800-38D, section 8.3: plain AES-GCM with random
+// 96-bit nonces may seal 2³² messages under one key, this construction 2⁸⁰ with
+// the same risk of a repeated nonce.
+//
+// The caller can neither see nor choose a nonce before it is used, so it cannot
+// be repeated by mistake.
+//
+// Everything goes through calls of the standard library that its FIPS 140-3
+// module counts as approved services: the derivation (NIST SP 800-108r1 in
+// counter mode with CMAC) through CBC, and GCM with a nonce that the module
+// draws. So it also runs under GODEBUG=fips140=only.
+package xaes
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"slices"
+)
+
+const (
+	// KeySize is the length of a key in bytes.
+	KeySize = 32
+
+	// SaltSize is the length of the derivation salt, the nonce's first half,
+	// which stands at the start of a sealed message.
+	SaltSize = 12
+
+	// Overhead is how much longer a sealed message is than its plaintext: the
+	// derivation salt, the 12 bytes of the GCM nonce and the 16 of the tag.
+	Overhead = SaltSize + 12 + 16
+)
+
+var (
+	errKeySize = errors.New("xaes: a key is 32 bytes long")
+	errOpen    = errors.New("xaes: message authentication failed")
+)
+
+// AEAD seals and opens messages under one key. It is safe for concurrent use.
+type AEAD struct {
+	block  cipher.Block
+	subkey [aes.BlockSize]byte // K1 in the specification, the same for every message
+}
+
+// New returns an AEAD for a key of [KeySize] bytes.
+func New(key []byte) (*AEAD, error) {
+	if len(key) != KeySize {
+		return nil, errKeySize
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	a := &AEAD{block: block}
+
+	var l, zero [aes.BlockSize]byte
+	cipher.NewCBCEncrypter(block, zero[:]).CryptBlocks(l[:], l[:])
+	var carry byte
+	for i := len(l) - 1; i >= 0; i-- {
+		a.subkey[i] = l[i]<<1 | carry
+		carry = l[i] >> 7
+	}
+	// A multiplication, not a branch: the bit is a secret.
+	a.subkey[len(l)-1] ^= carry * 0b10000111
+
+	// A toolchain with another AES (GOEXPERIMENT=boringcrypto) may lack GCM with
+	// random nonces. Better to hear of it here than at the first message.
+	if _, err := a.messageCipher(zero[:SaltSize]); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Seal encrypts and authenticates plaintext, authenticates additionalData, and
+// appends the nonce, the ciphertext and the tag to dst.
+//
+// To seal without a second buffer, let plaintext begin at the byte [SaltSize]
+// after dst's end, in an array that has room for plaintext and [Overhead]. Any
+// other overlap panics.
+func (a *AEAD) Seal(dst, plaintext, additionalData []byte) ([]byte, error) {
+	dst = slices.Grow(dst, len(plaintext)+Overhead)
+	salt := dst[len(dst) : len(dst)+SaltSize]
+	rand.Read(salt)
+	gcm, err := a.messageCipher(salt)
+	if err != nil {
+		return nil, err
+	}
+	return gcm.Seal(dst[:len(dst)+SaltSize], nil, plaintext, additionalData), nil
+}
+
+// Open authenticates and decrypts what Seal has appended, and appends the
+// plaintext to dst, which must not overlap sealed. Its error is the same
+// whatever the reason.
+func (a *AEAD) Open(dst, sealed, additionalData []byte) ([]byte, error) {
+	if len(sealed) < Overhead {
+		return nil, errOpen
+	}
+	gcm, err := a.messageCipher(sealed[:SaltSize])
+	if err != nil {
+		return nil, errOpen
+	}
+	plaintext, err := gcm.Open(dst, nil, sealed[SaltSize:], additionalData)
+	if err != nil {
+		return nil, errOpen
+	}
+	return plaintext, nil
+}
+
+// messageCipher returns AES-256-GCM under the key for one message.
+func (a *AEAD) messageCipher(salt []byte) (cipher.AEAD, error) {
+	key := a.deriveKey(salt)
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// deriveKey is steps 3 to 5 of the specification. CBC of a single block is the
+// encryption of that block xored with the initialization vector, so the subkey
+// stands there.
+func (a *AEAD) deriveKey(salt []byte) [KeySize]byte {
+	key := [KeySize]byte{1: 1, 2: 'X', aes.BlockSize + 1: 2, aes.BlockSize + 2: 'X'}
+	first, second := key[:aes.BlockSize], key[aes.BlockSize:]
+	copy(first[4:], salt)
+	copy(second[4:], salt)
+	cipher.NewCBCEncrypter(a.block, a.subkey[:]).CryptBlocks(first, first)
+	cipher.NewCBCEncrypter(a.block, a.subkey[:]).CryptBlocks(second, second)
+	return key
+}
