@@ -1,0 +1,137 @@
+package pgtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// findBinaries returns the folder of PostgreSQL's server programs.
+func findBinaries() (string, error) {
+	if folder := os.Getenv("PGSESSION_PG_BIN"); folder != "" {
+		if !hasServer(folder) {
+			return "", fmt.Errorf("PGSESSION_PG_BIN=%s holds no initdb and postgres", folder)
+		}
+		return folder, nil
+	}
+	if initdb, err := exec.LookPath("initdb"); err == nil {
+		// A link in the PATH often comes alone; its target's folder has pg_basebackup and the others too.
+		if target, err := filepath.EvalSymlinks(initdb); err == nil && hasServer(filepath.Dir(target)) {
+			return filepath.Dir(target), nil
+		}
+		if hasServer(filepath.Dir(initdb)) {
+			return filepath.Dir(initdb), nil
+		}
+	}
+	for _, pattern := range []string{
+		"/usr/lib/postgresql/*/bin",         // Debian, Ubuntu
+		"/usr/local/opt/postgresql*/bin",    // Homebrew on Intel
+		"/opt/homebrew/opt/postgresql*/bin", // Homebrew on Apple silicon
+		"/usr/pgsql-*/bin",                  // PostgreSQL's own RPMs
+		"/usr/libexec/postgresql*",          // Alpine
+	} {
+		folders, err := filepath.Glob(pattern)
+		if err != nil {
+			return "", err
+		}
+		slices.SortFunc(folders, func(a, b string) int { return majorVersion(b) - majorVersion(a) })
+		if i := slices.IndexFunc(folders, hasServer); i >= 0 {
+			return folders[i], nil
+		}
+	}
+	return "", fmt.Errorf("%w: no initdb in the PATH or where packages put it", errAbsent)
+}
+
+func hasServer(folder string) bool {
+	for _, program := range []string{"initdb", "postgres"} {
+		if _, err := exec.LookPath(filepath.Join(folder, program)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+var digits = regexp.MustCompile(`\d+`)
+
+// majorVersion reads the version in a folder's name. Homebrew's folder without one is a link to some version that has its own.
+func majorVersion(folder string) int {
+	version, err := strconv.Atoi(digits.FindString(folder))
+	if err != nil {
+		return 0
+	}
+	return version
+}
+
+// serverUser returns the user to run PostgreSQL as, nil for this process's own: PostgreSQL refuses to run as root.
+func serverUser() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		account, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(account.Uid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		gid, err := strconv.ParseUint(account.Gid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, fmt.Errorf("PostgreSQL does not run as root, and there is no user postgres or nobody")
+}
+
+// makeFolder makes a temporary folder that belongs to the owner, nil for this process's user. It is where the server's socket is
+// made too, so that its path must be short.
+func makeFolder(owner *syscall.Credential) (string, error) {
+	const socketPathLimit = 103 // of macOS; Linux has 107
+	parent := os.TempDir()
+	if len(parent)+len("/pgtest-0123456789/.s.PGSQL.65535") > socketPathLimit || owner != nil && !openToAll(parent) {
+		parent = "/tmp"
+	}
+	folder, err := os.MkdirTemp(parent, "pgtest-")
+	if err != nil {
+		return "", err
+	}
+	if owner != nil {
+		if err := os.Chown(folder, int(owner.Uid), int(owner.Gid)); err != nil {
+			os.Remove(folder)
+			return "", err
+		}
+	}
+	return folder, nil
+}
+
+// openToAll reports whether any user can reach what is inside the folder.
+func openToAll(folder string) bool {
+	for {
+		info, err := os.Stat(folder)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+		parent := filepath.Dir(folder)
+		if parent == folder {
+			return true
+		}
+		folder = parent
+	}
+}
+
+// serverEnvironment is this process's, without the settings that PostgreSQL's programs would take from it.
+func serverEnvironment() []string {
+	environment := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		return strings.HasPrefix(entry, "PG") && !strings.HasPrefix(entry, "PGSESSION_") || strings.HasPrefix(entry, "LC_")
+	})
+	return append(environment, "LC_ALL=C")
+}

@@ -1,0 +1,144 @@
+// Package pgtest gives tests, examples and benchmarks a PostgreSQL.
+//
+// A test binary calls [Main] from its TestMain, and [Pool] or [Schema] in each test. A program calls [Start]. A test that has to
+// kill the server, or needs a standby, starts a [Cluster] of its own.
+//
+// Start takes the first of these that there is, and logs which:
+//
+//  1. the server that PGSESSION_DATABASE_URL names, which is used as it is and never stopped;
+//  2. PostgreSQL's binaries on this machine, from PGSESSION_PG_BIN, the PATH or the places where packages put them, as a
+//     throw-away cluster on a socket in a temporary folder;
+//  3. Docker, with the image PGSESSION_POSTGRES_IMAGE, default postgres:17-alpine.
+//
+// PGSESSION_TEST_SERVER=url, local or docker asks for one of them and no other.
+//
+// Nothing outlives the process, however it ends: a small shell, which holds the other end of a pipe, removes the server when the
+// process has gone (see watchdog.go). With Docker that is Ryuk's work, unless TESTCONTAINERS_RYUK_DISABLED is set.
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// startTimeout is generous: a standby may have to replay, and a laptop under load takes its time for initdb.
+	startTimeout = time.Minute
+	pollInterval = 10 * time.Millisecond
+)
+
+// Server is a PostgreSQL that accepts connections. Its methods are safe for concurrent use.
+type Server struct {
+	kind string
+	url  string
+	stop func()
+}
+
+// URL returns a connection string for pgx, and for psql.
+func (s *Server) URL() string { return s.url }
+
+// Kind says where the server came from: "url", "local" or "docker".
+func (s *Server) Kind() string { return s.kind }
+
+// Stop removes the server and everything that was stored on it, unless it is the one that PGSESSION_DATABASE_URL names. Calls
+// after the first do nothing.
+func (s *Server) Stop() { s.stop() }
+
+// Start finds a server, as the package comment says, and returns when it accepts connections. If there is none, the error tells
+// every way to get one. logf may be nil.
+func Start(ctx context.Context, logf func(format string, args ...any)) (*Server, error) {
+	if logf == nil {
+		logf = func(string, ...any) {}
+	}
+	sources := []struct {
+		kind, advice string
+		start        func(context.Context, func(string, ...any)) (*Server, error)
+	}{
+		{"url", "name a running server: PGSESSION_DATABASE_URL=postgres://user:password@host:5432/database", startURL},
+		{"local", "install PostgreSQL: apt-get install postgresql, dnf install postgresql-server, brew install postgresql@17; or PGSESSION_PG_BIN=/folder/of/initdb", startLocal},
+		{"docker", "start Docker, or install it: https://docs.docker.com/get-started/get-docker/", startDocker},
+	}
+	wanted := os.Getenv("PGSESSION_TEST_SERVER")
+	var none []error
+	for _, source := range sources {
+		if wanted != "" && wanted != source.kind {
+			continue
+		}
+		server, err := source.start(ctx, logf)
+		if err == nil {
+			return server, nil
+		}
+		if !errors.Is(err, errAbsent) {
+			// Somebody who has set a server up wants to hear that it is broken, not to run on another one.
+			return nil, fmt.Errorf("pgtest: %s: %w", source.kind, err)
+		}
+		none = append(none, fmt.Errorf("  %-6s  %s\n          (%w)", source.kind, source.advice, err))
+	}
+	if none == nil {
+		return nil, fmt.Errorf("pgtest: PGSESSION_TEST_SERVER is %q, and can be url, local or docker", wanted)
+	}
+	return nil, fmt.Errorf("pgtest: no PostgreSQL found; get one in any of these ways:\n%w", errors.Join(none...))
+}
+
+// errAbsent marks a source that this machine does not have, as opposed to one that fails.
+var errAbsent = errors.New("not here")
+
+func startURL(ctx context.Context, logf func(string, ...any)) (*Server, error) {
+	url := os.Getenv("PGSESSION_DATABASE_URL")
+	if url == "" {
+		return nil, fmt.Errorf("%w: PGSESSION_DATABASE_URL is empty", errAbsent)
+	}
+	version, err := waitUntilReady(ctx, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	logf("pgtest: PostgreSQL %s at PGSESSION_DATABASE_URL", version)
+	return &Server{kind: "url", url: url, stop: func() {}}, nil
+}
+
+func startLocal(ctx context.Context, logf func(string, ...any)) (*Server, error) {
+	cluster, err := StartCluster(ctx, logf, ClusterOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return &Server{kind: "local", url: cluster.URL(), stop: cluster.Stop}, nil
+}
+
+// waitUntilReady returns the server's version once it answers. It gives up when gone is closed, and at once where waiting does not
+// help: the server answers, and refuses.
+func waitUntilReady(ctx context.Context, url string, gone <-chan struct{}) (version string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		version, err = serverVersion(ctx, url)
+		var refusal *pgconn.PgError
+		if err == nil || errors.As(err, &refusal) && refusal.Code != "57P03" { // cannot_connect_now: it is starting up
+			return version, err
+		}
+		select {
+		case <-ticker.C:
+		case <-gone:
+			return "", errors.New("the server has ended")
+		case <-ctx.Done():
+			return "", fmt.Errorf("%w: the last attempt to connect: %w", ctx.Err(), err)
+		}
+	}
+}
+
+func serverVersion(ctx context.Context, url string) (version string, err error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	err = conn.QueryRow(ctx, `SHOW server_version`, pgx.QueryExecModeSimpleProtocol).Scan(&version)
+	return version, err
+}

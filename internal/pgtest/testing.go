@@ -1,0 +1,145 @@
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+)
+
+// maxConns keeps the pools of many parallel tests within the server's max_connections.
+const maxConns = 8
+
+// shared is the test binary's server, started by the first test that needs one: a fuzzing worker or a run of one pure test then
+// pays nothing for it.
+var shared struct {
+	sync.Mutex
+	server *Server
+	err    error
+}
+
+func sharedServer(t testing.TB) *Server {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.server == nil && shared.err == nil {
+		shared.server, shared.err = Start(context.Background(), func(format string, args ...any) {
+			fmt.Fprintf(os.Stderr, format+"\n", args...)
+		})
+	}
+	require.NoError(t, shared.err)
+	return shared.server
+}
+
+// Main is for TestMain: it runs the tests, stops the server they shared and exits. After the server is gone it calls check, if it is
+// not nil, and an error fails the run; goleak.Find fits.
+func Main(m *testing.M, check func() error) {
+	code := m.Run()
+	shared.Lock()
+	if shared.server != nil {
+		shared.server.Stop()
+	}
+	if code == 0 && check != nil {
+		if err := check(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// Schema makes a schema for this test alone, on the server that the test binary shares, and returns a pool whose search_path is that
+// schema. The pool is closed, and the schema dropped, at the test's end.
+func Schema(t testing.TB) (pool *pgxpool.Pool, schema string) {
+	t.Helper()
+	config := poolConfig(t)
+	schema = setNewSchema(t, config)
+	return openPool(t, config), schema
+}
+
+// Pool is Schema for tests that need no name, or another configuration: configure may change everything, the server's address
+// included. If it sets the search_path, no schema is made.
+//
+// PGSESSION_TEST_QUERY_MODE, one of cache_statement, cache_describe, describe_exec, exec and simple_protocol, is the pool's
+// default query mode, so that a whole suite can run under each.
+func Pool(t testing.TB, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	config := poolConfig(t)
+	for _, apply := range configure {
+		apply(config)
+	}
+	if config.ConnConfig.RuntimeParams["search_path"] == "" {
+		setNewSchema(t, config)
+	}
+	return openPool(t, config)
+}
+
+var queryModes = map[string]pgx.QueryExecMode{
+	"cache_statement": pgx.QueryExecModeCacheStatement,
+	"cache_describe":  pgx.QueryExecModeCacheDescribe,
+	"describe_exec":   pgx.QueryExecModeDescribeExec,
+	"exec":            pgx.QueryExecModeExec,
+	"simple_protocol": pgx.QueryExecModeSimpleProtocol,
+}
+
+func poolConfig(t testing.TB) *pgxpool.Config {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(sharedServer(t).URL())
+	require.NoError(t, err)
+	config.MaxConns = maxConns
+	if name := os.Getenv("PGSESSION_TEST_QUERY_MODE"); name != "" {
+		require.Contains(t, queryModes, name, "PGSESSION_TEST_QUERY_MODE")
+		config.ConnConfig.DefaultQueryExecMode = queryModes[name]
+	}
+	return config
+}
+
+func setNewSchema(t testing.TB, config *pgxpool.Config) (schema string) {
+	t.Helper()
+	schema = "test_" + strings.ToLower(rand.Text())
+	administer(t, `CREATE SCHEMA `+schema)
+	t.Cleanup(func() { administer(t, `DROP SCHEMA `+schema+` CASCADE`) })
+	// In the startup message, so that no query mode can come between.
+	config.ConnConfig.RuntimeParams["search_path"] = schema
+	return schema
+}
+
+// administer runs SQL on a connection of its own, straight to the server and whatever the test did to its pool.
+func administer(t testing.TB, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, sharedServer(t).URL())
+	require.NoError(t, err)
+	defer conn.Close(context.WithoutCancel(ctx))
+	_, err = conn.Exec(ctx, sql)
+	require.NoError(t, err)
+}
+
+func openPool(t testing.TB, config *pgxpool.Config) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// AfterInit runs the SQL in PGSESSION_TEST_AFTER_INIT, if there is any, with the table's name for each %s. Tests call it after
+// Init, so that the suite can run on a table that was changed since, a distributed one for instance.
+func AfterInit(t testing.TB, pool *pgxpool.Pool, table string) {
+	t.Helper()
+	sql := os.Getenv("PGSESSION_TEST_AFTER_INIT")
+	if sql == "" {
+		return
+	}
+	_, err := pool.Exec(t.Context(), strings.ReplaceAll(sql, "%s", table), pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+}
