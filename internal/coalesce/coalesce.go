@@ -1,0 +1,250 @@
+// Package coalesce lets concurrent calls of one kind share their runs: statements to a database, for the store.
+//
+// A [Group] has a number of places. While one is free, a call runs at once, by itself, on its caller's goroutine. When
+// none is, calls queue, and leave together as one batch as soon as a place falls free. So nothing waits for company, one
+// caller alone pays next to nothing, and the busier the group, the larger the batches. There is no timer, and no
+// goroutine but one for each batch in flight.
+//
+// The queue is first in, first out, and a free place goes to it before any newcomer: a call waits for one place to fall
+// free and then for its own run, unless there are more calls before it than one batch may hold. A call never joins a run
+// that has begun. So a call that is made after another one has returned takes effect after it, unless the other was
+// given up by its caller while its batch ran.
+package coalesce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// Config says how a [Group] runs its calls. C is what a call brings, R what it gets back.
+type Config[C, R any] struct {
+	// Places is the number of runs in flight from which on calls queue. 0 turns coalescing off: every call runs at
+	// once, by itself.
+	Places int
+
+	// MaxBatch is the largest number of calls in one run. 0 means no limit.
+	MaxBatch int
+
+	// Run does the calls, which stand in the order in which they were made, and sets the result of each, at the same
+	// index. An error that it returns is that of the run as a whole; the results then do not count. It must not keep
+	// the slices, and is called by many goroutines at once.
+	//
+	// A call by itself is run under its caller's context, a batch under one that carries no values and no deadline, and
+	// that is cancelled when the last of its callers has gone.
+	Run func(ctx context.Context, calls []C, results []Result[R]) error
+
+	// RunAgain judges the error of a run of more than one call. True: each call whose caller still waits is run again,
+	// by itself, so that nobody's bad input is another's error. False, or a nil RunAgain: every caller gets the error,
+	// as befits writes whose outcome is unknown. A panic in Run comes here as an error too; where it is false, every
+	// caller panics.
+	RunAgain func(error) bool
+}
+
+// Result is what one call gets: a value, or an error of its own.
+type Result[R any] struct {
+	Value R
+	Err   error
+}
+
+// Group coalesces calls. It is safe for concurrent use, needs no closing, and has no goroutine when idle.
+type Group[C, R any] struct {
+	config Config[C, R]
+	again  chan struct{} // holds a token for each call that is being run again
+
+	mu    sync.Mutex
+	taken int           // places; all of them while anything is queued
+	queue []*call[C, R] // the oldest first
+
+	calls, runs atomic.Uint64
+}
+
+// New returns an idle Group.
+func New[C, R any](config Config[C, R]) *Group[C, R] {
+	return &Group[C, R]{config: config, again: make(chan struct{}, config.Places)}
+}
+
+// Stats returns how many calls were made and how many runs have begun: calls/runs is what coalescing gains.
+func (g *Group[C, R]) Stats() (calls, runs uint64) {
+	return g.calls.Load(), g.runs.Load()
+}
+
+// Do runs c, by itself or in a batch, and returns its result. When ctx ends first, a call that is still queued is never
+// run, and one in a batch is given up: Do returns the error of ctx at once, and the batch goes on for the others. When
+// Run panics, so does Do.
+func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
+	g.calls.Add(1)
+	queued := g.enter(ctx, c)
+	if queued == nil {
+		defer g.release()
+		return g.alone(ctx, c)
+	}
+
+	select {
+	case result := <-queued.done:
+		if result.Err == errRunAgain {
+			return g.runAgain(ctx, c)
+		}
+		if panicked, ok := result.Err.(*panicError); ok {
+			panic(panicked)
+		}
+		return result.Value, result.Err
+	case <-ctx.Done():
+		g.abandon(queued)
+		return r, ctx.Err()
+	}
+}
+
+// call is a call that found no free place.
+type call[C, R any] struct {
+	ctx   context.Context
+	c     C
+	done  chan Result[R] // holds one, so that a batch never waits for a caller who has gone
+	batch *batch[C, R]   // nil while queued; guarded by Group.mu
+}
+
+// batch is the calls that left the queue together.
+type batch[C, R any] struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	calls   []*call[C, R]
+	waiting int // callers; guarded by Group.mu
+}
+
+// enter takes a place and returns nil, or queues the call.
+func (g *Group[C, R]) enter(ctx context.Context, c C) *call[C, R] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.config.Places == 0 || g.taken < g.config.Places {
+		g.taken++
+		return nil
+	}
+	queued := &call[C, R]{ctx: ctx, c: c, done: make(chan Result[R], 1)}
+	g.queue = append(g.queue, queued)
+	return queued
+}
+
+// release hands the place to the queue. The batch gets a goroutine of its own: the caller who has just finished should
+// not be held by the work of others, and one who is in the batch may leave at any time.
+func (g *Group[C, R]) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.queue) == 0 {
+		g.taken--
+		return
+	}
+	go g.lead(g.takeBatch())
+}
+
+func (g *Group[C, R]) takeBatch() *batch[C, R] {
+	size := len(g.queue)
+	if g.config.MaxBatch > 0 {
+		size = min(size, g.config.MaxBatch)
+	}
+	b := &batch[C, R]{calls: slices.Clone(g.queue[:size]), waiting: size}
+	g.queue = slices.Delete(g.queue, 0, size)
+
+	parent := context.Background()
+	if size == 1 {
+		parent = b.calls[0].ctx
+	}
+	b.ctx, b.cancel = context.WithCancel(parent)
+	for _, queued := range b.calls {
+		queued.batch = b
+	}
+	return b
+}
+
+// abandon takes out a call whose context has ended.
+func (g *Group[C, R]) abandon(gone *call[C, R]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if gone.batch == nil {
+		i := slices.Index(g.queue, gone)
+		g.queue = slices.Delete(g.queue, i, i+1)
+		return
+	}
+	gone.batch.waiting--
+	if gone.batch.waiting == 0 {
+		gone.batch.cancel()
+	}
+}
+
+// lead runs a batch, answers its callers and gives the place back.
+func (g *Group[C, R]) lead(b *batch[C, R]) {
+	calls := make([]C, len(b.calls))
+	for i, queued := range b.calls {
+		calls[i] = queued.c
+	}
+	results := make([]Result[R], len(b.calls))
+	err := errGoexit // stands only when runBatch does not return
+
+	defer func() {
+		for i, queued := range b.calls {
+			if err != nil {
+				results[i] = Result[R]{Err: err}
+			}
+			queued.done <- results[i]
+		}
+		b.cancel()
+		g.release()
+	}()
+	err = g.runBatch(b.ctx, calls, results)
+	if err != nil && len(calls) > 1 && g.config.RunAgain != nil && g.config.RunAgain(err) {
+		err = errRunAgain
+	}
+}
+
+var (
+	errGoexit   = errors.New("coalesce: the run ended its goroutine")
+	errRunAgain = errors.New("coalesce: run again") // tells a caller to run its call by itself; never leaves the package
+)
+
+// panicError takes a panic from the goroutine of a batch, where it would end the process, to those of the callers.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string {
+	return fmt.Sprintf("coalesce: run panicked: %v\n\n%s", e.value, e.stack)
+}
+
+func (g *Group[C, R]) runBatch(ctx context.Context, calls []C, results []Result[R]) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = &panicError{value: value, stack: debug.Stack()}
+		}
+	}()
+	g.runs.Add(1)
+	return g.config.Run(ctx, calls, results)
+}
+
+// runAgain runs a call of a failed batch on its caller's goroutine. There are as many places for this as for all else,
+// and apart from them, so that a failed batch neither floods what is behind Run nor delays calls that were not in it.
+func (g *Group[C, R]) runAgain(ctx context.Context, c C) (r R, err error) {
+	select {
+	case g.again <- struct{}{}:
+		defer func() { <-g.again }()
+		return g.alone(ctx, c)
+	case <-ctx.Done():
+		return r, ctx.Err()
+	}
+}
+
+func (g *Group[C, R]) alone(ctx context.Context, c C) (r R, err error) {
+	var only struct { // a single allocation
+		calls   [1]C
+		results [1]Result[R]
+	}
+	only.calls[0] = c
+	g.runs.Add(1)
+	if err := g.config.Run(ctx, only.calls[:], only.results[:]); err != nil {
+		return r, err
+	}
+	return only.results[0].Value, only.results[0].Err
+}
