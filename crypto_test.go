@@ -1,0 +1,647 @@
+package pgsession_test
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+)
+
+// A payload that was sealed once, by the first version: every later one must
+// open it.
+const (
+	frozenKey = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+	frozenRow = "634768dae1474506e4bf7d341890542b09987d7e6aea5d446c02e37581a56954"
+	// The length of the user id, the user id, 0 for JSON, and the values.
+	frozenPlaintext = "\x05alice\x00" + `{"cart":["tea","milk"]}`
+	frozenSealed    = "01c68300d0" + // format, key id
+		"aa0d36a3264ebef5cc5007dd" + // derivation salt
+		"e595431c668b65c9acd439df" + // GCM nonce
+		"5f4d1398bdf2604330a3f35c008715ae51f135d4b5bd720b47e88e723805" +
+		"94fd0479447175f5e78333ffeaa773c0"
+)
+
+func fromHex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	require.NoError(t, err)
+	return b
+}
+
+func parseKey(t testing.TB, s string) pgsession.Key {
+	t.Helper()
+	key, err := pgsession.ParseKey(s)
+	require.NoError(t, err)
+	return key
+}
+
+func newCrypto(t testing.TB, primary pgsession.Key, others ...pgsession.Key) *pgsession.Crypto {
+	t.Helper()
+	crypto, err := pgsession.NewCrypto(primary, others...)
+	require.NoError(t, err)
+	return crypto
+}
+
+func TestCrypto_FrozenPayload(t *testing.T) {
+	t.Parallel()
+	crypto := newCrypto(t, parseKey(t, frozenKey))
+	plaintext, err := crypto.Open(fromHex(t, frozenSealed), fromHex(t, frozenRow))
+	require.NoError(t, err)
+	require.Equal(t, frozenPlaintext, string(plaintext))
+}
+
+func TestCrypto_SealOpen(t *testing.T) {
+	t.Parallel()
+	crypto := newCrypto(t, pgsession.GenerateKey())
+	row := []byte("row")
+	sizes := []int{1 << 10, 4<<10 - 1, 4 << 10, 16<<10 + 1, 64<<10 - 1, 64 << 10}
+	for size := range 300 {
+		sizes = append(sizes, size)
+	}
+	for _, size := range sizes {
+		plaintext := make([]byte, size)
+		rand.Read(plaintext)
+		before := bytes.Clone(plaintext)
+		sealed, err := crypto.Seal(plaintext, row)
+		require.NoError(t, err)
+		require.Len(t, sealed, size+45)
+		require.True(t, bytes.Equal(before, plaintext), "Seal wrote to its argument")
+
+		again, err := crypto.Seal(plaintext, row)
+		require.NoError(t, err)
+		require.False(t, bytes.Equal(sealed, again), "a nonce was used twice")
+
+		before = bytes.Clone(sealed)
+		opened, err := crypto.Open(sealed, row)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(plaintext, opened), "%d bytes", size)
+		require.True(t, bytes.Equal(before, sealed), "Open wrote to its argument")
+	}
+}
+
+func TestCrypto_Open_ErrTampered(t *testing.T) {
+	t.Parallel()
+	crypto := newCrypto(t, parseKey(t, frozenKey))
+	sealed, row := fromHex(t, frozenSealed), fromHex(t, frozenRow)
+	refused := func(t *testing.T, err error, payload, associatedData []byte, what ...any) {
+		t.Helper()
+		plaintext, got := crypto.Open(payload, associatedData)
+		require.Nil(t, plaintext, what...)
+		require.Equal(t, err, got, what...)
+	}
+
+	t.Run("a flipped bit", func(t *testing.T) {
+		t.Parallel()
+		for i := range len(sealed) * 8 {
+			flipped := bytes.Clone(sealed)
+			flipped[i/8] ^= 0x80 >> (i % 8)
+			err := pgsession.ErrTampered
+			if i/8 >= 1 && i/8 < 5 {
+				err = pgsession.ErrUnknownKey // the key id
+			}
+			refused(t, err, flipped, row, "bit %d", i)
+		}
+	})
+	t.Run("cut", func(t *testing.T) {
+		t.Parallel()
+		for n := range sealed {
+			refused(t, pgsession.ErrTampered, sealed[:n], row, "to %d bytes", n)
+			if n > 0 && n < len(sealed)-45 {
+				refused(t, pgsession.ErrTampered, append(bytes.Clone(sealed[:29]), sealed[29+n:]...), row, "%d bytes out", n)
+			}
+		}
+	})
+	t.Run("lengthened", func(t *testing.T) {
+		t.Parallel()
+		for n := 1; n < 64; n++ {
+			refused(t, pgsession.ErrTampered, append(bytes.Clone(sealed), make([]byte, n)...), row, "by %d bytes", n)
+		}
+		refused(t, pgsession.ErrTampered, append(bytes.Clone(sealed), sealed...), row, "twice")
+	})
+	t.Run("other associated data", func(t *testing.T) {
+		t.Parallel()
+		refused(t, pgsession.ErrTampered, sealed, nil)
+		refused(t, pgsession.ErrTampered, sealed, row[:31])
+		refused(t, pgsession.ErrTampered, sealed, append(bytes.Clone(row), 0))
+		for i := range len(row) * 8 {
+			flipped := bytes.Clone(row)
+			flipped[i/8] ^= 0x80 >> (i % 8)
+			refused(t, pgsession.ErrTampered, sealed, flipped, "bit %d", i)
+		}
+	})
+	t.Run("every other format", func(t *testing.T) {
+		t.Parallel()
+		for format := range 256 {
+			if format != 1 {
+				refused(t, pgsession.ErrTampered, append([]byte{byte(format)}, sealed[1:]...), row, "format %d", format)
+			}
+		}
+	})
+	t.Run("re-labelled with the id of another key of the ring", func(t *testing.T) {
+		t.Parallel()
+		other := pgsession.GenerateKey()
+		label, err := newCrypto(t, other).Seal(nil, nil)
+		require.NoError(t, err)
+		both := newCrypto(t, parseKey(t, frozenKey), other)
+		_, err = both.Open(append(bytes.Clone(label[:5]), sealed[5:]...), row)
+		require.Equal(t, pgsession.ErrTampered, err)
+	})
+}
+
+func TestCrypto_Rotation(t *testing.T) {
+	t.Parallel()
+	older, newer, stranger := pgsession.GenerateKey(), pgsession.GenerateKey(), pgsession.GenerateKey()
+	row := []byte("row")
+	crypto := newCrypto(t, older)
+	underOlder, err := crypto.Seal([]byte("older"), row)
+	require.NoError(t, err)
+
+	require.NoError(t, crypto.SetKeys(newer, older))
+	underNewer, err := crypto.Seal([]byte("newer"), row)
+	require.NoError(t, err)
+	require.NotEqual(t, underOlder[1:5], underNewer[1:5], "the new primary seals")
+	for sealed, want := range map[string]string{string(underOlder): "older", string(underNewer): "newer"} {
+		opened, err := crypto.Open([]byte(sealed), row)
+		require.NoError(t, err)
+		require.Equal(t, want, string(opened))
+	}
+
+	require.NoError(t, crypto.SetKeys(newer))
+	_, err = crypto.Open(underOlder, row)
+	require.Equal(t, pgsession.ErrUnknownKey, err)
+	_, err = newCrypto(t, stranger).Open(underNewer, row)
+	require.Equal(t, pgsession.ErrUnknownKey, err)
+}
+
+// Different keys with one key id, found among the first 73,147 of a search.
+const (
+	collidingKey      = "59a45f1542efd58cb8eba3010db43b030cd84e11fe827e94e32f1d120b741ee8"
+	otherCollidingKey = "d45697b024d347f8b7b579802a36ef590a6d1e196563506208411e79b083fe0c"
+)
+
+func TestNewCrypto(t *testing.T) {
+	t.Parallel()
+	a, b := pgsession.GenerateKey(), pgsession.GenerateKey()
+	colliding, otherColliding := parseKey(t, collidingKey), parseKey(t, otherCollidingKey)
+	for _, test := range []struct {
+		name string
+		keys []pgsession.Key
+		err  string
+	}{
+		{"one key", []pgsession.Key{a}, ""},
+		{"two keys", []pgsession.Key{a, b}, ""},
+		{"the primary twice", []pgsession.Key{a, a}, ""},
+		{"another twice", []pgsession.Key{a, b, b}, ""},
+		{"the zero key first", []pgsession.Key{{}}, "key 1 of the ring is the zero key"},
+		{"the zero key among the others", []pgsession.Key{a, {}}, "key 2 of the ring is the zero key"},
+		{"one key of a colliding pair", []pgsession.Key{colliding, a}, ""},
+		{"the other key of a colliding pair, twice", []pgsession.Key{otherColliding, otherColliding}, ""},
+		{"a colliding pair", []pgsession.Key{colliding, otherColliding}, "key 2 of the ring has the key id of another"},
+		{"a colliding pair among the others", []pgsession.Key{a, otherColliding, b, colliding}, "key 4 of the ring has the key id of another"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			crypto, err := pgsession.NewCrypto(test.keys[0], test.keys[1:]...)
+			if test.err != "" {
+				require.ErrorContains(t, err, test.err)
+				require.Nil(t, crypto)
+				requireNoSecret(t, err.Error(), test.keys...)
+				return
+			}
+			require.NoError(t, err)
+			for _, key := range test.keys {
+				sealed, err := newCrypto(t, key).Seal([]byte("plaintext"), nil)
+				require.NoError(t, err)
+				_, err = crypto.Open(sealed, nil)
+				require.NoError(t, err)
+			}
+		})
+	}
+}
+
+func TestCrypto_WithoutKeys(t *testing.T) {
+	t.Parallel()
+	sealed, err := newCrypto(t, pgsession.GenerateKey()).Seal([]byte("plaintext"), nil)
+	require.NoError(t, err)
+	for _, test := range []struct {
+		name   string
+		crypto *pgsession.Crypto
+	}{
+		{"nil", nil},
+		{"zero", new(pgsession.Crypto)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := test.crypto.Seal([]byte("plaintext"), nil)
+			require.ErrorContains(t, err, "holds no keys")
+			for _, payload := range [][]byte{nil, []byte("short"), sealed} {
+				_, err = test.crypto.Open(payload, nil)
+				require.Equal(t, pgsession.ErrUnknownKey, err)
+			}
+		})
+	}
+	require.Error(t, (*pgsession.Crypto)(nil).SetKeys(pgsession.GenerateKey()))
+
+	var crypto pgsession.Crypto
+	require.NoError(t, crypto.SetKeys(pgsession.GenerateKey()))
+	sealed, err = crypto.Seal([]byte("plaintext"), nil)
+	require.NoError(t, err)
+	_, err = crypto.Open(sealed, nil)
+	require.NoError(t, err)
+}
+
+func TestCrypto_SetKeys_ErrorKeepsTheRing(t *testing.T) {
+	t.Parallel()
+	crypto := newCrypto(t, pgsession.GenerateKey())
+	sealed, err := crypto.Seal([]byte("plaintext"), nil)
+	require.NoError(t, err)
+	require.Error(t, crypto.SetKeys(pgsession.Key{}))
+	require.Error(t, crypto.SetKeys(pgsession.GenerateKey(), pgsession.Key{}))
+	require.Error(t, crypto.SetKeys(parseKey(t, collidingKey), parseKey(t, otherCollidingKey)))
+
+	_, err = crypto.Open(sealed, nil)
+	require.NoError(t, err)
+	again, err := crypto.Seal([]byte("plaintext"), nil)
+	require.NoError(t, err)
+	require.Equal(t, sealed[:5], again[:5])
+}
+
+func TestCrypto_SetKeys_UnderLoad(t *testing.T) {
+	t.Parallel()
+	a, b := pgsession.GenerateKey(), pgsession.GenerateKey()
+	crypto := newCrypto(t, a, b)
+	rotated := make(chan struct{})
+	go func() {
+		defer close(rotated)
+		for i := range 500 {
+			primary, other := a, b
+			if i%2 == 0 {
+				primary, other = b, a
+			}
+			if err := crypto.SetKeys(primary, other); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for done := false; !done; {
+				select {
+				case <-rotated:
+					done = true
+				default:
+				}
+				sealed, err := crypto.Seal([]byte("plaintext"), []byte("row"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if opened, err := crypto.Open(sealed, []byte("row")); err != nil || string(opened) != "plaintext" {
+					t.Errorf("opened %q, %v", opened, err)
+					return
+				}
+			}
+		})
+	}
+	callers.Wait()
+}
+
+func TestGenerateKey(t *testing.T) {
+	t.Parallel()
+	seen := map[pgsession.Key]bool{{}: true}
+	for range 1000 {
+		key := pgsession.GenerateKey()
+		require.False(t, seen[key])
+		seen[key] = true
+		require.True(t, key == parseKey(t, key.Secret()))
+	}
+}
+
+func TestParseKey(t *testing.T) {
+	t.Parallel()
+	// Its base64 has both of the characters in which the alphabets differ.
+	b := bytes.Repeat([]byte{0xfb, 0xef, 0xff, 0x12}, 8)
+	digits := hex.EncodeToString(b)
+	std, url := base64.StdEncoding.EncodeToString(b), base64.URLEncoding.EncodeToString(b)
+	require.Contains(t, std, "+")
+	require.Contains(t, std, "/")
+	for _, test := range []struct {
+		name, text, secret string
+	}{
+		{"hex", digits, digits},
+		{"capital hex", strings.ToUpper(digits), digits},
+		{"base64", std, digits},
+		{"base64, not padded", strings.TrimRight(std, "="), digits},
+		{"base64url", url, digits},
+		{"base64url, not padded", strings.TrimRight(url, "="), digits},
+		{"space around it", " \t\r\n" + std + "\r\n ", digits},
+		{"base64 that has hex digits only", strings.Repeat("a", 42) + "A", strings.Repeat("69a", 21) + "0"},
+		{"zeros", strings.Repeat("0", 64), strings.Repeat("0", 64)},
+		{"empty", "", ""},
+		{"space only", " \n", ""},
+		{"hex, a digit short", digits[1:], ""},
+		{"hex, a digit long", digits + "0", ""},
+		{"hex, a byte short", digits[2:], ""},
+		{"hex with 0x", "0x" + digits, ""},
+		{"no hex digit", "g" + digits[1:], ""},
+		{"hex with a space inside", digits[:31] + " " + digits[32:], ""},
+		{"hex with a line break inside", digits[:32] + "\n" + digits[32:], ""},
+		{"base64 with a line break inside", std[:20] + "\n" + std[20:], ""},
+		{"base64 with a carriage return inside", std[:20] + "\r" + std[20:], ""},
+		{"both alphabets", std[:22] + url[22:], ""},
+		{"too much padding", std + "=", ""},
+		{"trailing bits", std[:42] + "T=", ""},
+		{"trailing bits, not padded", std[:42] + "T", ""},
+		{"31 bytes", base64.StdEncoding.EncodeToString(b[1:]), ""},
+		{"33 bytes", base64.StdEncoding.EncodeToString(append(b, 0)), ""},
+		{"a passphrase", "correct horse battery staple", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			key, err := pgsession.ParseKey(test.text)
+			if test.secret == "" {
+				require.EqualError(t, err, "pgsession: parse key: a key is 64 hex digits or the base64 of 32 bytes")
+				require.True(t, key == pgsession.Key{})
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, test.secret, key.Secret())
+		})
+	}
+	zero := parseKey(t, strings.Repeat("0", 64))
+	require.True(t, zero == pgsession.Key{})
+	require.True(t, parseKey(t, digits) == parseKey(t, std))
+}
+
+func TestParseKeyRing(t *testing.T) {
+	t.Parallel()
+	keyA, keyB, keyC := pgsession.GenerateKey(), pgsession.GenerateKey(), pgsession.GenerateKey()
+	a, b, c := keyA.Secret(), base64.StdEncoding.EncodeToString(fromHex(t, keyB.Secret())), keyC.Secret()
+	onlyA, all := []pgsession.Key{keyA}, []pgsession.Key{keyA, keyB, keyC}
+	for _, test := range []struct {
+		name, text string
+		keys       []pgsession.Key // the primary first
+		err        string
+	}{
+		{"one key", a, onlyA, ""},
+		{"commas", a + "," + b + "," + c, all, ""},
+		{"commas and spaces", " " + a + " , " + b + " ,\t" + c + " ", all, ""},
+		{"lines", a + "\n" + b + "\n" + c, all, ""},
+		{"lines and a last line break", a + "\n" + b + "\n" + c + "\n", all, ""},
+		{"lines of Windows", a + "\r\n" + b + "\r\n" + c + "\r\n", all, ""},
+		{"lines that end in commas", a + ",\n" + b + ", \n" + c + ",", all, ""},
+		{"blank lines", "\n\n" + a + "\n \n" + b + "," + c + "\n\t\n", all, ""},
+		{"the same key twice", a + "," + a, onlyA, ""},
+		{"empty", "", nil, "no key in it"},
+		{"blank lines only", "\n \n", nil, "no key in it"},
+		{"an empty primary", "," + a, nil, "key 1: a key is"},
+		{"an empty primary, with space", " ," + a, nil, "key 1: a key is"},
+		{"an empty entry", a + ",," + b, nil, "key 2: a key is"},
+		{"two trailing commas", a + ",,", nil, "key 2: a key is"},
+		{"a comma only", ",", nil, "key 1: a key is"},
+		{"a line with a comma only", a + "\n,\n" + b, nil, "key 2: a key is"},
+		{"a line that begins with a comma", a + "\n," + b, nil, "key 2: a key is"},
+		{"no key", a + ",secret", nil, "key 2: a key is"},
+		{"space between keys", a + " " + c, nil, "key 1: a key is"},
+		{"the zero key", a + "," + strings.Repeat("0", 64), nil, "key 2 of the ring is the zero key"},
+		{"colliding keys", collidingKey + "," + otherCollidingKey, nil, "key 2 of the ring has the key id of another"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			crypto, err := pgsession.ParseKeyRing(test.text)
+			if test.err != "" {
+				require.ErrorContains(t, err, test.err)
+				require.Nil(t, crypto)
+				requireNoSecret(t, err.Error(), all...)
+				require.NotContains(t, err.Error(), "secret")
+				return
+			}
+			require.NoError(t, err)
+			sealed, err := crypto.Seal(nil, nil)
+			require.NoError(t, err)
+			_, err = newCrypto(t, test.keys[0]).Open(sealed, nil)
+			require.NoError(t, err, "another key is the primary")
+			for _, key := range test.keys {
+				sealed, err := newCrypto(t, key).Seal(nil, nil)
+				require.NoError(t, err)
+				_, err = crypto.Open(sealed, nil)
+				require.NoError(t, err)
+			}
+		})
+	}
+}
+
+// requireNoSecret looks for the keys in a text, in all the forms in which fmt
+// and the encoders print bytes.
+func requireNoSecret(t *testing.T, text string, keys ...pgsession.Key) {
+	t.Helper()
+	for _, key := range keys {
+		b := fromHex(t, key.Secret())
+		if len(b) == 0 || key == (pgsession.Key{}) {
+			continue
+		}
+		for _, secret := range []string{
+			string(b),
+			fmt.Sprintf("%x", b), fmt.Sprintf("%X", b), fmt.Sprintf("% x", b), fmt.Sprintf("%d", b)[1:60],
+			fmt.Sprintf("%q", b), fmt.Sprintf("%#v", b)[7:60], strings.Trim(fmt.Sprintf("%o", b), "[]"),
+			strings.Trim(fmt.Sprintf("%b", b), "[]"), strings.Trim(fmt.Sprintf("%U", b), "[]"),
+			base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b),
+		} {
+			require.NotContains(t, text, secret)
+		}
+	}
+}
+
+func TestKey_Redaction(t *testing.T) {
+	t.Parallel()
+	key := pgsession.GenerateKey()
+	type nested struct {
+		Exported   pgsession.Key
+		unexported pgsession.Key
+	}
+	type deep struct {
+		unexported []nested
+		pointer    *pgsession.Key
+		interfaces any
+		keys       map[pgsession.Key]pgsession.Key
+		array      [1]pgsession.Key
+	}
+	shapes := map[string]any{
+		"a key":              key,
+		"a pointer":          &key,
+		"a slice":            []pgsession.Key{key},
+		"an array":           [1]pgsession.Key{key},
+		"a map's value":      map[string]pgsession.Key{"key": key},
+		"a map's key":        map[pgsession.Key]string{key: "key"},
+		"a slice of any":     []any{key, &key},
+		"a struct":           nested{key, key},
+		"a struct's pointer": &nested{key, key},
+		"deep": &deep{
+			[]nested{{key, key}}, &key, key,
+			map[pgsession.Key]pgsession.Key{key: key}, [1]pgsession.Key{key},
+		},
+		"a crypto": newCrypto(t, key),
+		"an error": fmt.Errorf("with the key %v, %+v", key, nested{key, key}),
+	}
+	verbs := []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%o", "%b", "%c", "%U", "%e", "%g", "%t", "%5.1v", "%T", "%p", "%w", "%z"}
+
+	for name, shape := range shapes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, verb := range verbs {
+				requireNoSecret(t, fmt.Sprintf(verb, shape), key)
+			}
+			requireNoSecret(t, fmt.Sprint(shape), key)
+
+			if name != "deep" { // no exported fields: {}
+				text, err := json.Marshal(shape)
+				require.NoError(t, err)
+				requireNoSecret(t, string(text), key)
+			}
+			var log bytes.Buffer
+			for _, handler := range []slog.Handler{slog.NewTextHandler(&log, nil), slog.NewJSONHandler(&log, nil)} {
+				logger := slog.New(handler)
+				logger.Info("message", "value", shape)
+				logger.Info("message", slog.Group("group", "value", shape))
+				logger.With("value", shape).Info(fmt.Sprint("message", shape))
+			}
+			requireNoSecret(t, log.String(), key)
+		})
+	}
+
+	for _, verb := range verbs {
+		if verb != "%T" && verb != "%p" && verb != "%w" { // for these fmt asks no Formatter
+			require.Equal(t, "Key(REDACTED)", fmt.Sprintf(verb, key), verb)
+			require.Equal(t, "Key(REDACTED)", fmt.Sprintf(verb, &key), verb)
+		}
+	}
+	require.Contains(t, fmt.Sprintf("%+v", nested{key, key}), "Exported:Key(REDACTED)")
+	text, err := json.Marshal(map[string]any{"key": key, "keys": []pgsession.Key{key}})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"key":"Key(REDACTED)","keys":["Key(REDACTED)"]}`, string(text))
+	require.Equal(t, "Key(REDACTED)", slog.AnyValue(key).Resolve().String())
+	require.Equal(t, "Key(REDACTED)", fmt.Sprint(pgsession.Key{}), "a zero key prints no differently")
+}
+
+// Nothing but the frozen payload itself, for its own row, may open.
+func FuzzOpen(f *testing.F) {
+	crypto := newCrypto(f, parseKey(f, frozenKey))
+	frozen, row := fromHex(f, frozenSealed), fromHex(f, frozenRow)
+	f.Add(frozen, row)
+	f.Fuzz(func(t *testing.T, sealed, associatedData []byte) {
+		plaintext, err := crypto.Open(sealed, associatedData)
+		if bytes.Equal(sealed, frozen) && bytes.Equal(associatedData, row) {
+			require.NoError(t, err)
+			require.Equal(t, frozenPlaintext, string(plaintext))
+			return
+		}
+		require.Nil(t, plaintext)
+		if len(sealed) >= 45 && sealed[0] == 1 && !bytes.Equal(sealed[:5], frozen[:5]) {
+			require.Equal(t, pgsession.ErrUnknownKey, err)
+			return
+		}
+		require.Equal(t, pgsession.ErrTampered, err)
+	})
+}
+
+// Go runs the seeds below testdata/fuzz with the tests, and says nothing if it
+// finds none.
+func TestFuzzSeeds(t *testing.T) {
+	t.Parallel()
+	for target, least := range map[string]int{"FuzzOpen": 5, "FuzzEnvelope": 5} {
+		seeds, err := os.ReadDir(filepath.Join("testdata", "fuzz", target))
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, len(seeds), least, target)
+		for _, seed := range seeds {
+			content, err := os.ReadFile(filepath.Join("testdata", "fuzz", target, seed.Name()))
+			require.NoError(t, err)
+			version, values, _ := strings.Cut(string(content), "\n")
+			require.Equal(t, "go test fuzz v1", version, seed.Name())
+			require.Contains(t, values, "(", seed.Name())
+		}
+	}
+}
+
+func benchmarkPlaintext(b *testing.B) (plaintext, row []byte) {
+	b.Helper()
+	plaintext, row = make([]byte, 1<<10), make([]byte, 32)
+	rand.Read(plaintext)
+	rand.Read(row)
+	b.SetBytes(int64(len(plaintext)))
+	b.ReportAllocs()
+	return plaintext, row
+}
+
+// The baseline is AES-256-GCM with one key for all messages and a random nonce.
+func benchmarkGCM(b *testing.B) cipher.AEAD {
+	b.Helper()
+	key := make([]byte, 32)
+	rand.Read(key)
+	block, err := aes.NewCipher(key)
+	require.NoError(b, err)
+	gcm, err := cipher.NewGCM(block)
+	require.NoError(b, err)
+	return gcm
+}
+
+func BenchmarkCrypto_Seal(b *testing.B) {
+	b.Run("pgsession", func(b *testing.B) {
+		crypto := newCrypto(b, pgsession.GenerateKey())
+		plaintext, row := benchmarkPlaintext(b)
+		for b.Loop() {
+			if _, err := crypto.Seal(plaintext, row); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("plain AES-256-GCM", func(b *testing.B) {
+		gcm := benchmarkGCM(b)
+		plaintext, row := benchmarkPlaintext(b)
+		for b.Loop() {
+			nonce := make([]byte, gcm.NonceSize(), gcm.NonceSize()+len(plaintext)+gcm.Overhead())
+			rand.Read(nonce)
+			gcm.Seal(nonce, nonce, plaintext, row)
+		}
+	})
+}
+
+func BenchmarkCrypto_Open(b *testing.B) {
+	b.Run("pgsession", func(b *testing.B) {
+		crypto := newCrypto(b, pgsession.GenerateKey())
+		plaintext, row := benchmarkPlaintext(b)
+		sealed, err := crypto.Seal(plaintext, row)
+		require.NoError(b, err)
+		for b.Loop() {
+			if _, err := crypto.Open(sealed, row); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("plain AES-256-GCM", func(b *testing.B) {
+		gcm := benchmarkGCM(b)
+		plaintext, row := benchmarkPlaintext(b)
+		nonce := make([]byte, gcm.NonceSize())
+		sealed := gcm.Seal(nil, nonce, plaintext, row)
+		for b.Loop() {
+			if _, err := gcm.Open(nil, nonce, sealed, row); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
