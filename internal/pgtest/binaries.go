@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +13,15 @@ import (
 	"strings"
 	"syscall"
 )
+
+// packageFolders are where packages put the server's programs when they keep them out of the PATH.
+var packageFolders = []string{
+	"/usr/lib/postgresql/*/bin",         // Debian, Ubuntu
+	"/usr/local/opt/postgresql*/bin",    // Homebrew on Intel
+	"/opt/homebrew/opt/postgresql*/bin", // Homebrew on Apple silicon
+	"/usr/pgsql-*/bin",                  // PostgreSQL's own RPMs
+	"/usr/libexec/postgresql*",          // Alpine
+}
 
 // findBinaries returns the folder of PostgreSQL's server programs.
 func findBinaries() (string, error) {
@@ -30,13 +40,7 @@ func findBinaries() (string, error) {
 			return filepath.Dir(initdb), nil
 		}
 	}
-	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin",         // Debian, Ubuntu
-		"/usr/local/opt/postgresql*/bin",    // Homebrew on Intel
-		"/opt/homebrew/opt/postgresql*/bin", // Homebrew on Apple silicon
-		"/usr/pgsql-*/bin",                  // PostgreSQL's own RPMs
-		"/usr/libexec/postgresql*",          // Alpine
-	} {
+	for _, pattern := range packageFolders {
 		folders, err := filepath.Glob(pattern)
 		if err != nil {
 			return "", err
@@ -92,25 +96,23 @@ func serverUser() (*syscall.Credential, error) {
 	return nil, fmt.Errorf("PostgreSQL does not run as root, and there is no user postgres or nobody")
 }
 
-// makeFolder makes a temporary folder that belongs to the owner, nil for this process's user. It is where the server's socket is
-// made too, so that its path must be short.
-func makeFolder(owner *syscall.Credential) (string, error) {
+// newFolderName returns where to make a temporary folder that the owner, nil for this process's user, can reach. It is where the
+// server's socket is made too, so that the path must be short.
+func newFolderName(owner *syscall.Credential) string {
 	const socketPathLimit = 103 // of macOS; Linux has 107
 	parent := os.TempDir()
-	if len(parent)+len("/pgtest-0123456789/.s.PGSQL.65535") > socketPathLimit || owner != nil && !openToAll(parent) {
+	name := "pgtest-" + strings.ToLower(rand.Text()[:12])
+	if len(filepath.Join(parent, name, ".s.PGSQL.65535")) > socketPathLimit || owner != nil && !openToAll(parent) {
 		parent = "/tmp"
 	}
-	folder, err := os.MkdirTemp(parent, "pgtest-")
-	if err != nil {
-		return "", err
+	return filepath.Join(parent, name)
+}
+
+func makeFolder(folder string, owner *syscall.Credential) error {
+	if err := os.Mkdir(folder, 0o700); err != nil || owner == nil {
+		return err
 	}
-	if owner != nil {
-		if err := os.Chown(folder, int(owner.Uid), int(owner.Gid)); err != nil {
-			os.Remove(folder)
-			return "", err
-		}
-	}
-	return folder, nil
+	return os.Chown(folder, int(owner.Uid), int(owner.Gid))
 }
 
 // openToAll reports whether any user can reach what is inside the folder.

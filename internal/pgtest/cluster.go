@@ -88,11 +88,13 @@ func newCluster(logf func(format string, args ...any), options ClusterOptions) (
 	if c.owner, err = serverUser(); err != nil {
 		return nil, err
 	}
-	if c.folder, err = makeFolder(c.owner); err != nil {
+	// The watchdog first: no moment is left at which the folder is there and nobody would remove it.
+	c.folder = newFolderName(c.owner)
+	if c.watchdog, err = startWatchdog(removeCluster, c.folder); err != nil {
 		return nil, err
 	}
-	if c.watchdog, err = startWatchdog(removeCluster, c.folder); err != nil {
-		os.Remove(c.folder)
+	if err := makeFolder(c.folder, c.owner); err != nil {
+		c.Stop()
 		return nil, err
 	}
 	c.host = c.folder
@@ -215,11 +217,24 @@ func (c *Cluster) DataDir() string { return filepath.Join(c.folder, "data") }
 // Kill ends the server as the kernel's out-of-memory killer would, or kill -9: nothing is flushed and nothing is said. It returns when
 // none of the server's processes is left.
 func (c *Cluster) Kill() error {
+	pidFile := filepath.Join(c.DataDir(), "postmaster.pid")
+	content, err := os.ReadFile(pidFile)
+	if err != nil {
+		return err
+	}
 	if err := c.postmaster.kill(); err != nil {
 		return err
 	}
-	// Left behind, it would have the watchdog signal whatever process has this pid by then.
-	return os.Remove(filepath.Join(c.DataDir(), "postmaster.pid"))
+	// A killed server leaves a segment of System V shared memory, of which a Mac has 32 in all. The file's seventh line is its key and id.
+	if lines := strings.Split(string(content), "\n"); len(lines) > 6 {
+		if segment := strings.Fields(lines[6]); len(segment) == 2 {
+			if err := exec.Command("ipcrm", "-m", segment[1]).Run(); err != nil {
+				c.logf("pgtest: ipcrm -m %s: %v", segment[1], err)
+			}
+		}
+	}
+	// Left behind, the file would have the watchdog signal whatever process has this pid by then.
+	return os.Remove(pidFile)
 }
 
 // StopImmediate ends the server as `pg_ctl stop -m immediate` does: without a checkpoint, so that the next start recovers. It returns

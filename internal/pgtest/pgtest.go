@@ -94,6 +94,9 @@ func startURL(ctx context.Context, logf func(string, ...any)) (*Server, error) {
 	if url == "" {
 		return nil, fmt.Errorf("%w: PGSESSION_DATABASE_URL is empty", errAbsent)
 	}
+	// It is supposed to run: long enough for a service that starts along with the tests, and not for a typing error.
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	version, err := waitUntilReady(ctx, url, nil)
 	if err != nil {
 		return nil, err

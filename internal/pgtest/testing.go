@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -130,6 +131,18 @@ func openPool(t testing.TB, config *pgxpool.Config) *pgxpool.Pool {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	return pool
+}
+
+// RequireBinaries is for tests that start a [Cluster], and so need PostgreSQL's programs on this machine, where others are content with a
+// URL or Docker. Without them the test fails in CI, which has them, and is skipped elsewhere.
+func RequireBinaries(t testing.TB) {
+	t.Helper()
+	_, err := findBinaries()
+	if errors.Is(err, errAbsent) && os.Getenv("CI") == "" {
+		fmt.Fprintf(os.Stderr, "pgtest: NOT TESTED: %s needs PostgreSQL's programs on this machine: %v\n", t.Name(), err)
+		t.Skip(err)
+	}
+	require.NoError(t, err)
 }
 
 // AfterInit runs the SQL in PGSESSION_TEST_AFTER_INIT, if there is any, with the table's name for each %s. Tests call it after

@@ -47,7 +47,9 @@ func (w *watchdog) cleanUp() {
 const removeCluster = `
 pause() { sleep 0.02 2>/dev/null || sleep 1; }
 pid_file=$1/data/postmaster.pid
-while [ -d "$1" ]; do
+rounds=0
+while [ -d "$1" ] && [ $rounds -lt 100 ]; do
+	rounds=$((rounds + 1))
 	if [ -f "$pid_file" ] && read -r pid < "$pid_file"; then
 		kill -QUIT "$pid"
 		tries=0
