@@ -48,7 +48,7 @@ func serve() {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	fmt.Println(server.URL())
+	fmt.Println(server.Kind(), server.URL())
 	select {}
 }
 
@@ -103,6 +103,37 @@ func TestStart_KilledProcessLeavesNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStart_KilledProcessStopsItsServer runs on whatever this machine's tests run on, Docker included.
+func TestStart_KilledProcessStopsItsServer(t *testing.T) {
+	t.Parallel()
+	process := program(t, "serve")
+	output, err := process.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, process.Start())
+	scanner := bufio.NewScanner(output)
+	require.True(t, scanner.Scan())
+	kind, address, found := strings.Cut(scanner.Text(), " ")
+	require.True(t, found, scanner.Text())
+	require.NoError(t, connectOnce(t, address))
+	require.NoError(t, process.Process.Kill())
+	require.Error(t, process.Wait())
+
+	if kind == "url" {
+		require.NoError(t, connectOnce(t, address), "it is not ours to stop")
+		return
+	}
+	require.Eventually(t, func() bool { return connectOnce(t, address) != nil }, deadline, interval)
+}
+
+func connectOnce(t *testing.T, address string) error {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		return err
+	}
+	return conn.Close(t.Context())
 }
 
 func exists(pattern string) bool {
