@@ -10,10 +10,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unique"
 
@@ -166,9 +168,9 @@ type Crypto struct {
 
 // ringKey is what a master key is expanded to.
 type ringKey struct {
-	header    [payloadHeaderSize]byte
-	sealing   *xaes.AEAD
-	userIndex []byte
+	header   [payloadHeaderSize]byte
+	sealing  *xaes.AEAD
+	userMACs sync.Pool // of HMACs: to set one up costs more than to hash a user id
 }
 
 // NewCrypto returns a Crypto that seals under primary, and opens under primary
@@ -256,7 +258,8 @@ func expandKey(key Key) (*ringKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &ringKey{userIndex: userIndex}
+	k := new(ringKey)
+	k.userMACs.New = func() any { return hmac.New(sha256.New, userIndex) }
 	k.header[0] = payloadFormat
 	copy(k.header[1:], id)
 	k.sealing, err = xaes.New(sealing)
@@ -426,7 +429,9 @@ func (k *ringKey) userKey(userID string) []byte {
 	if userID == "" {
 		return nil
 	}
-	mac := hmac.New(sha256.New, k.userIndex)
+	mac := k.userMACs.Get().(hash.Hash)
+	defer k.userMACs.Put(mac)
+	mac.Reset()
 	_, _ = io.WriteString(mac, userID)
 	return mac.Sum(nil)
 }

@@ -125,6 +125,15 @@ func TestCrypto_Open_ErrTampered(t *testing.T) {
 			}
 		}
 	})
+	t.Run("too short to be told an unknown key", func(t *testing.T) {
+		t.Parallel()
+		for n := range 45 {
+			_, err := newCrypto(t, pgsession.GenerateKey()).Open(sealed[:n], row)
+			require.Equal(t, pgsession.ErrTampered, err, "%d bytes", n)
+		}
+		_, err := newCrypto(t, pgsession.GenerateKey()).Open(sealed[:45], row)
+		require.Equal(t, pgsession.ErrUnknownKey, err)
+	})
 	t.Run("lengthened", func(t *testing.T) {
 		t.Parallel()
 		for n := 1; n < 64; n++ {
@@ -535,7 +544,7 @@ func TestKey_Redaction(t *testing.T) {
 	text, err := json.Marshal(map[string]any{"key": key, "keys": []pgsession.Key{key}})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"key":"Key(REDACTED)","keys":["Key(REDACTED)"]}`, string(text))
-	require.Equal(t, "Key(REDACTED)", slog.AnyValue(key).Resolve().String())
+	require.Equal(t, slog.StringValue("Key(REDACTED)"), slog.AnyValue(key).Resolve())
 	require.Equal(t, "Key(REDACTED)", fmt.Sprint(pgsession.Key{}), "a zero key prints no differently")
 }
 
