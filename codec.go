@@ -1,0 +1,127 @@
+package pgsession
+
+import (
+	"encoding/base64"
+	"encoding/json"
+)
+
+// A codec turns a session's user and values into a row's columns and back. An
+// encrypted store and a plaintext one differ in it alone.
+type codec interface {
+	// columns names the column that holds the payload, its type, and the
+	// column that such a store leaves empty.
+	columns() (payload, payloadType, other string)
+
+	// encode returns the columns user_key and payload for the row at handle.
+	encode(handle Handle, userID string, v values) (userKey []byte, payload any, err error)
+
+	// decode undoes encode. A nil payload is a row of the other kind of store.
+	decode(handle Handle, userKey, payload []byte) (userID string, v values, err error)
+
+	// userKey returns what encode would, nil for a guest.
+	userKey(userID string) []byte
+
+	// userKeys returns all the values of user_key under which a user's rows may
+	// lie, the one of encode first, and none for a guest.
+	userKeys(userID string) [][]byte
+}
+
+// sealedCodec is the codec of an encrypted store. It never reads the column
+// data, so that nothing planted there in clear is believed.
+type sealedCodec struct{ *Crypto }
+
+func (sealedCodec) columns() (payload, payloadType, other string) { return "sealed", "bytea", "data" }
+
+func (c sealedCodec) encode(handle Handle, userID string, v values) ([]byte, any, error) {
+	sealed, userKey, err := c.sealRow(userID, v.kind, v.bytes, handle.sum[:])
+	return userKey, sealed, err
+}
+
+func (c sealedCodec) decode(handle Handle, userKey, payload []byte) (string, values, error) {
+	if payload == nil {
+		return "", values{}, ErrTampered
+	}
+	userID, kind, bytes, err := c.openRow(payload, handle.sum[:], userKey)
+	return userID, values{kind, bytes}, err
+}
+
+// plainCodec is the codec of a plaintext store: JSON values lie in the column
+// data as they are, to be read in psql.
+type plainCodec struct{}
+
+// JSON has no bytes. Raw values are stored as an object with the one member
+// rawMember; a JSON value that happens to be an object with one member of
+// either name is wrapped, so that the two are never mistaken.
+type (
+	rawObject struct {
+		Raw []byte `json:"pgsession:raw"`
+	}
+	wrappedObject struct {
+		JSON json.RawMessage `json:"pgsession:json"`
+	}
+)
+
+const (
+	rawMember     = "pgsession:raw"
+	wrappedMember = "pgsession:json"
+)
+
+func (plainCodec) columns() (payload, payloadType, other string) { return "data", "jsonb", "sealed" }
+
+func (c plainCodec) encode(_ Handle, userID string, v values) ([]byte, any, error) {
+	data := v.bytes
+	var err error
+	if v.kind == kindRaw {
+		data = []byte(`{"` + rawMember + `":"` + base64.StdEncoding.EncodeToString(v.bytes) + `"}`)
+	} else if isEnvelope(v.bytes) {
+		data, err = json.Marshal(wrappedObject{v.bytes})
+	}
+	return c.userKey(userID), string(data), err
+}
+
+func (plainCodec) decode(_ Handle, userKey, payload []byte) (string, values, error) {
+	if payload == nil {
+		return "", values{}, ErrUnknownKey
+	}
+	if !isEnvelope(payload) {
+		return string(userKey), values{kindJSON, payload}, nil
+	}
+	var raw rawObject
+	if err := json.Unmarshal(payload, &raw); err == nil && raw.Raw != nil {
+		return string(userKey), values{kindRaw, raw.Raw}, nil
+	}
+	var wrapped wrappedObject
+	if err := json.Unmarshal(payload, &wrapped); err != nil || wrapped.JSON == nil {
+		return "", values{}, ErrTampered
+	}
+	return string(userKey), values{kindJSON, wrapped.JSON}, nil
+}
+
+// isEnvelope reports whether data is an object with the one member rawMember or
+// wrappedMember.
+func isEnvelope(data []byte) bool {
+	if len(data) == 0 || data[0] != '{' {
+		return false
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal(data, &members) != nil || len(members) != 1 {
+		return false
+	}
+	_, raw := members[rawMember]
+	_, wrapped := members[wrappedMember]
+	return raw || wrapped
+}
+
+func (plainCodec) userKey(userID string) []byte {
+	if userID == "" {
+		return nil
+	}
+	return []byte(userID)
+}
+
+func (c plainCodec) userKeys(userID string) [][]byte {
+	if userID == "" {
+		return nil
+	}
+	return [][]byte{[]byte(userID)}
+}

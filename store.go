@@ -1,0 +1,830 @@
+// Package pgsession keeps the sessions of web applications in PostgreSQL.
+//
+// Call [New] with a pgx pool and a [Crypto] for a store that seals everything it
+// writes, then [Store.Init] at start-up, which creates the table. A log-in calls
+// [Store.Create], or [Store.Cycle] where the guest already had a session, and sets
+// [ID.Token] as the cookie. A request calls [ParseID] and [Store.Load], and
+// [Store.Touch] to keep the session alive. [Store.Update] changes its values
+// without losing anybody else's change, and [Store.Delete] logs out.
+// [Store.SpawnCleanup] removes what expired, and [Store.Check] and
+// [Store.HealthHandler] plug into a health endpoint.
+//
+// # What it promises
+//
+// A session that was ended stays ended, whatever was in flight. A write that
+// returned nil is durable. No id changes hands: who the user is can change only
+// through [Store.Cycle]. [ErrNotFound] means that the session is provably absent,
+// expired or ended, and never that the database could not be asked. Who steals
+// the table reads neither tokens nor users nor values, and who edits it gets
+// [ErrTampered].
+//
+// # Errors
+//
+// The errors to tell apart are the package's variables, for [errors.Is]. All
+// others wrap the database's error with the operation. No message holds a token,
+// a key, a user id or a value.
+//
+// # Compatibility
+//
+// The payload's first byte names its format, and the table's comment the schema's
+// version: a row that one release wrote, later ones read.
+package pgsession
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	defaultTable   = "sessions"
+	defaultMaxSize = 64 << 10
+
+	maxTTL        = 100 * 365 * 24 * time.Hour
+	tombstoneLife = time.Hour
+
+	// updateAttempts bounds how often Update runs against other writers. One of
+	// them gets through in each round, so that so many at least can meet.
+	updateAttempts = 100
+	// retryAttempts bounds how often a statement is sent again that the server
+	// rolled back, or that was never sent.
+	retryAttempts = 10
+)
+
+// The errors that callers may want to tell apart.
+var (
+	// ErrNotFound says that the session is absent, expired or ended.
+	ErrNotFound = errors.New("pgsession: session not found")
+
+	// ErrRevoked says that Put met the tombstone of a session that was ended. It
+	// is also ErrNotFound.
+	ErrRevoked error = &notFoundError{"pgsession: session was ended"}
+
+	// ErrInvalidID says that a string is no token, or no handle. It is also
+	// ErrNotFound, since whoever reads a cookie treats both alike.
+	ErrInvalidID error = &notFoundError{"pgsession: not a session id"}
+
+	// ErrExists says that Cycle's new id is taken.
+	ErrExists = errors.New("pgsession: session id is taken")
+
+	// ErrUserChanged says that a write named another user than the session's:
+	// only Cycle may change it, under a new id.
+	ErrUserChanged = errors.New("pgsession: session belongs to another user")
+
+	// ErrConflict says that Update gave up, since others kept changing the
+	// session.
+	ErrConflict = errors.New("pgsession: session keeps changing")
+
+	// ErrInvalidTTL says that a ttl is not positive, or is over 100 years, or
+	// leads past the year 9999.
+	ErrInvalidTTL = errors.New("pgsession: ttl must be positive, and at most 100 years")
+
+	// ErrTooLarge says that the values are over WithMaxSize, or a user id over
+	// 1,000 bytes.
+	ErrTooLarge = errors.New("pgsession: too large")
+
+	// ErrEncode says that the values have no JSON form, or, in a plaintext
+	// store, none that PostgreSQL's jsonb takes: it refuses the character
+	// U+0000, and numbers that its numeric type cannot hold.
+	ErrEncode = errors.New("pgsession: values cannot be encoded")
+
+	// ErrDecode says that the values do not fit the target.
+	ErrDecode = errors.New("pgsession: values do not fit the target")
+
+	// ErrTampered says that a row does not open: it is not what this store
+	// wrote there.
+	ErrTampered = errors.New("pgsession: session does not open")
+
+	// ErrUnknownKey says that a row was sealed under a key that is not in the
+	// key ring.
+	ErrUnknownKey = errors.New("pgsession: session is sealed under an unknown key")
+
+	// ErrSchema says that the table is not one of ours, or is newer than this
+	// release.
+	ErrSchema = errors.New("pgsession: unexpected table")
+)
+
+type notFoundError struct{ text string }
+
+func (e *notFoundError) Error() string { return e.text }
+func (e *notFoundError) Unwrap() error { return ErrNotFound }
+
+// An Option changes how a store behaves. It is given to [New] or [Plaintext].
+type Option func(*options)
+
+type options struct {
+	clock            Clock
+	table            string
+	logger           *slog.Logger
+	maxSize          int
+	absoluteLifetime time.Duration
+}
+
+// WithClock sets the clock by which sessions expire, for tests. The default is
+// [SystemClock]. A nil clock panics.
+func WithClock(clock Clock) Option {
+	if clock == nil {
+		panic("pgsession: WithClock: nil clock")
+	}
+	return func(o *options) { o.clock = clock }
+}
+
+// WithTable sets the table's name: "sessions", the default, or with a schema,
+// "web.sessions". The name is quoted, so that capitals and blanks stay as they
+// are. A name of three parts, with an empty part, or with a part of more than 63
+// bytes (PostgreSQL's limit for a name) panics.
+func WithTable(name string) Option {
+	parseTable(name)
+	return func(o *options) { o.table = name }
+}
+
+// WithLogger sets the logger for the clean-up and the health checks. The
+// default, also for nil, is [slog.Default].
+func WithLogger(logger *slog.Logger) Option {
+	return func(o *options) {
+		if logger != nil {
+			o.logger = logger
+		}
+	}
+}
+
+// WithMaxSize sets how many bytes a session's values may have, encoded. The
+// default is 64 KiB, and 0 is no limit. A negative number panics.
+func WithMaxSize(bytes int) Option {
+	if bytes < 0 {
+		panic("pgsession: WithMaxSize: negative size")
+	}
+	return func(o *options) { o.maxSize = bytes }
+}
+
+// WithAbsoluteLifetime ends sessions so long after the log-in, however often they
+// are touched. The default, 0, is never. OWASP recommends 4 to 8 hours for an
+// application that is used all day (Session Management Cheat Sheet, "Absolute
+// Timeout"). A negative duration panics.
+func WithAbsoluteLifetime(d time.Duration) Option {
+	if d < 0 {
+		panic("pgsession: WithAbsoluteLifetime: negative duration")
+	}
+	return func(o *options) { o.absoluteLifetime = d }
+}
+
+// A Store keeps sessions in one table of a PostgreSQL database. It is safe for
+// concurrent use, and several stores, in several processes, may share the table.
+// It never closes the pool. It is made by [New] or [Plaintext].
+type Store struct {
+	options
+	pool     *pgxpool.Pool
+	codec    codec
+	crypto   *Crypto // nil in a plaintext store
+	sql      []string
+	stats    counters
+	cleanups cleanupRegistry
+}
+
+// New returns a store that seals what it writes with crypto. It panics where
+// pool is nil, or crypto is nil or holds no keys.
+func New(pool *pgxpool.Pool, crypto *Crypto, opts ...Option) *Store {
+	if crypto == nil || !crypto.hasKeys() {
+		panic("pgsession: New: no crypto")
+	}
+	return newStore(pool, sealedCodec{crypto}, crypto, opts)
+}
+
+// Plaintext returns a store that encrypts nothing, for development: values can be
+// read and edited in psql. It logs a warning. It panics where pool is nil.
+func Plaintext(pool *pgxpool.Pool, opts ...Option) *Store {
+	s := newStore(pool, plainCodec{}, nil, opts)
+	s.logger.Warn("pgsession: sessions are stored in plaintext; use pgsession.New in production")
+	return s
+}
+
+func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *Store {
+	if pool == nil {
+		panic("pgsession: nil pool")
+	}
+	s := &Store{
+		options: options{
+			clock:   SystemClock{},
+			table:   defaultTable,
+			logger:  slog.Default(),
+			maxSize: defaultMaxSize,
+		},
+		pool:   pool,
+		codec:  codec,
+		crypto: crypto,
+	}
+	for _, opt := range opts {
+		opt(&s.options)
+	}
+	payload, payloadType, other := codec.columns()
+	fill := strings.NewReplacer(
+		"{sessions}", parseTable(s.table).Sanitize(),
+		"{columns}", "s.key, s.user_key, s."+payload+", s.version, s.created_at, s.expires_at",
+		"{payload}", payload, "{type}", payloadType, "{other}", other,
+		"{stored}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL)",
+		"{live}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at > $2",
+		// Whoever plants the largest bigint must not make a row that no
+		// statement can end.
+		"{next}", "(s.version & x'3fffffffffffffff'::bigint) + 1",
+	)
+	for _, template := range templates {
+		s.sql = append(s.sql, fill.Replace(template))
+	}
+	return s
+}
+
+// A statement is SQL that stands beside its only caller, as a template that
+// newStore fills in: the table's name {sessions}, always with the alias s; the
+// {columns} that make a session; {payload}, of {type}, and {other}; the conditions {stored}, which a
+// tombstone fails, and {live}, for which $1 is the time and $2 the one at which
+// the oldest log-in may have begun; and the {next} version.
+type statement int
+
+var templates []string
+
+func newStatement(template string) statement {
+	templates = append(templates, template)
+	return statement(len(templates) - 1)
+}
+
+// now returns the time as the table keeps it: UTC, in whole microseconds.
+func (s *Store) now() time.Time { return s.clock.Now().UTC().Truncate(time.Microsecond) }
+
+// oldest returns the time after which a session that lives at now began.
+func (s *Store) oldest(now time.Time) time.Time {
+	if s.absoluteLifetime == 0 {
+		return time.Time{}
+	}
+	return now.Add(-s.absoluteLifetime).Truncate(time.Microsecond)
+}
+
+// deadline returns the expiry of a session that has ttl from now on.
+func deadline(now time.Time, ttl time.Duration) (time.Time, error) {
+	if ttl <= 0 || ttl > maxTTL {
+		return time.Time{}, ErrInvalidTTL
+	}
+	expires := now.Add(roundUp(ttl, time.Microsecond))
+	if expires.Year() > 9999 {
+		return time.Time{}, ErrInvalidTTL
+	}
+	return expires, nil
+}
+
+func roundUp(d, unit time.Duration) time.Duration { return (d + unit - 1) / unit * unit }
+
+// hourAfter returns t rounded up to the hour, for the column expires_hour.
+func hourAfter(t time.Time) time.Time {
+	hour := t.Truncate(time.Hour)
+	if hour.Before(t) {
+		hour = hour.Add(time.Hour)
+	}
+	return hour
+}
+
+// A row holds the columns that a write sets.
+type row struct {
+	handle  Handle
+	userKey []byte
+	payload any
+	// formerKeys are the other values of user_key that mean the same user.
+	formerKeys           [][]byte
+	now, expires, oldest time.Time
+}
+
+func (s *Store) newRow(id Handle, data Data, ttl time.Duration) (row, error) {
+	now := s.now()
+	expires, err := deadline(now, ttl)
+	if err != nil {
+		return row{}, err
+	}
+	r, err := s.encode(id, data)
+	r.now, r.expires, r.oldest = now, expires, s.oldest(now)
+	return r, err
+}
+
+func (s *Store) encode(handle Handle, data Data) (row, error) {
+	if len(data.UserID) > maxUserIDSize {
+		return row{}, errUserIDTooLarge(data.UserID)
+	}
+	encoded, err := encodeValues(data.Values, s.maxSize)
+	if err != nil {
+		return row{}, err
+	}
+	r := row{handle: handle}
+	r.userKey, r.payload, err = s.codec.encode(handle, data.UserID, encoded)
+	if err != nil {
+		return row{}, fmt.Errorf("pgsession: seal: %w", err)
+	}
+	r.formerKeys = s.formerKeys(data.UserID)
+	return r, nil
+}
+
+func errUserIDTooLarge(userID string) error {
+	return fmt.Errorf("%w: a user id of %d bytes, where %d are allowed", ErrTooLarge, len(userID), maxUserIDSize)
+}
+
+// Create stores a new session and returns its id, whose [ID.Token] is the cookie's
+// value. Errors: [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (ID, error) {
+	id := NewID()
+	r, err := s.newRow(id.Handle(), data, ttl)
+	if err != nil {
+		return ID{}, err
+	}
+	if _, err := s.exec(ctx, insertSQL, r.handle.sum[:], r.userKey, r.payload, firstVersion(), r.now, r.expires, hourAfter(r.expires)); err != nil {
+		return ID{}, s.wrap("create", err)
+	}
+	s.stats.saves.Add(1)
+	return id, nil
+}
+
+var insertSQL = newStatement(`
+	INSERT INTO {sessions} (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
+	VALUES ($1, $2, $3::{type}, $4, $5, $6, $7)`)
+
+// firstVersion is random, so that a row which was removed and written anew within
+// the clock's tick is not taken for the one before. It is small enough for any
+// JSON reader.
+func firstVersion() int64 { return 1 + rand.Int64N(1<<52) }
+
+// Load returns a live session. Errors: [ErrNotFound], [ErrTampered],
+// [ErrUnknownKey].
+func (s *Store) Load(ctx context.Context, id ID) (*Session, error) {
+	s.stats.loads.Add(1)
+	if id.IsZero() {
+		return nil, ErrNotFound
+	}
+	now := s.now()
+	var found *Session
+	err := s.retryRead(ctx, func() error {
+		rows, err := s.pool.Query(ctx, s.sql[loadSQL], now, s.oldest(now), id.handle.sum[:])
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		found = nil
+		if rows.Next() {
+			if found, err = s.scan(rows, now); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	})
+	switch {
+	case err != nil:
+		return nil, s.wrap("load", err)
+	case found == nil:
+		return nil, ErrNotFound
+	case found.broken != nil:
+		return nil, found.broken
+	}
+	s.stats.hits.Add(1)
+	return found, nil
+}
+
+var loadSQL = newStatement(`
+	SELECT {columns}
+	FROM {sessions} AS s
+	WHERE s.key = $3 AND {live}`)
+
+// Save replaces a live session's values, and lets it expire after ttl. The user
+// stays: data must name the session's. Save overwrites what others wrote since the
+// session was loaded, where [Store.Update] does not. Errors: [ErrNotFound],
+// [ErrUserChanged], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) error {
+	if id.IsZero() {
+		return ErrNotFound
+	}
+	r, err := s.newRow(id.Handle(), data, ttl)
+	if err != nil {
+		return err
+	}
+	for range retryAttempts {
+		n, err := s.exec(ctx, saveSQL, r.now, r.oldest, r.handle.sum[:], r.userKey, r.payload, r.expires, hourAfter(r.expires), r.formerKeys)
+		if err != nil {
+			return s.wrap("save", err)
+		}
+		if n > 0 {
+			s.stats.saves.Add(1)
+			return nil
+		}
+		if err := s.explainRefusal(ctx, "save", r, ErrNotFound); err != nil {
+			return err
+		}
+	}
+	return ErrConflict
+}
+
+var saveSQL = newStatement(`
+	UPDATE {sessions} AS s
+	SET user_key = $4, {payload} = $5::{type}, {other} = NULL, version = {next}, expires_at = $6, expires_hour = $7
+	WHERE s.key = $3 AND {live} AND (s.user_key IS NOT DISTINCT FROM $4 OR s.user_key = ANY($8::bytea[]))`)
+
+// explainRefusal tells why a write of r met no row that it might write. It
+// returns ended for a session that is over, and nil where the write would be
+// taken by now.
+func (s *Store) explainRefusal(ctx context.Context, operation string, r row, ended error) error {
+	var stored, live, sameUser bool
+	err := s.retryRead(ctx, func() error {
+		return s.pool.QueryRow(ctx, s.sql[explainSQL], r.now, r.oldest, r.handle.sum[:], r.userKey, r.formerKeys).Scan(&stored, &live, &sameUser)
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return ErrNotFound
+	case err != nil:
+		return s.wrap(operation, err)
+	case !stored:
+		s.stats.revoked.Add(1)
+		return ended
+	case !live:
+		return ErrNotFound
+	case !sameUser:
+		return ErrUserChanged
+	}
+	return nil
+}
+
+var explainSQL = newStatement(`
+	SELECT {stored}, {live}, s.user_key IS NOT DISTINCT FROM $4 OR coalesce(s.user_key = ANY($5::bytea[]), false)
+	FROM {sessions} AS s
+	WHERE s.key = $3`)
+
+// Update changes a live session's values without losing a change that somebody
+// else made: it loads the session, calls change, and writes the values that change
+// returns if the session is still as it was loaded; otherwise it begins anew.
+// So change may run several times, and must not keep what it was given. Its error
+// is returned as it is, and nothing is written. A ttl of 0 keeps the expiry; the
+// user stays. Errors: those of change, [ErrNotFound], [ErrConflict],
+// [ErrTampered], [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (values any, err error)) error {
+	for attempt := range updateAttempts {
+		if attempt > 0 {
+			s.stats.conflicts.Add(1)
+			if err := pause(ctx, attempt); err != nil {
+				return s.wrap("update", err)
+			}
+		}
+		written, err := s.tryUpdate(ctx, id, ttl, change)
+		if written || err != nil {
+			return err
+		}
+	}
+	return ErrConflict
+}
+
+func (s *Store) tryUpdate(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (any, error)) (written bool, err error) {
+	now := s.now()
+	var expires, expiresHour *time.Time
+	if ttl != 0 {
+		at, err := deadline(now, ttl)
+		if err != nil {
+			return false, err
+		}
+		hour := hourAfter(at)
+		expires, expiresHour = &at, &hour
+	}
+	session, err := s.Load(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	loaded := *session // change is free to write on its copy
+	changed, err := change(session)
+	if err != nil {
+		return false, err
+	}
+	r, err := s.encode(id.Handle(), Data{UserID: loaded.UserID, Values: changed})
+	if err != nil {
+		return false, err
+	}
+	n, err := s.exec(ctx, swapSQL, now, s.oldest(now), r.handle.sum[:], r.userKey, r.payload, expires, expiresHour, loaded.Version, loaded.CreatedAt)
+	if err != nil {
+		return false, s.wrap("update", err)
+	}
+	if n > 0 {
+		s.stats.saves.Add(1)
+	}
+	return n > 0, nil
+}
+
+var swapSQL = newStatement(`
+	UPDATE {sessions} AS s
+	SET user_key = $4, {payload} = $5::{type}, {other} = NULL, version = {next},
+		expires_at = coalesce($6::timestamptz, s.expires_at), expires_hour = coalesce($7::timestamptz, s.expires_hour)
+	WHERE s.key = $3 AND {live} AND s.version = $8 AND s.created_at = $9`)
+
+// Touch lets a live session expire after ttl, unless it would live longer as it
+// is: it never shortens. It writes nothing where it would gain less than a tenth
+// of ttl, so that it may be called at each request; [Session.TTL] spares most of
+// the calls. Errors: [ErrNotFound], [ErrInvalidTTL].
+func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) error {
+	if id.IsZero() {
+		return ErrNotFound
+	}
+	now := s.now()
+	expires, err := deadline(now, ttl)
+	if err != nil {
+		return err
+	}
+	worthwhile := expires.Add(-roundUp(ttl/10+1, time.Microsecond))
+	n, err := s.exec(ctx, touchSQL, now, s.oldest(now), id.handle.sum[:], expires, hourAfter(expires), worthwhile)
+	if err != nil {
+		return s.wrap("touch", err)
+	}
+	if n == 0 {
+		return ErrNotFound
+	}
+	return nil
+}
+
+var touchSQL = newStatement(`
+	WITH extended AS (
+		UPDATE {sessions} AS s
+		SET version = {next}, expires_at = $4, expires_hour = $5
+		WHERE s.key = $3 AND {live} AND s.expires_at <= $6
+	)
+	SELECT FROM {sessions} AS s
+	WHERE s.key = $3 AND {live}`)
+
+// Cycle moves a live session to a new id, from [NewID], with new data: at every
+// change of who the user is, log-in above all, so that an id which somebody knew
+// before is worth nothing after. It happens at one instant: nobody sees both ids
+// live, or neither. created_at stays where the user stays, and begins anew where
+// it changes. Errors: [ErrNotFound] where the old session is not live, [ErrExists]
+// where the new id is taken, [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.Duration) error {
+	if oldID.IsZero() || newID.IsZero() {
+		return ErrNotFound
+	}
+	r, err := s.newRow(newID.Handle(), data, ttl)
+	if err != nil {
+		return err
+	}
+	var inserted int64
+	err = s.retry(ctx, func() error {
+		// Only the tombstone that this very attempt left bears the marker, so
+		// that of racing cycles one alone finds what it looks for.
+		marker := rand.Int64()
+		grave := r.now.Add(tombstoneLife)
+		batch := &pgx.Batch{}
+		batch.Queue(s.sql[cycleOldSQL], r.now, r.oldest, oldID.handle.sum[:], r.userKey, r.formerKeys, marker, grave, hourAfter(grave))
+		batch.Queue(s.sql[cycleNewSQL], r.handle.sum[:], r.userKey, r.payload, firstVersion(), r.expires, hourAfter(r.expires), oldID.handle.sum[:], marker)
+		results := s.pool.SendBatch(ctx, batch)
+		_, err := results.Exec()
+		if err == nil {
+			var tag pgconn.CommandTag
+			tag, err = results.Exec()
+			inserted = tag.RowsAffected()
+		}
+		// The batch is one transaction, and Close is its commit.
+		if closeErr := results.Close(); err == nil {
+			err = closeErr
+		}
+		return err
+	})
+	switch {
+	case sqlState(err) == uniqueViolation:
+		return ErrExists
+	case err != nil:
+		return s.wrap("cycle", err)
+	case inserted == 0:
+		return ErrNotFound
+	}
+	s.stats.saves.Add(1)
+	return nil
+}
+
+var cycleOldSQL = newStatement(`
+	UPDATE {sessions} AS s
+	SET user_key = NULL, data = NULL, sealed = NULL, version = $6,
+		created_at = CASE WHEN s.user_key IS NOT DISTINCT FROM $4 OR s.user_key = ANY($5::bytea[]) THEN s.created_at ELSE $1 END,
+		expires_at = greatest(s.expires_at, $7), expires_hour = greatest(s.expires_hour, $8)
+	WHERE s.key = $3 AND {live}`)
+
+var cycleNewSQL = newStatement(`
+	INSERT INTO {sessions} (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
+	SELECT $1::bytea, $2::bytea, $3::{type}, $4::bigint, s.created_at, $5::timestamptz, $6::timestamptz
+	FROM {sessions} AS s
+	WHERE s.key = $7 AND s.version = $8`)
+
+// Delete ends a session, for good: nothing brings it back. Ending a session that
+// is not there, or was ended, is no error.
+func (s *Store) Delete(ctx context.Context, id ID) error {
+	if id.IsZero() {
+		return nil
+	}
+	grave := s.now().Add(tombstoneLife)
+	if _, err := s.exec(ctx, deleteSQL, id.handle.sum[:], grave, hourAfter(grave)); err != nil {
+		return s.wrap("delete", err)
+	}
+	return nil
+}
+
+var deleteSQL = newStatement(`
+	UPDATE {sessions} AS s
+	SET user_key = NULL, data = NULL, sealed = NULL, version = {next},
+		expires_at = greatest(s.expires_at, $2), expires_hour = greatest(s.expires_hour, $3)
+	WHERE s.key = $1 AND {stored}`)
+
+// Put stores a session under an id of the caller's, whether there is one or not.
+// It is for adapters to frameworks that cannot say whether they create or replace;
+// applications use [Store.Create] and [Store.Save]. It does not bring back a
+// session that was ended, as long as the tombstone stands: until the session would
+// have expired, and for an hour at least. Errors: [ErrRevoked], [ErrUserChanged]
+// where a live session is another user's, [ErrNotFound] for the zero ID,
+// [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) error {
+	if id.IsZero() {
+		return ErrNotFound
+	}
+	r, err := s.newRow(id.Handle(), data, ttl)
+	if err != nil {
+		return err
+	}
+	for range retryAttempts {
+		n, err := s.exec(ctx, putSQL, r.now, r.oldest, r.handle.sum[:], r.userKey, r.payload, firstVersion(), r.expires, hourAfter(r.expires), r.formerKeys)
+		if err != nil {
+			return s.wrap("put", err)
+		}
+		if n > 0 {
+			s.stats.saves.Add(1)
+			return nil
+		}
+		err = s.explainRefusal(ctx, "put", r, ErrRevoked)
+		if err != nil && err != ErrNotFound { // what was in the way may be gone
+			return err
+		}
+	}
+	return ErrConflict
+}
+
+var putSQL = newStatement(`
+	INSERT INTO {sessions} AS s (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
+	VALUES ($3, $4, $5::{type}, $6, $1, $7, $8)
+	ON CONFLICT (key) DO UPDATE
+	SET user_key = excluded.user_key, {payload} = excluded.{payload}, {other} = NULL, version = {next},
+		created_at = CASE WHEN s.expires_at > $1 AND s.created_at > $2 THEN s.created_at ELSE $1 END,
+		expires_at = excluded.expires_at, expires_hour = excluded.expires_hour
+	WHERE {stored} AND (s.expires_at <= $1 OR s.created_at <= $2
+		OR s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($9::bytea[]))`)
+
+// formerKeys returns the values of user_key under which the user's row may lie
+// although it would be written under another now: all of them while the key ring
+// holds several keys. It is never nil, which would be NULL.
+func (s *Store) formerKeys(userID string) [][]byte {
+	if keys := s.codec.userKeys(userID); len(keys) > 1 {
+		return keys
+	}
+	return [][]byte{}
+}
+
+// scan reads a row of {columns}. What is wrong with a row is for the session to
+// say, so that a hostile one does not hide the others; an error is the database's.
+func (s *Store) scan(rows pgx.Rows, now time.Time) (*Session, error) {
+	var (
+		key, userKey, payload []byte
+		created, expires      pgtype.Timestamptz // a time.Time would fail on infinity
+	)
+	found := &Session{loadedAt: now}
+	if err := rows.Scan(&key, &userKey, &payload, &found.Version, &created, &expires); err != nil {
+		return nil, err
+	}
+	copy(found.Handle.sum[:], key)
+	if len(key) != len(found.Handle.sum) || !isPlausible(created) || !isPlausible(expires) {
+		found.broken = ErrTampered
+	} else {
+		found.CreatedAt, found.ExpiresAt = created.Time.UTC(), expires.Time.UTC()
+		if end := found.CreatedAt.Add(s.absoluteLifetime); s.absoluteLifetime > 0 && end.Before(found.ExpiresAt) {
+			found.ExpiresAt = end
+		}
+		found.UserID, found.values, found.broken = s.codec.decode(found.Handle, userKey, payload)
+	}
+	switch found.broken {
+	case ErrTampered:
+		s.stats.tampered.Add(1)
+	case ErrUnknownKey:
+		s.stats.unknownKey.Add(1)
+	}
+	return found, nil
+}
+
+// isPlausible reports whether a store of ours may have written t.
+func isPlausible(t pgtype.Timestamptz) bool {
+	return t.InfinityModifier == pgtype.Finite && t.Time.UTC().Year() >= 0 && t.Time.UTC().Year() <= 9999
+}
+
+// exec runs a statement, and returns how many rows it wrote or found.
+func (s *Store) exec(ctx context.Context, sql statement, args ...any) (int64, error) {
+	var tag pgconn.CommandTag
+	err := s.retry(ctx, func() (err error) {
+		tag, err = s.pool.Exec(ctx, s.sql[sql], args...)
+		return err
+	})
+	return tag.RowsAffected(), err
+}
+
+// retry runs a statement again that certainly left no trace: the server rolled it
+// back for the sake of another transaction, or it was never sent.
+func (s *Store) retry(ctx context.Context, run func() error) error {
+	return s.retryWhen(ctx, leftNoTrace, run)
+}
+
+// retryRead runs a read again also where its connection was lost.
+func (s *Store) retryRead(ctx context.Context, run func() error) error {
+	return s.retryWhen(ctx, func(err error) bool { return leftNoTrace(err) || isConnectionLost(err) }, run)
+}
+
+func (s *Store) retryWhen(ctx context.Context, again func(error) bool, run func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := run()
+		if err == nil || ctx.Err() != nil || attempt == retryAttempts || !again(err) {
+			return err
+		}
+		if pause(ctx, attempt) != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for a random while, longer at each attempt, so that those who met
+// do not meet again.
+func pause(ctx context.Context, attempt int) error {
+	longest := min(time.Millisecond<<min(attempt, 6), 50*time.Millisecond)
+	timer := time.NewTimer(rand.N(longest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// The SQLSTATEs that make a difference (PostgreSQL manual, appendix A).
+const (
+	uniqueViolation      = "23505"
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+	undefinedTable       = "42P01"
+	undefinedColumn      = "42703"
+
+	classDataException        = "22"
+	classProgramLimitExceeded = "54"
+)
+
+// sqlState returns the SQLSTATE with which the server answered, or "".
+func sqlState(err error) string {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return server.Code
+	}
+	return ""
+}
+
+func leftNoTrace(err error) bool {
+	switch sqlState(err) {
+	case serializationFailure, deadlockDetected:
+		return true
+	case "":
+		return pgconn.SafeToRetry(err)
+	}
+	return false
+}
+
+// isConnectionLost reports whether an established connection broke, or the server
+// closed it. A connection that could not be made is an outage to be told at once.
+func isConnectionLost(err error) bool {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return server.SeverityUnlocalized == "FATAL" || server.SeverityUnlocalized == "PANIC"
+	}
+	var connecting *pgconn.ConnectError
+	var network *net.OpError
+	return !errors.As(err, &connecting) &&
+		(errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed))
+}
+
+// wrap names the operation that failed, and what to do about it where that is
+// known.
+func (s *Store) wrap(operation string, err error) error {
+	state := sqlState(err)
+	switch {
+	case state == undefinedTable:
+		return fmt.Errorf("pgsession: %s: there is no table %s; call Init at start-up: %w", operation, s.table, err)
+	case state == undefinedColumn:
+		return fmt.Errorf("pgsession: %s: table %s: %w; Init tells what differs: %w", operation, s.table, ErrSchema, err)
+	case s.crypto == nil && (strings.HasPrefix(state, classDataException) || strings.HasPrefix(state, classProgramLimitExceeded)):
+		return fmt.Errorf("%w: jsonb refuses them (SQLSTATE %s)", ErrEncode, state)
+	}
+	return fmt.Errorf("pgsession: %s: %w", operation, err)
+}

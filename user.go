@@ -1,0 +1,284 @@
+package pgsession
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	defaultLimit = 100
+	pageSize     = 500  // rows that All and Reseal hold at once
+	batchSize    = 1000 // rows that one transaction writes
+)
+
+// FindByUser returns a user's live sessions, the newest log-in first, and at most
+// limit of them; 100 where limit is 0 or less. Guests have no name to be found by:
+// "" matches nobody. A session that does not open is listed too, so that it can be
+// revoked: its Decode gives the error. Errors: [ErrTooLarge] for a user id that is
+// too long.
+func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*Session, error) {
+	if len(userID) > maxUserIDSize {
+		return nil, errUserIDTooLarge(userID)
+	}
+	keys := s.codec.userKeys(userID)
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	if limit <= 0 {
+		limit = defaultLimit
+	}
+	now := s.now()
+	args := []any{now, s.oldest(now), limit}
+	// One branch a key, each with an =, so that the index gives the order.
+	branches := make([]string, len(keys))
+	for i, key := range keys {
+		args = append(args, key)
+		branches[i] = fmt.Sprintf(s.sql[underUserKeySQL], len(args))
+	}
+	sql := fmt.Sprintf(s.sql[findByUserSQL], strings.Join(branches, " UNION ALL "))
+	sessions, err := s.list(ctx, now, sql, args...)
+	if err != nil {
+		return nil, s.wrap("find by user", err)
+	}
+	return sessions, nil
+}
+
+var (
+	findByUserSQL = newStatement(`
+		SELECT {columns}
+		FROM (%s) AS s
+		ORDER BY s.created_at DESC, s.key
+		LIMIT $3`)
+
+	underUserKeySQL = newStatement(`
+		(SELECT {columns}
+		FROM {sessions} AS s
+		WHERE s.user_key = $%d AND {live} AND octet_length(s.key) = 32
+		ORDER BY s.created_at DESC
+		LIMIT $3)`)
+)
+
+func (s *Store) list(ctx context.Context, now time.Time, sql string, args ...any) ([]*Session, error) {
+	var sessions []*Session
+	err := s.retryRead(ctx, func() error {
+		rows, err := s.pool.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		sessions = nil
+		for rows.Next() {
+			session, err := s.scan(rows, now)
+			if err != nil {
+				return err
+			}
+			sessions = append(sessions, session)
+		}
+		return rows.Err()
+	})
+	return sessions, err
+}
+
+// DeleteByUser ends a user's sessions, but for those named: "log out everywhere
+// else". It returns how many were live. A session that is cycled meanwhile is ended
+// under its new id; one that a log-in creates meanwhile may stay. "" matches nobody.
+// Errors: [ErrTooLarge] for a user id that is too long. With an error, some of the
+// sessions may have been ended: so many as the number says.
+func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handle) (int64, error) {
+	if len(userID) > maxUserIDSize {
+		return 0, errUserIDTooLarge(userID)
+	}
+	if userID == "" {
+		return 0, nil
+	}
+	spared := make([][]byte, len(except))
+	for i := range except {
+		spared[i] = except[i].sum[:]
+	}
+	ended, err := s.endAll(ctx, func() (keys, userKeys [][]byte, err error) {
+		userKeys = s.codec.userKeys(userID)
+		keys, err = s.keys(ctx, userSessionsSQL, userKeys, spared)
+		return keys, userKeys, err
+	})
+	if err != nil {
+		return ended, s.wrap("delete by user", err)
+	}
+	return ended, nil
+}
+
+var userSessionsSQL = newStatement(`
+	SELECT s.key
+	FROM {sessions} AS s
+	WHERE s.user_key = ANY($1::bytea[]) AND s.key <> ALL($2::bytea[])`)
+
+// endAll ends what find finds. A session that is cycled between the look and the
+// end lives on under a key that was not seen; so it looks again, until it has ended
+// every session that it saw by itself.
+func (s *Store) endAll(ctx context.Context, find func() (keys, userKeys [][]byte, err error)) (ended int64, err error) {
+	for {
+		keys, userKeys, err := find()
+		if err != nil {
+			return ended, err
+		}
+		endedHere := 0
+		for batch := range slices.Chunk(keys, batchSize) {
+			rows, live, err := s.endBatch(ctx, batch, userKeys)
+			if err != nil {
+				return ended, err
+			}
+			endedHere += rows
+			ended += live
+		}
+		if endedHere == len(keys) {
+			return ended, nil
+		}
+	}
+}
+
+// endBatch leaves tombstones at those keys that hold a session of the user's, or of
+// anybody's where userKeys is nil. It returns how many it left, and how many of
+// those sessions were live.
+func (s *Store) endBatch(ctx context.Context, keys, userKeys [][]byte) (ended int, live int64, err error) {
+	now := s.now()
+	grave := now.Add(tombstoneLife)
+	err = s.retry(ctx, func() error {
+		rows, err := s.pool.Query(ctx, s.sql[endBatchSQL], now, s.oldest(now), keys, userKeys, grave, hourAfter(grave))
+		if err != nil {
+			return err
+		}
+		ended, live = 0, 0
+		var wasLive bool
+		_, err = pgx.ForEachRow(rows, []any{&wasLive}, func() error {
+			ended++
+			if wasLive {
+				live++
+			}
+			return nil
+		})
+		return err
+	})
+	return ended, live, err
+}
+
+// Whoever writes several rows locks them in key order, so that no two wait for
+// each other.
+var endBatchSQL = newStatement(`
+	WITH held AS (
+		SELECT s.key, {live} AS live
+		FROM {sessions} AS s
+		WHERE s.key = ANY($3::bytea[]) AND {stored} AND ($4::bytea[] IS NULL OR s.user_key = ANY($4::bytea[]))
+		ORDER BY s.key
+		FOR UPDATE
+	)
+	UPDATE {sessions} AS s
+	SET user_key = NULL, data = NULL, sealed = NULL, version = {next},
+		expires_at = greatest(s.expires_at, $5), expires_hour = greatest(s.expires_hour, $6)
+	FROM held
+	WHERE s.key = held.key AND {stored}
+	RETURNING held.live`)
+
+func (s *Store) keys(ctx context.Context, sql statement, args ...any) (keys [][]byte, err error) {
+	err = s.retryRead(ctx, func() error {
+		rows, err := s.pool.Query(ctx, s.sql[sql], args...)
+		if err != nil {
+			return err
+		}
+		keys, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
+		return err
+	})
+	return keys, err
+}
+
+// Revoke ends a user's session by its handle, as a page that lists the user's
+// devices does: [Store.Delete] without the id. It returns [ErrNotFound] where the
+// handle names no live session of that user's.
+func (s *Store) Revoke(ctx context.Context, userID string, h Handle) error {
+	if len(userID) > maxUserIDSize {
+		return errUserIDTooLarge(userID)
+	}
+	if userID == "" {
+		return ErrNotFound
+	}
+	return s.revoke(ctx, h, s.codec.userKeys(userID))
+}
+
+// RevokeAny ends a session by its handle, whoever's it is: for operators, and never
+// for a handle that a user sent. It returns [ErrNotFound] where the handle names no
+// live session.
+func (s *Store) RevokeAny(ctx context.Context, h Handle) error {
+	return s.revoke(ctx, h, nil)
+}
+
+func (s *Store) revoke(ctx context.Context, h Handle, userKeys [][]byte) error {
+	_, live, err := s.endBatch(ctx, [][]byte{h.sum[:]}, userKeys)
+	switch {
+	case err != nil:
+		return s.wrap("revoke", err)
+	case live == 0:
+		return ErrNotFound
+	}
+	return nil
+}
+
+// All returns every live session, in no useful order, for exports and audits. It
+// reads in pages and holds no connection between them, so that the loop may call
+// the store; a session that begins or ends meanwhile may be seen or not. Sessions
+// that do not open are listed, as in [Store.FindByUser]. An error is given with a
+// nil session, and ends the sequence.
+func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
+	return func(yield func(*Session, error) bool) {
+		last := []byte{}
+		for {
+			now := s.now()
+			page, err := s.list(ctx, now, s.sql[allSQL], now, s.oldest(now), last, pageSize)
+			if err != nil {
+				yield(nil, s.wrap("all", err))
+				return
+			}
+			for _, session := range page {
+				if !yield(session, nil) {
+					return
+				}
+			}
+			if len(page) < pageSize {
+				return
+			}
+			last = bytes.Clone(page[len(page)-1].Handle.sum[:])
+		}
+	}
+}
+
+// A key of another length is not ours, and has no handle.
+var allSQL = newStatement(`
+	SELECT {columns}
+	FROM {sessions} AS s
+	WHERE s.key > $3 AND {live} AND octet_length(s.key) = 32
+	ORDER BY s.key
+	LIMIT $4`)
+
+// DeleteAll ends every session, and returns how many were live: everybody is logged
+// out. Sessions that are cycled meanwhile are ended, and those created meanwhile may
+// stay, as in [Store.DeleteByUser]. It holds all their keys in memory, 32 bytes a
+// session.
+func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
+	ended, err := s.endAll(ctx, func() (keys, userKeys [][]byte, err error) {
+		keys, err = s.keys(ctx, allKeysSQL)
+		return keys, nil, err
+	})
+	if err != nil {
+		return ended, s.wrap("delete all", err)
+	}
+	return ended, nil
+}
+
+var allKeysSQL = newStatement(`
+	SELECT s.key
+	FROM {sessions} AS s
+	WHERE {stored}`)
