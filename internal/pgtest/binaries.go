@@ -62,15 +62,19 @@ func hasServer(folder string) bool {
 	return true
 }
 
-var digits = regexp.MustCompile(`\d+`)
+var version = regexp.MustCompile(`(\d+)[^/]*(/bin)?$`)
 
 // majorVersion reads the version in a folder's name. Homebrew's folder without one is a link to some version that has its own.
 func majorVersion(folder string) int {
-	version, err := strconv.Atoi(digits.FindString(folder))
+	match := version.FindStringSubmatch(folder)
+	if match == nil {
+		return 0
+	}
+	major, err := strconv.Atoi(match[1])
 	if err != nil {
 		return 0
 	}
-	return version
+	return major
 }
 
 // serverUser returns the user to run PostgreSQL as, nil for this process's own: PostgreSQL refuses to run as root.

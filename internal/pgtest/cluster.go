@@ -60,8 +60,8 @@ type Cluster struct {
 	stopped    bool
 }
 
-// StartCluster makes a cluster of PostgreSQL's binaries on this machine and starts it. It looks neither at PGSESSION_DATABASE_URL nor at
-// Docker. logf may be nil.
+// StartCluster makes a cluster of PostgreSQL's binaries on this machine and starts it, whatever PGSESSION_DATABASE_URL says and whether
+// or not there is Docker. The context ends the start, not the cluster. logf may be nil.
 func StartCluster(ctx context.Context, logf func(format string, args ...any), options ClusterOptions) (*Cluster, error) {
 	c, err := newCluster(logf, options)
 	if err != nil {
@@ -287,7 +287,7 @@ func (c *Cluster) Stop() {
 }
 
 // StandbyOf starts a cluster that streams from the primary, under a name that the primary's synchronous_standby_names can hold. It
-// returns when the stream flows. The primary must outlive it only if the standby is not promoted.
+// returns when the stream flows. Its URL takes the primary's password.
 func StandbyOf(ctx context.Context, primary *Cluster, name string, options ClusterOptions) (*Cluster, error) {
 	c, err := newCluster(primary.logf, options)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -171,4 +172,23 @@ func TestCluster_CancelledStartLeavesNothing(t *testing.T) {
 	cluster, err := pgtest.StartCluster(ctx, t.Logf, pgtest.ClusterOptions{})
 	require.Error(t, err)
 	require.Nil(t, cluster)
+}
+
+func TestCluster_UnfitTemporaryFolder(t *testing.T) {
+	closed := t.TempDir()
+	require.NoError(t, os.Chmod(closed, 0o700))
+	deep := filepath.Join("/tmp", "pgtest-"+strings.Repeat("deep", 20))
+	require.NoError(t, os.MkdirAll(deep, 0o755))
+	t.Cleanup(func() { os.RemoveAll(deep) })
+	tests := []struct{ name, folder string }{
+		{"closed to the server's user", closed},
+		{"too long for a socket", deep},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("TMPDIR", test.folder)
+			cluster := startCluster(t, pgtest.ClusterOptions{})
+			require.Equal(t, 1, query[int](t, connect(t, cluster.URL()), `SELECT 1`))
+		})
+	}
 }

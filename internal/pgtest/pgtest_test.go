@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 		pgtest.Main(m, func() error { return goleak.Find() })
 	case "serve":
 		serve()
+	case "leak":
+		pgtest.Main(m, func() error { return errors.New("a goroutine is left") })
 	case "bare machine":
 		pgtest.HideServers()
 		_, err := pgtest.Start(context.Background(), nil)
@@ -215,4 +217,48 @@ func TestStart_AsAsked(t *testing.T) {
 			require.Contains(t, log.String(), "PGSESSION_DATABASE_URL")
 		})
 	}
+}
+
+func TestStart_NewestPackage(t *testing.T) {
+	root := t.TempDir()
+	for _, version := range []string{"9.6", "15", "17", "18"} {
+		folder := filepath.Join(root, version, "bin")
+		require.NoError(t, os.MkdirAll(folder, 0o755))
+		for _, name := range []string{"initdb", "postgres"} {
+			if version == "18" && name == "postgres" {
+				continue // a client's package without the server
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(folder, name), nil, 0o755))
+		}
+	}
+	link := filepath.Join(root, "path")
+	require.NoError(t, os.Mkdir(link, 0o755))
+	require.NoError(t, os.Symlink(filepath.Join(root, "15", "bin", "initdb"), filepath.Join(link, "initdb")))
+	tests := []struct {
+		name, path, asked, want string
+	}{
+		{name: "newest with a server", want: "17"},
+		{name: "PATH before packages", path: link, want: "15"},
+		{name: "asked for", path: link, asked: filepath.Join(root, "9.6", "bin"), want: "9.6"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PATH", test.path)
+			t.Setenv("PGSESSION_PG_BIN", test.asked)
+			folder, err := pgtest.FindBinaries(filepath.Join(root, "*", "bin"))
+			require.NoError(t, err)
+			require.Equal(t, filepath.Join(root, test.want, "bin"), folder)
+		})
+	}
+}
+
+func TestMain_Check(t *testing.T) {
+	t.Parallel()
+	command := program(t, "leak")
+	command.Args = append(command.Args, "-test.run=^$")
+	output, err := command.CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 1, exit.ExitCode())
+	require.Contains(t, string(output), "a goroutine is left")
 }
