@@ -23,13 +23,14 @@ const (
 // rows, and any number of nodes may run it at once. With an error, the number says
 // how many rows were removed before it.
 func (s *Store) CleanupExpired(ctx context.Context) (int64, error) {
-	return s.cleanup(ctx, hourAfter(s.now()))
+	now, _ := s.times()
+	return s.cleanup(ctx, now, hourAfter(now))
 }
 
-// cleanup removes what has expired of the hours up to lastHour. Where that hour is
-// over, it reads nothing but what it removes.
-func (s *Store) cleanup(ctx context.Context, lastHour time.Time) (removed int64, err error) {
-	started, now := time.Now(), s.now()
+// cleanup removes what had expired by now of the hours up to lastHour. Where that
+// hour is over, it reads nothing but what it removes.
+func (s *Store) cleanup(ctx context.Context, now, lastHour time.Time) (removed int64, err error) {
+	started := time.Now()
 	defer func() {
 		s.stats.cleaned.Add(removed)
 		if err == nil {
@@ -57,7 +58,7 @@ func (s *Store) cleanup(ctx context.Context, lastHour time.Time) (removed int64,
 func (s *Store) expiredKeys(ctx context.Context, now, lastHour time.Time) ([][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	return s.keys(ctx, expiredSQL, now, lastHour, sweepSize)
+	return s.readKeys(ctx, expiredSQL, now, lastHour, sweepSize)
 }
 
 // Without the ORDER BY, a generic plan scans the whole table.
@@ -147,7 +148,8 @@ func (c *Cleanup) run(ctx context.Context) {
 func (c *Cleanup) runOnce(ctx context.Context) {
 	log := c.store.logger
 	started := time.Now()
-	removed, err := c.store.cleanup(ctx, c.store.now())
+	now, _ := c.store.times()
+	removed, err := c.store.cleanup(ctx, now, now)
 	switch {
 	case ctx.Err() != nil:
 		return

@@ -15,6 +15,9 @@ type codec interface {
 	// encode returns the columns user_key and payload for the row at handle.
 	encode(handle Handle, userID string, v values) (userKey []byte, payload any, err error)
 
+	// array returns payloads of encode's as one array parameter.
+	array(payloads []any) any
+
 	// decode undoes encode. A nil payload is a row of the other kind of store.
 	decode(handle Handle, userKey, payload []byte) (userID string, v values, err error)
 
@@ -35,6 +38,16 @@ func (sealedCodec) columns() (payload, payloadType, other string) { return "seal
 func (c sealedCodec) encode(handle Handle, userID string, v values) ([]byte, any, error) {
 	sealed, userKey, err := c.sealRow(userID, v.kind, v.bytes, handle.sum[:])
 	return userKey, sealed, err
+}
+
+func (sealedCodec) array(payloads []any) any { return typed[[]byte](payloads) }
+
+func typed[T any](payloads []any) []T {
+	array := make([]T, len(payloads))
+	for i, payload := range payloads {
+		array[i] = payload.(T)
+	}
+	return array
 }
 
 func (c sealedCodec) decode(handle Handle, userKey, payload []byte) (string, values, error) {
@@ -78,6 +91,8 @@ func (c plainCodec) encode(_ Handle, userID string, v values) ([]byte, any, erro
 	}
 	return c.userKey(userID), string(data), err
 }
+
+func (plainCodec) array(payloads []any) any { return typed[string](payloads) }
 
 func (plainCodec) decode(_ Handle, userKey, payload []byte) (string, values, error) {
 	if payload == nil {

@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unique"
 
 	"github.com/pgsession/pgsession/internal/xaes"
 )
@@ -44,18 +43,13 @@ var (
 // Key(REDACTED), or as an address where it lies in an unexported field. Only
 // Secret tells. Keys can be compared with ==, and used as map keys. The zero
 // Key is 256 zero bits, which [NewCrypto] refuses.
-type Key struct {
-	// Handles, not the bytes: fmt calls no method on a Key in an unexported field
-	// but prints it by reflection. It follows one pointer, for a verb that does
-	// not suit pointers, such as %s, and never two.
-	bytes unique.Handle[unique.Handle[[keySize]byte]]
-}
+type Key struct{ secret }
 
 // GenerateKey returns a new random key.
 func GenerateKey() Key {
 	var b [keySize]byte
 	rand.Read(b[:])
-	return newKey(b)
+	return Key{newSecret(b)}
 }
 
 // ParseKey reads a key: 64 hex digits, or 32 bytes in base64, with the standard
@@ -89,14 +83,7 @@ func parseKey(s string) (Key, error) {
 	if err != nil || len(b) != keySize {
 		return Key{}, errKeyFormat
 	}
-	return newKey([keySize]byte(b)), nil
-}
-
-func newKey(b [keySize]byte) Key {
-	if b == [keySize]byte{} {
-		return Key{}
-	}
-	return Key{unique.Make(unique.Make(b))}
+	return Key{newSecret([keySize]byte(b))}, nil
 }
 
 // Secret returns the key as 64 hex digits, for a secret store. It is the only
@@ -104,13 +91,6 @@ func newKey(b [keySize]byte) Key {
 func (k Key) Secret() string {
 	b := k.reveal()
 	return hex.EncodeToString(b[:])
-}
-
-func (k Key) reveal() [keySize]byte {
-	if k == (Key{}) {
-		return [keySize]byte{}
-	}
-	return k.bytes.Value().Value()
 }
 
 // Format implements [fmt.Formatter]: whatever the verb, it prints Key(REDACTED).

@@ -43,7 +43,9 @@ func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.
 	if err != nil {
 		return err
 	}
-	if _, err := s.exec(ctx, putEntrySQL, r.handle.sum[:], r.payload, firstVersion(), r.now, r.expires, hourAfter(r.expires)); err != nil {
+	now, _ := s.times()
+	expires := expiry(now, ttl)
+	if _, err := s.exec(ctx, putEntrySQL, r.handle.sum[:], r.payload, firstVersion(), now, expires, hourAfter(expires)); err != nil {
 		return s.wrap("put", err)
 	}
 	s.stats.saves.Add(1)

@@ -12,7 +12,6 @@ import (
 	"io"
 	"log/slog"
 	"time"
-	"unique"
 )
 
 const (
@@ -33,10 +32,7 @@ const (
 // The zero ID names no session: loads and writes of it give [ErrNotFound], and
 // deleting it does nothing.
 type ID struct {
-	// fmt prints, by reflection, the fields of a value that lies in an
-	// unexported field of the caller's. Behind a unique.Handle it finds an
-	// address, and IDs still compare by their bits.
-	token  unique.Handle[[32]byte]
+	token  secret // zero for a derived id
 	handle Handle
 }
 
@@ -91,16 +87,16 @@ func derivedID(domain, secret string) ID {
 }
 
 func mintedID(token [32]byte) ID {
-	return ID{token: unique.Make(token), handle: Handle{sha256.Sum256(token[:])}}
+	return ID{token: newSecret(token), handle: Handle{sha256.Sum256(token[:])}}
 }
 
 // Token returns the value for the session cookie, 43 characters of base64url:
 // the secret itself. It returns "" for the zero ID and for a derived one.
 func (id ID) Token() string {
-	if id.token == (unique.Handle[[32]byte]{}) {
+	if id.token == (secret{}) {
 		return ""
 	}
-	token := id.token.Value()
+	token := id.token.reveal()
 	return base64.RawURLEncoding.EncodeToString(token[:])
 }
 

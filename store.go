@@ -129,6 +129,7 @@ type options struct {
 	logger           *slog.Logger
 	maxSize          int
 	absoluteLifetime time.Duration
+	places           int // negative: from the pool's size
 }
 
 // WithClock sets the clock by which sessions expire, for tests. The default is
@@ -179,11 +180,27 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 	return func(o *options) { o.absoluteLifetime = d }
 }
 
+// WithCoalescing sets how many statements of one kind (load, save, put, touch,
+// delete) may be in flight before further calls queue, to share the next one. The
+// default is a quarter of the pool's connections, and 0 turns sharing off. Most
+// applications will not need this: a call that finds less than n in flight goes out
+// at once by itself, and nothing ever waits for company.
+//
+// A shared statement runs under a context of its own, so that tracers see none of
+// the callers' values. A negative number panics.
+func WithCoalescing(n int) Option {
+	if n < 0 {
+		panic("pgsession: WithCoalescing: negative number")
+	}
+	return func(o *options) { o.places = n }
+}
+
 // A Store keeps sessions in one table of a PostgreSQL database. It is safe for
 // concurrent use, and several stores, in several processes, may share the table.
 // It never closes the pool. It is made by [New] or [Plaintext].
 type Store struct {
 	options
+	shared
 	pool     *pgxpool.Pool
 	codec    codec
 	crypto   *Crypto // nil in a plaintext store
@@ -219,6 +236,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 			table:   defaultTable,
 			logger:  slog.Default(),
 			maxSize: defaultMaxSize,
+			places:  -1,
 		},
 		pool:   pool,
 		codec:  codec,
@@ -231,6 +249,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 	fill := strings.NewReplacer(
 		"{sessions}", parseTable(s.table).Sanitize(),
 		"{columns}", "s.key, s.user_key, s."+payload+", s.version, s.created_at, s.expires_at",
+		"{new}", strings.ReplaceAll(newRows, "{type}", payloadType),
 		"{payload}", payload, "{type}", payloadType, "{other}", other,
 		"{stored}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL)",
 		"{live}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at > $2",
@@ -241,6 +260,10 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 	for _, template := range templates {
 		s.sql = append(s.sql, fill.Replace(template))
 	}
+	if s.places < 0 {
+		s.places = defaultPlaces(pool)
+	}
+	s.shared = s.newShared(s.places)
 	return s
 }
 
@@ -258,27 +281,28 @@ func newStatement(template string) statement {
 	return statement(len(templates) - 1)
 }
 
-// now returns the time as the table keeps it: UTC, in whole microseconds.
-func (s *Store) now() time.Time { return s.clock.Now().UTC().Truncate(time.Microsecond) }
-
-// oldest returns the time after which a session that lives at now began.
-func (s *Store) oldest(now time.Time) time.Time {
-	if s.absoluteLifetime == 0 {
-		return time.Time{}
+// times returns the time as the table keeps it, in UTC and whole microseconds, and
+// the time after which a session must have begun that lives now.
+func (s *Store) times() (now, oldest time.Time) {
+	now = s.clock.Now().UTC().Truncate(time.Microsecond)
+	if s.absoluteLifetime > 0 {
+		oldest = now.Add(-s.absoluteLifetime)
 	}
-	return now.Add(-s.absoluteLifetime).Truncate(time.Microsecond)
+	return now, oldest
 }
 
-// deadline returns the expiry of a session that has ttl from now on.
-func deadline(now time.Time, ttl time.Duration) (time.Time, error) {
-	if ttl <= 0 || ttl > maxTTL {
-		return time.Time{}, ErrInvalidTTL
+func (s *Store) checkTTL(ttl time.Duration) error {
+	now, _ := s.times()
+	if ttl <= 0 || ttl > maxTTL || expiry(now, ttl).Year() > 9999 {
+		return ErrInvalidTTL
 	}
-	expires := now.Add(roundUp(ttl, time.Microsecond))
-	if expires.Year() > 9999 {
-		return time.Time{}, ErrInvalidTTL
-	}
-	return expires, nil
+	return nil
+}
+
+// expiry returns now plus ttl, rounded up to what the table can keep: no session
+// is born expired.
+func expiry(now time.Time, ttl time.Duration) time.Time {
+	return now.Add(roundUp(ttl, time.Microsecond))
 }
 
 func roundUp(d, unit time.Duration) time.Duration { return (d + unit - 1) / unit * unit }
@@ -292,24 +316,24 @@ func hourAfter(t time.Time) time.Time {
 	return hour
 }
 
-// A row holds the columns that a write sets.
+// A row is what a write stores under a handle. Its ttl begins when the statement is
+// sent.
 type row struct {
 	handle  Handle
 	userKey []byte
 	payload any
-	// formerKeys are the other values of user_key that mean the same user.
-	formerKeys           [][]byte
-	now, expires, oldest time.Time
+	// formerKeys are the values of user_key under which the user's row may still
+	// lie while the ring holds several keys. Never nil, which would be NULL.
+	formerKeys [][]byte
+	ttl        time.Duration
 }
 
-func (s *Store) newRow(id Handle, data Data, ttl time.Duration) (row, error) {
-	now := s.now()
-	expires, err := deadline(now, ttl)
-	if err != nil {
+func (s *Store) newRow(handle Handle, data Data, ttl time.Duration) (row, error) {
+	if err := s.checkTTL(ttl); err != nil {
 		return row{}, err
 	}
-	r, err := s.encode(id, data)
-	r.now, r.expires, r.oldest = now, expires, s.oldest(now)
+	r, err := s.encode(handle, data)
+	r.ttl = ttl
 	return r, err
 }
 
@@ -321,12 +345,14 @@ func (s *Store) encode(handle Handle, data Data) (row, error) {
 	if err != nil {
 		return row{}, err
 	}
-	r := row{handle: handle}
-	r.userKey, r.payload, err = s.codec.encode(handle, data.UserID, encoded)
+	userKey, payload, err := s.codec.encode(handle, data.UserID, encoded)
 	if err != nil {
 		return row{}, fmt.Errorf("pgsession: seal: %w", err)
 	}
-	r.formerKeys = s.formerKeys(data.UserID)
+	r := row{handle: handle, userKey: userKey, payload: payload, formerKeys: [][]byte{}}
+	if keys := s.codec.userKeys(data.UserID); len(keys) > 1 {
+		r.formerKeys = keys
+	}
 	return r, nil
 }
 
@@ -338,11 +364,13 @@ func errUserIDTooLarge(userID string) error {
 // value. Errors: [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (ID, error) {
 	id := NewID()
-	r, err := s.newRow(id.Handle(), data, ttl)
+	r, err := s.newRow(id.handle, data, ttl)
 	if err != nil {
 		return ID{}, err
 	}
-	if _, err := s.exec(ctx, insertSQL, r.handle.sum[:], r.userKey, r.payload, firstVersion(), r.now, r.expires, hourAfter(r.expires)); err != nil {
+	now, _ := s.times()
+	expires := expiry(now, ttl)
+	if _, err := s.exec(ctx, insertSQL, r.handle.sum[:], r.userKey, r.payload, firstVersion(), now, expires, hourAfter(expires)); err != nil {
 		return ID{}, s.wrap("create", err)
 	}
 	s.stats.saves.Add(1)
@@ -354,7 +382,7 @@ var insertSQL = newStatement(`
 	VALUES ($1, $2, $3::{type}, $4, $5, $6, $7)`)
 
 // firstVersion is random, so that a row which was removed and written anew within
-// the clock's tick is not taken for the one before. It is small enough for any
+// one tick of the clock is not taken for the one before. It is small enough for any
 // JSON reader.
 func firstVersion() int64 { return 1 + rand.Int64N(1<<52) }
 
@@ -365,32 +393,27 @@ func (s *Store) Load(ctx context.Context, id ID) (*Session, error) {
 	if id.IsZero() {
 		return nil, ErrNotFound
 	}
-	now := s.now()
-	var found *Session
-	err := s.retryRead(ctx, func() error {
-		rows, err := s.pool.Query(ctx, s.sql[loadSQL], now, s.oldest(now), id.handle.sum[:])
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		found = nil
-		if rows.Next() {
-			if found, err = s.scan(rows, now); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	})
+	session, err := s.loads.Do(ctx, id.handle)
 	switch {
 	case err != nil:
 		return nil, s.wrap("load", err)
-	case found == nil:
+	case session == nil:
 		return nil, ErrNotFound
-	case found.broken != nil:
-		return nil, found.broken
+	case session.broken != nil:
+		return nil, session.broken
 	}
 	s.stats.hits.Add(1)
-	return found, nil
+	return session, nil
+}
+
+// load returns nil where there is no live session.
+func (s *Store) load(ctx context.Context, handle Handle) (*Session, error) {
+	now, oldest := s.times()
+	found, err := s.list(ctx, now, s.sql[loadSQL], now, oldest, handle.sum[:])
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	return found[0], nil
 }
 
 var loadSQL = newStatement(`
@@ -406,24 +429,19 @@ func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) e
 	if id.IsZero() {
 		return ErrNotFound
 	}
-	r, err := s.newRow(id.Handle(), data, ttl)
+	r, err := s.newRow(id.handle, data, ttl)
 	if err != nil {
 		return err
 	}
-	for range retryAttempts {
-		n, err := s.exec(ctx, saveSQL, r.now, r.oldest, r.handle.sum[:], r.userKey, r.payload, r.expires, hourAfter(r.expires), r.formerKeys)
-		if err != nil {
-			return s.wrap("save", err)
-		}
-		if n > 0 {
-			s.stats.saves.Add(1)
-			return nil
-		}
-		if err := s.explainRefusal(ctx, "save", r, ErrNotFound); err != nil {
-			return err
-		}
-	}
-	return ErrConflict
+	return s.write(ctx, r, writeKind{operation: "save", shared: s.saves.Do, alone: s.save, ended: ErrNotFound, gone: ErrNotFound})
+}
+
+// save reports whether there was a live session of that user's to write.
+func (s *Store) save(ctx context.Context, r row) (written bool, err error) {
+	now, oldest := s.times()
+	expires := expiry(now, r.ttl)
+	n, err := s.exec(ctx, saveSQL, now, oldest, r.handle.sum[:], r.userKey, r.payload, expires, hourAfter(expires), r.formerKeys)
+	return n > 0, err
 }
 
 var saveSQL = newStatement(`
@@ -431,24 +449,52 @@ var saveSQL = newStatement(`
 	SET user_key = $4, {payload} = $5::{type}, {other} = NULL, version = {next}, expires_at = $6, expires_hour = $7
 	WHERE s.key = $3 AND {live} AND (s.user_key IS NOT DISTINCT FROM $4 OR s.user_key = ANY($8::bytea[]))`)
 
-// explainRefusal tells why a write of r met no row that it might write. It
-// returns ended for a session that is over, and nil where the write would be
-// taken by now.
-func (s *Store) explainRefusal(ctx context.Context, operation string, r row, ended error) error {
+// writeKind is what tells Save and Put apart.
+type writeKind struct {
+	operation string
+	shared    func(context.Context, row) (bool, error) // may leave a row under a former key
+	alone     func(context.Context, row) (bool, error)
+	ended     error // for a tombstone
+	gone      error // for no row, or an expired one; nil where that is worth another try
+}
+
+func (s *Store) write(ctx context.Context, r row, kind writeKind) error {
+	run := kind.shared
+	for range retryAttempts {
+		written, err := run(ctx, r)
+		if err != nil {
+			return s.wrap(kind.operation, err)
+		}
+		if written {
+			s.stats.saves.Add(1)
+			return nil
+		}
+		if err := s.explainRefusal(ctx, r, kind); err != nil {
+			return err
+		}
+		run = kind.alone
+	}
+	return ErrConflict
+}
+
+// explainRefusal tells why there was no row that might be written. It returns nil
+// where there may be one by now.
+func (s *Store) explainRefusal(ctx context.Context, r row, kind writeKind) error {
 	var stored, live, sameUser bool
 	err := s.retryRead(ctx, func() error {
-		return s.pool.QueryRow(ctx, s.sql[explainSQL], r.now, r.oldest, r.handle.sum[:], r.userKey, r.formerKeys).Scan(&stored, &live, &sameUser)
+		now, oldest := s.times()
+		return s.pool.QueryRow(ctx, s.sql[explainSQL], now, oldest, r.handle.sum[:], r.userKey, r.formerKeys).Scan(&stored, &live, &sameUser)
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return ErrNotFound
+		return kind.gone
 	case err != nil:
-		return s.wrap(operation, err)
+		return s.wrap(kind.operation, err)
 	case !stored:
 		s.stats.revoked.Add(1)
-		return ended
+		return kind.ended
 	case !live:
-		return ErrNotFound
+		return kind.gone
 	case !sameUser:
 		return ErrUserChanged
 	}
@@ -468,6 +514,11 @@ var explainSQL = newStatement(`
 // user stays. Errors: those of change, [ErrNotFound], [ErrConflict],
 // [ErrTampered], [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (values any, err error)) error {
+	if ttl != 0 {
+		if err := s.checkTTL(ttl); err != nil {
+			return err
+		}
+	}
 	for attempt := range updateAttempts {
 		if attempt > 0 {
 			s.stats.conflicts.Add(1)
@@ -484,16 +535,6 @@ func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change fun
 }
 
 func (s *Store) tryUpdate(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (any, error)) (written bool, err error) {
-	now := s.now()
-	var expires, expiresHour *time.Time
-	if ttl != 0 {
-		at, err := deadline(now, ttl)
-		if err != nil {
-			return false, err
-		}
-		hour := hourAfter(at)
-		expires, expiresHour = &at, &hour
-	}
 	session, err := s.Load(ctx, id)
 	if err != nil {
 		return false, err
@@ -503,17 +544,22 @@ func (s *Store) tryUpdate(ctx context.Context, id ID, ttl time.Duration, change 
 	if err != nil {
 		return false, err
 	}
-	r, err := s.encode(id.Handle(), Data{UserID: loaded.UserID, Values: changed})
+	r, err := s.encode(id.handle, Data{UserID: loaded.UserID, Values: changed})
 	if err != nil {
 		return false, err
 	}
-	n, err := s.exec(ctx, swapSQL, now, s.oldest(now), r.handle.sum[:], r.userKey, r.payload, expires, expiresHour, loaded.Version, loaded.CreatedAt)
+	now, oldest := s.times()
+	var expires, expiresHour *time.Time
+	if ttl != 0 {
+		at := expiry(now, ttl)
+		hour := hourAfter(at)
+		expires, expiresHour = &at, &hour
+	}
+	n, err := s.exec(ctx, swapSQL, now, oldest, r.handle.sum[:], r.userKey, r.payload, expires, expiresHour, loaded.Version, loaded.CreatedAt)
 	if err != nil {
 		return false, s.wrap("update", err)
 	}
-	if n > 0 {
-		s.stats.saves.Add(1)
-	}
+	s.stats.saves.Add(n)
 	return n > 0, nil
 }
 
@@ -531,20 +577,36 @@ func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) error {
 	if id.IsZero() {
 		return ErrNotFound
 	}
-	now := s.now()
-	expires, err := deadline(now, ttl)
-	if err != nil {
+	if err := s.checkTTL(ttl); err != nil {
 		return err
 	}
-	worthwhile := expires.Add(-roundUp(ttl/10+1, time.Microsecond))
-	n, err := s.exec(ctx, touchSQL, now, s.oldest(now), id.handle.sum[:], expires, hourAfter(expires), worthwhile)
-	if err != nil {
+	live, err := s.touches.Do(ctx, touch{id.handle, ttl})
+	switch {
+	case err != nil:
 		return s.wrap("touch", err)
-	}
-	if n == 0 {
+	case !live:
 		return ErrNotFound
 	}
 	return nil
+}
+
+type touch struct {
+	handle Handle
+	ttl    time.Duration
+}
+
+// expiries returns the new expiry, and the latest old one that is worth moving.
+func (t touch) expiries(now time.Time) (expires, worthwhile time.Time) {
+	expires = expiry(now, t.ttl)
+	return expires, expires.Add(-max(roundUp(t.ttl/10, time.Microsecond), time.Microsecond))
+}
+
+// touch reports whether the session is live.
+func (s *Store) touch(ctx context.Context, t touch) (live bool, err error) {
+	now, oldest := s.times()
+	expires, worthwhile := t.expiries(now)
+	n, err := s.exec(ctx, touchSQL, now, oldest, t.handle.sum[:], expires, hourAfter(expires), worthwhile)
+	return n > 0, err
 }
 
 var touchSQL = newStatement(`
@@ -566,30 +628,13 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 	if oldID.IsZero() || newID.IsZero() {
 		return ErrNotFound
 	}
-	r, err := s.newRow(newID.Handle(), data, ttl)
+	r, err := s.newRow(newID.handle, data, ttl)
 	if err != nil {
 		return err
 	}
-	var inserted int64
+	var cycled bool
 	err = s.retry(ctx, func() error {
-		// Only the tombstone that this very attempt left bears the marker, so
-		// that of racing cycles one alone finds what it looks for.
-		marker := rand.Int64()
-		grave := r.now.Add(tombstoneLife)
-		batch := &pgx.Batch{}
-		batch.Queue(s.sql[cycleOldSQL], r.now, r.oldest, oldID.handle.sum[:], r.userKey, r.formerKeys, marker, grave, hourAfter(grave))
-		batch.Queue(s.sql[cycleNewSQL], r.handle.sum[:], r.userKey, r.payload, firstVersion(), r.expires, hourAfter(r.expires), oldID.handle.sum[:], marker)
-		results := s.pool.SendBatch(ctx, batch)
-		_, err := results.Exec()
-		if err == nil {
-			var tag pgconn.CommandTag
-			tag, err = results.Exec()
-			inserted = tag.RowsAffected()
-		}
-		// The batch is one transaction, and Close is its commit.
-		if closeErr := results.Close(); err == nil {
-			err = closeErr
-		}
+		cycled, err = s.cycle(ctx, oldID.handle, r)
 		return err
 	})
 	switch {
@@ -597,11 +642,35 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 		return ErrExists
 	case err != nil:
 		return s.wrap("cycle", err)
-	case inserted == 0:
+	case !cycled:
 		return ErrNotFound
 	}
 	s.stats.saves.Add(1)
 	return nil
+}
+
+// cycle reports whether the old session was live.
+func (s *Store) cycle(ctx context.Context, old Handle, r row) (cycled bool, err error) {
+	// Only the tombstone that this very attempt leaves bears the marker, so that of
+	// racing cycles one alone finds what it looks for.
+	marker := rand.Int64()
+	now, oldest := s.times()
+	grave, expires := now.Add(tombstoneLife), expiry(now, r.ttl)
+	batch := &pgx.Batch{}
+	batch.Queue(s.sql[cycleOldSQL], now, oldest, old.sum[:], r.userKey, r.formerKeys, marker, grave, hourAfter(grave))
+	batch.Queue(s.sql[cycleNewSQL], r.handle.sum[:], r.userKey, r.payload, firstVersion(), expires, hourAfter(expires), old.sum[:], marker)
+	results := s.pool.SendBatch(ctx, batch)
+	// The batch is one transaction, and Close its commit.
+	defer func() {
+		if closeErr := results.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if _, err := results.Exec(); err != nil {
+		return false, err
+	}
+	inserted, err := results.Exec()
+	return inserted.RowsAffected() > 0, err
 }
 
 var cycleOldSQL = newStatement(`
@@ -623,11 +692,17 @@ func (s *Store) Delete(ctx context.Context, id ID) error {
 	if id.IsZero() {
 		return nil
 	}
-	grave := s.now().Add(tombstoneLife)
-	if _, err := s.exec(ctx, deleteSQL, id.handle.sum[:], grave, hourAfter(grave)); err != nil {
+	if _, err := s.deletes.Do(ctx, id.handle); err != nil {
 		return s.wrap("delete", err)
 	}
 	return nil
+}
+
+func (s *Store) delete(ctx context.Context, handle Handle) (none struct{}, err error) {
+	now, _ := s.times()
+	grave := now.Add(tombstoneLife)
+	_, err = s.exec(ctx, deleteSQL, handle.sum[:], grave, hourAfter(grave))
+	return none, err
 }
 
 var deleteSQL = newStatement(`
@@ -647,25 +722,19 @@ func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) er
 	if id.IsZero() {
 		return ErrNotFound
 	}
-	r, err := s.newRow(id.Handle(), data, ttl)
+	r, err := s.newRow(id.handle, data, ttl)
 	if err != nil {
 		return err
 	}
-	for range retryAttempts {
-		n, err := s.exec(ctx, putSQL, r.now, r.oldest, r.handle.sum[:], r.userKey, r.payload, firstVersion(), r.expires, hourAfter(r.expires), r.formerKeys)
-		if err != nil {
-			return s.wrap("put", err)
-		}
-		if n > 0 {
-			s.stats.saves.Add(1)
-			return nil
-		}
-		err = s.explainRefusal(ctx, "put", r, ErrRevoked)
-		if err != nil && err != ErrNotFound { // what was in the way may be gone
-			return err
-		}
-	}
-	return ErrConflict
+	return s.write(ctx, r, writeKind{operation: "put", shared: s.puts.Do, alone: s.put, ended: ErrRevoked})
+}
+
+// put reports whether no tombstone stood there, and no other user's live session.
+func (s *Store) put(ctx context.Context, r row) (written bool, err error) {
+	now, oldest := s.times()
+	expires := expiry(now, r.ttl)
+	n, err := s.exec(ctx, putSQL, now, oldest, r.handle.sum[:], r.userKey, r.payload, firstVersion(), expires, hourAfter(expires), r.formerKeys)
+	return n > 0, err
 }
 
 var putSQL = newStatement(`
@@ -673,20 +742,9 @@ var putSQL = newStatement(`
 	VALUES ($3, $4, $5::{type}, $6, $1, $7, $8)
 	ON CONFLICT (key) DO UPDATE
 	SET user_key = excluded.user_key, {payload} = excluded.{payload}, {other} = NULL, version = {next},
-		created_at = CASE WHEN s.expires_at > $1 AND s.created_at > $2 THEN s.created_at ELSE $1 END,
+		created_at = CASE WHEN {live} THEN s.created_at ELSE excluded.created_at END,
 		expires_at = excluded.expires_at, expires_hour = excluded.expires_hour
-	WHERE {stored} AND (s.expires_at <= $1 OR s.created_at <= $2
-		OR s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($9::bytea[]))`)
-
-// formerKeys returns the values of user_key under which the user's row may lie
-// although it would be written under another now: all of them while the key ring
-// holds several keys. It is never nil, which would be NULL.
-func (s *Store) formerKeys(userID string) [][]byte {
-	if keys := s.codec.userKeys(userID); len(keys) > 1 {
-		return keys
-	}
-	return [][]byte{}
-}
+	WHERE {stored} AND (NOT ({live}) OR s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($9::bytea[]))`)
 
 // scan reads a row of {columns}. What is wrong with a row is for the session to
 // say, so that a hostile one does not hide the others; an error is the database's.
@@ -782,13 +840,23 @@ const (
 	classProgramLimitExceeded = "54"
 )
 
-// sqlState returns the SQLSTATE with which the server answered, or "".
-func sqlState(err error) string {
+// serverError returns what the server answered, or nil.
+func serverError(err error) *pgconn.PgError {
 	var server *pgconn.PgError
-	if errors.As(err, &server) {
+	errors.As(err, &server)
+	return server
+}
+
+func sqlState(err error) string {
+	if server := serverError(err); server != nil {
 		return server.Code
 	}
 	return ""
+}
+
+// isFatal reports whether the server closed the connection with its answer.
+func isFatal(server *pgconn.PgError) bool {
+	return server.SeverityUnlocalized == "FATAL" || server.SeverityUnlocalized == "PANIC"
 }
 
 func leftNoTrace(err error) bool {
@@ -804,9 +872,8 @@ func leftNoTrace(err error) bool {
 // isConnectionLost reports whether an established connection broke, or the server
 // closed it. A connection that could not be made is an outage to be told at once.
 func isConnectionLost(err error) bool {
-	var server *pgconn.PgError
-	if errors.As(err, &server) {
-		return server.SeverityUnlocalized == "FATAL" || server.SeverityUnlocalized == "PANIC"
+	if server := serverError(err); server != nil {
+		return isFatal(server)
 	}
 	var connecting *pgconn.ConnectError
 	var network *net.OpError

@@ -34,8 +34,8 @@ func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*Se
 	if limit <= 0 {
 		limit = defaultLimit
 	}
-	now := s.now()
-	args := []any{now, s.oldest(now), limit}
+	now, oldest := s.times()
+	args := []any{now, oldest, limit}
 	// One branch a key, each with an =, so that the index gives the order.
 	branches := make([]string, len(keys))
 	for i, key := range keys {
@@ -98,13 +98,9 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 	if userID == "" {
 		return 0, nil
 	}
-	spared := make([][]byte, len(except))
-	for i := range except {
-		spared[i] = except[i].sum[:]
-	}
 	ended, err := s.endAll(ctx, func() (keys, userKeys [][]byte, err error) {
 		userKeys = s.codec.userKeys(userID)
-		keys, err = s.keys(ctx, userSessionsSQL, userKeys, spared)
+		keys, err = s.readKeys(ctx, userSessionsSQL, userKeys, keysOf(except))
 		return keys, userKeys, err
 	})
 	if err != nil {
@@ -146,10 +142,10 @@ func (s *Store) endAll(ctx context.Context, find func() (keys, userKeys [][]byte
 // anybody's where userKeys is nil. It returns how many it left, and how many of
 // those sessions were live.
 func (s *Store) endBatch(ctx context.Context, keys, userKeys [][]byte) (ended int, live int64, err error) {
-	now := s.now()
-	grave := now.Add(tombstoneLife)
 	err = s.retry(ctx, func() error {
-		rows, err := s.pool.Query(ctx, s.sql[endBatchSQL], now, s.oldest(now), keys, userKeys, grave, hourAfter(grave))
+		now, oldest := s.times()
+		grave := now.Add(tombstoneLife)
+		rows, err := s.pool.Query(ctx, s.sql[endBatchSQL], now, oldest, keys, userKeys, grave, hourAfter(grave))
 		if err != nil {
 			return err
 		}
@@ -184,16 +180,21 @@ var endBatchSQL = newStatement(`
 	WHERE s.key = held.key AND {stored}
 	RETURNING held.live`)
 
-func (s *Store) keys(ctx context.Context, sql statement, args ...any) (keys [][]byte, err error) {
+// readKeys runs a statement that reads keys.
+func (s *Store) readKeys(ctx context.Context, sql statement, args ...any) (keys [][]byte, err error) {
 	err = s.retryRead(ctx, func() error {
-		rows, err := s.pool.Query(ctx, s.sql[sql], args...)
-		if err != nil {
-			return err
-		}
-		keys, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
+		keys, err = s.queryKeys(ctx, sql, args...)
 		return err
 	})
 	return keys, err
+}
+
+func (s *Store) queryKeys(ctx context.Context, sql statement, args ...any) ([][]byte, error) {
+	rows, err := s.pool.Query(ctx, s.sql[sql], args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[[]byte])
 }
 
 // Revoke ends a user's session by its handle, as a page that lists the user's
@@ -236,8 +237,8 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	return func(yield func(*Session, error) bool) {
 		last := []byte{}
 		for {
-			now := s.now()
-			page, err := s.list(ctx, now, s.sql[allSQL], now, s.oldest(now), last, pageSize)
+			now, oldest := s.times()
+			page, err := s.list(ctx, now, s.sql[allSQL], now, oldest, last, pageSize)
 			if err != nil {
 				yield(nil, s.wrap("all", err))
 				return
@@ -269,7 +270,7 @@ var allSQL = newStatement(`
 // session.
 func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
 	ended, err := s.endAll(ctx, func() (keys, userKeys [][]byte, err error) {
-		keys, err = s.keys(ctx, allKeysSQL)
+		keys, err = s.readKeys(ctx, allKeysSQL)
 		return keys, nil, err
 	})
 	if err != nil {
