@@ -1,0 +1,283 @@
+package pgsession_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+)
+
+func TestID_Token(t *testing.T) {
+	t.Parallel()
+	id := pgsession.NewID()
+	require.Len(t, id.Token(), 43)
+	parsed, err := pgsession.ParseID(id.Token())
+	require.NoError(t, err)
+	require.True(t, id == parsed, "ids compare by their bits")
+	require.NotEqual(t, id, pgsession.NewID())
+
+	bits, err := base64.RawURLEncoding.DecodeString(id.Token())
+	require.NoError(t, err)
+	sum := sha256.Sum256(bits)
+	require.Equal(t, hex.EncodeToString(sum[:]), id.Handle().String())
+}
+
+func TestParseID_ErrInvalidID(t *testing.T) {
+	t.Parallel()
+	token := pgsession.NewID().Token()
+	for name, bad := range map[string]string{
+		"empty":             "",
+		"one short":         token[:42],
+		"one long":          token + "A",
+		"padded":            token + "=",
+		"a MiB":             strings.Repeat("A", 1<<20),
+		"NUL":               token[:42] + "\x00",
+		"standard alphabet": token[:42] + "+",
+		"a space":           " " + token[:42],
+		"a line break":      token[:21] + "\n" + token[21:42],
+		"stray bits":        strings.Repeat("A", 42) + "B",
+		"all zero":          strings.Repeat("A", 43),
+		"a handle":          pgsession.NewID().Handle().String(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			id, err := pgsession.ParseID(bad)
+			require.ErrorIs(t, err, pgsession.ErrInvalidID)
+			require.ErrorIs(t, err, pgsession.ErrNotFound)
+			require.True(t, id == pgsession.ID{} && id.IsZero())
+		})
+	}
+}
+
+func TestDeriveID(t *testing.T) {
+	t.Parallel()
+	id := pgsession.DeriveID("a framework's token")
+	require.True(t, id == pgsession.DeriveID("a framework's token"))
+	require.False(t, id == pgsession.DeriveID("another token"))
+	require.Empty(t, id.Token())
+	require.False(t, id.IsZero())
+	require.True(t, pgsession.DeriveID("").IsZero())
+
+	minted := pgsession.NewID()
+	bits, err := base64.RawURLEncoding.DecodeString(minted.Token())
+	require.NoError(t, err)
+	for _, secret := range []string{minted.Token(), string(bits), minted.Handle().String()} {
+		require.NotEqual(t, minted.Handle(), pgsession.DeriveID(secret).Handle())
+	}
+}
+
+func TestHandle(t *testing.T) {
+	t.Parallel()
+	h := pgsession.NewID().Handle()
+	parsed, err := pgsession.ParseHandle(h.String())
+	require.NoError(t, err)
+	require.True(t, h == parsed)
+	parsed, err = pgsession.ParseHandle(strings.ToUpper(h.String()))
+	require.NoError(t, err)
+	require.True(t, h == parsed)
+
+	encoded, err := json.Marshal(map[pgsession.Handle]pgsession.Handle{h: h})
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprintf("{%q:%q}", h.String(), h.String()), string(encoded))
+	var decoded map[pgsession.Handle]pgsession.Handle
+	require.NoError(t, json.Unmarshal(encoded, &decoded))
+	require.Equal(t, map[pgsession.Handle]pgsession.Handle{h: h}, decoded)
+
+	for name, bad := range map[string]string{
+		"empty": "", "short": h.String()[:63], "long": h.String() + "0", "not hex": strings.Repeat("g", 64),
+		"a token": pgsession.NewID().Token(), "zero": strings.Repeat("0", 64), "a MiB": strings.Repeat("0", 1<<20),
+	} {
+		_, err := pgsession.ParseHandle(bad)
+		require.ErrorIs(t, err, pgsession.ErrInvalidID, name)
+	}
+}
+
+// TestRedaction prints what must not be printed in every way that there is.
+func TestRedaction(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const user, value = "ann.user@example.org", "a very private value"
+	data := pgsession.Data{UserID: user, Values: profile{Name: value}}
+	id, err := s.Create(t.Context(), data, time.Hour)
+	require.NoError(t, err)
+	session, err := s.Load(t.Context(), id)
+	require.NoError(t, err)
+	bits, err := base64.RawURLEncoding.DecodeString(id.Token())
+	require.NoError(t, err)
+
+	tokens := map[string]string{
+		"token": id.Token(), "token in hex": hex.EncodeToString(bits), "token as bytes": string(bits),
+		"token as numbers": strings.Trim(fmt.Sprint(bits[:8]), "[]"), "token in Go": strings.TrimSuffix(fmt.Sprintf("%#v", bits[:8])[7:], "}"),
+	}
+	contents := map[string]string{
+		"user": user, "user in hex": hex.EncodeToString([]byte(user)), "user as numbers": strings.Trim(fmt.Sprint([]byte(user)), "[]"),
+		"value": value, "value in hex": hex.EncodeToString([]byte(value)), "value as numbers": strings.Trim(fmt.Sprint([]byte(value)), "[]"),
+	}
+	type exported struct {
+		ID      pgsession.ID
+		Data    pgsession.Data
+		Session *pgsession.Session
+		Copy    pgsession.Session
+	}
+	type unexported struct {
+		id      pgsession.ID
+		pointer *pgsession.ID
+		session *pgsession.Session
+	}
+	everything := exported{id, data, session, *session}
+	for name, v := range map[string]any{
+		"id": id, "pointer to id": &id, "data": data, "pointer to data": &data, "session": session, "session by value": *session,
+		"struct": everything, "pointer to struct": &everything, "hidden": unexported{id, &id, session}, "pointer to hidden": &unexported{id, &id, session},
+		"slice": []any{id, data, session}, "ids": []pgsession.ID{id}, "array": [1]pgsession.ID{id}, "map": map[string]any{"id": id, "data": data, "session": session},
+		"keys": map[pgsession.ID]pgsession.Data{id: data}, "hidden in a map": map[string][]unexported{"x": {{id, &id, session}}},
+		"error": fmt.Errorf("%v %v %v", id, data, session),
+	} {
+		t.Run(name, func(t *testing.T) {
+			printed := map[string]string{}
+			for _, verb := range "vTtbcdoOqxXUeEfFgGsp" {
+				for _, flags := range []string{"", "+", "#", "0", " ", "-"} {
+					format := "%" + flags + string(verb)
+					printed[format] = fmt.Sprintf(format, v)
+				}
+			}
+			printed["Sprint"], printed["Sprintln"] = fmt.Sprint(v), fmt.Sprintln(v)
+			var text, structured bytes.Buffer
+			slog.New(slog.NewTextHandler(&text, nil)).Info("x", "v", v, slog.Group("g", slog.Any("v", v)))
+			slog.New(slog.NewJSONHandler(&structured, nil)).Info("x", "v", v, slog.Group("g", slog.Any("v", v)))
+			printed["slog text"], printed["slog JSON"] = text.String(), structured.String()
+			encoded, err := json.Marshal(v)
+			require.NoError(t, err)
+			printed["JSON"] = string(encoded)
+			for how, got := range printed {
+				for what, secret := range tokens {
+					require.NotContains(t, got, secret, "%s shows the %s", how, what)
+				}
+				// fmt asks nobody about %p, nor, for a verb that does not fit, about
+				// a session in an unexported field: UserID is there to be read.
+				if strings.HasSuffix(how, "p") || strings.Contains(name, "hidden") && !strings.HasSuffix(how, "v") {
+					continue
+				}
+				for what, secret := range contents {
+					require.NotContains(t, got, secret, "%s shows the %s", how, what)
+				}
+			}
+		})
+	}
+	require.Contains(t, fmt.Sprintf("%v %s %x %q", id, id, id, id), id.Handle().String())
+	require.Contains(t, fmt.Sprint(session), id.Handle().String())
+}
+
+func TestSession_Decode(t *testing.T) {
+	t.Parallel()
+	for name, s := range bothStores(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			load := func(values any) *pgsession.Session {
+				id, err := s.Create(ctx, pgsession.Data{UserID: "ann", Values: values}, time.Hour)
+				require.NoError(t, err)
+				session, err := s.Load(ctx, id)
+				require.NoError(t, err)
+				return session
+			}
+
+			t.Run("JSON", func(t *testing.T) {
+				session := load(profile{"ann", 7})
+				got, err := pgsession.Decode[profile](session)
+				require.NoError(t, err)
+				require.Equal(t, profile{"ann", 7}, got)
+				require.Equal(t, "ann", session.Data().UserID)
+				require.JSONEq(t, `{"Name":"ann","Count":7}`, string(session.Data().Values.(json.RawMessage)))
+			})
+			t.Run("nothing", func(t *testing.T) {
+				got, err := pgsession.Decode[*profile](load(nil))
+				require.NoError(t, err)
+				require.Nil(t, got)
+			})
+			for name, raw := range map[string][]byte{"bytes": {0, 1, 0xff}, "no bytes": {}, "JSON as bytes": []byte(`{"a":1}`)} {
+				t.Run(name, func(t *testing.T) {
+					session := load(raw)
+					got, err := pgsession.Decode[[]byte](session)
+					require.NoError(t, err)
+					require.Equal(t, raw, append([]byte{}, got...))
+					require.Equal(t, raw, append([]byte{}, session.Data().Values.([]byte)...))
+					asAny, err := pgsession.Decode[any](session)
+					require.NoError(t, err)
+					require.IsType(t, []byte{}, asAny)
+				})
+			}
+			for name, object := range map[string]string{
+				"our member for bytes": `{"pgsession:raw":"AAEC"}`, "our member for JSON": `{"pgsession:json":{"pgsession:raw":"AAEC"}}`,
+				"null in it": `{"pgsession:json":null}`, "twice": `{"pgsession:raw":"AAEC","pgsession:json":1}`,
+			} {
+				t.Run(name, func(t *testing.T) {
+					got, err := pgsession.Decode[json.RawMessage](load(json.RawMessage(object)))
+					require.NoError(t, err)
+					require.JSONEq(t, object, string(got))
+				})
+			}
+			t.Run("a copy each time", func(t *testing.T) {
+				session := load([]byte("abc"))
+				first, err := pgsession.Decode[[]byte](session)
+				require.NoError(t, err)
+				first[0] = 'X'
+				session.Data().Values.([]byte)[1] = 'X'
+				second, err := pgsession.Decode[[]byte](session)
+				require.NoError(t, err)
+				require.Equal(t, "abc", string(second))
+			})
+			t.Run("ErrDecode", func(t *testing.T) {
+				const secret = "815162342"
+				for name, decode := range map[string]func() error{
+					"another type": func() error {
+						_, err := pgsession.Decode[profile](load(map[string]string{"Count": secret}))
+						return err
+					},
+					"a number": func() error {
+						_, err := pgsession.Decode[map[string]int8](load(map[string]int{"n": 815162342}))
+						return err
+					},
+					"bad time":        func() error { _, err := pgsession.Decode[time.Time](load(secret)); return err },
+					"bytes to JSON":   func() error { _, err := pgsession.Decode[profile](load([]byte(secret))); return err },
+					"no pointer":      func() error { return load(profile{secret, 1}).Decode(profile{}) },
+					"nil":             func() error { return load(profile{secret, 1}).Decode(nil) },
+					"nil pointer":     func() error { return load(profile{secret, 1}).Decode((*profile)(nil)) },
+					"bytes to nil":    func() error { return load([]byte(secret)).Decode((*[]byte)(nil)) },
+					"bytes to no any": func() error { return load([]byte(secret)).Decode((*any)(nil)) },
+				} {
+					err := decode()
+					require.ErrorIs(t, err, pgsession.ErrDecode, name)
+					require.NotContains(t, err.Error(), secret, name)
+				}
+			})
+		})
+	}
+}
+
+func TestSession_Data_WrittenBack(t *testing.T) {
+	t.Parallel()
+	for name, s := range bothStores(t) {
+		for kind, values := range map[string]any{"JSON": profile{"ann", 7}, "bytes": []byte{0, 1, 0xff}} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				id, err := s.Create(t.Context(), pgsession.Data{UserID: "ann", Values: values}, time.Hour)
+				require.NoError(t, err)
+				before, err := s.Load(t.Context(), id)
+				require.NoError(t, err)
+				require.NoError(t, s.Save(t.Context(), id, before.Data(), time.Hour))
+				after, err := s.Load(t.Context(), id)
+				require.NoError(t, err)
+				require.Equal(t, before.Data(), after.Data())
+				require.NotEqual(t, before.Version, after.Version)
+			})
+		}
+	}
+}
