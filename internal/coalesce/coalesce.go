@@ -73,6 +73,13 @@ func (g *Group[C, R]) Stats() (calls, runs uint64) {
 	return g.calls.Load(), g.runs.Load()
 }
 
+// Waiting returns how many calls are queued now.
+func (g *Group[C, R]) Waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.queue)
+}
+
 // Do runs c, by itself or in a batch, and returns its result. When ctx ends first, a call that is still queued is never
 // run, and one in a batch is given up: Do returns the error of ctx at once, and the batch goes on for the others. When
 // Run panics, so does Do.

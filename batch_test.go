@@ -1,0 +1,330 @@
+package pgsession_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
+)
+
+func isNotFound(err error) bool { return errors.Is(err, pgsession.ErrNotFound) }
+
+// A gate makes calls of one kind queue, so that a test decides which share a
+// statement.
+type gate struct {
+	*fixture
+	statements
+	beforeOpening func() // what a test does while the calls are queued
+}
+
+// newGate returns a store with one place a kind.
+func newGate(t *testing.T, plaintext bool) *gate {
+	t.Helper()
+	g := &gate{}
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+		config.ConnConfig.Tracer = &g.statements
+		config.ConnConfig.RuntimeParams["application_name"] = fmt.Sprintf("%.60s", t.Name())
+	})
+	open := pgsession.Plaintext
+	if !plaintext {
+		open = func(pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
+			return pgsession.New(pool, newCrypto(t, testKey), opts...)
+		}
+	}
+	g.fixture = newFixture(t, pool, open, []pgsession.Option{pgsession.WithCoalescing(1)})
+	return g
+}
+
+func forBothGates(t *testing.T, test func(t *testing.T, g *gate)) {
+	for name, plaintext := range map[string]bool{"encrypted": false, "plaintext": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, newGate(t, plaintext))
+		})
+	}
+}
+
+// together makes the first call, which takes the place and waits for a lock, and
+// then the others, which queue in their order and leave together. It returns their
+// errors, and how many statements they took.
+func (g *gate) together(t *testing.T, first func() error, calls ...func() error) (errs []error, sent int) {
+	t.Helper()
+	ctx := t.Context()
+	lock, err := g.pool.Begin(ctx)
+	require.NoError(t, err)
+	_, err = lock.Exec(ctx, `LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+
+	var group sync.WaitGroup
+	var firstErr error
+	group.Go(func() { firstErr = first() })
+	require.Eventually(t, func() bool {
+		var waiting int
+		err := g.pool.QueryRow(ctx, `
+			SELECT count(*) FROM pg_stat_activity
+			WHERE wait_event_type = 'Lock' AND application_name = current_setting('application_name')`).Scan(&waiting)
+		return err == nil && waiting == 1
+	}, 10*time.Second, time.Millisecond)
+
+	errs = make([]error, len(calls))
+	for i, call := range calls {
+		group.Go(func() { errs[i] = call() })
+		require.Eventually(t, func() bool { return g.Waiting() == i+1 }, 10*time.Second, 100*time.Microsecond)
+	}
+	if g.beforeOpening != nil {
+		g.beforeOpening()
+	}
+	before := g.statements.count()
+	require.NoError(t, lock.Rollback(ctx))
+	group.Wait()
+	require.NoError(t, firstErr)
+	return errs, g.statements.count() - before - 1 // without the rollback
+}
+
+func requireErrors(t *testing.T, errs []error, want ...error) {
+	t.Helper()
+	require.Len(t, errs, len(want))
+	for i := range want {
+		require.ErrorIs(t, errs[i], want[i], "call %d", i)
+	}
+}
+
+var bob = pgsession.Data{UserID: "bob", Values: profile{"bob", 0}}
+
+func TestStore_Coalescing_Load(t *testing.T) {
+	t.Parallel()
+	forBothGates(t, func(t *testing.T, g *gate) {
+		one, two, expired, ended := g.create(t, ann(1), time.Hour), g.create(t, bob, time.Hour), g.create(t, ann(1), time.Microsecond), g.ended(t)
+		g.clock.Advance(time.Microsecond)
+		var sessions [7]*pgsession.Session
+		load := func(i int, id pgsession.ID) func() error {
+			return func() (err error) {
+				sessions[i], err = g.Load(context.WithoutCancel(t.Context()), id)
+				return err
+			}
+		}
+		errs, sent := g.together(t, load(0, one), load(1, one), load(2, one), load(3, two), load(4, expired), load(5, ended), load(6, pgsession.NewID()))
+		requireErrors(t, errs, nil, nil, nil, pgsession.ErrNotFound, pgsession.ErrNotFound, pgsession.ErrNotFound)
+		require.Equal(t, 1, sent)
+		require.Equal(t, sessions[0], sessions[1])
+		require.Equal(t, sessions[1], sessions[2])
+		require.NotSame(t, sessions[1], sessions[2], "each caller has its own")
+		require.Equal(t, "bob", sessions[3].UserID)
+	})
+}
+
+func TestStore_Coalescing_Save(t *testing.T) {
+	t.Parallel()
+	forBothGates(t, func(t *testing.T, g *gate) {
+		ctx := t.Context()
+		one, two, bobs := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, bob, time.Hour)
+		expired, ended := g.create(t, ann(1), time.Microsecond), g.ended(t)
+		g.clock.Advance(time.Microsecond)
+		save := func(id pgsession.ID, data pgsession.Data) func() error {
+			return func() error { return g.Save(ctx, id, data, 2*time.Hour) }
+		}
+		errs, _ := g.together(t, save(one, ann(9)),
+			save(one, ann(10)), save(one, ann(11)), save(two, ann(20)),
+			save(bobs, ann(30)), save(bobs, bob), save(bobs, ann(32)),
+			save(expired, ann(1)), save(ended, ann(1)), save(pgsession.NewID(), ann(1)))
+		requireErrors(t, errs, nil, nil, nil, pgsession.ErrUserChanged, nil, pgsession.ErrUserChanged,
+			pgsession.ErrNotFound, pgsession.ErrNotFound, pgsession.ErrNotFound)
+		require.Equal(t, 11, g.fixture.count(t, one), "the later of two")
+		require.Equal(t, 20, g.fixture.count(t, two))
+		require.Equal(t, "bob", g.load(t, bobs).UserID)
+		require.Equal(t, 2*time.Hour, g.load(t, one).TTL())
+
+		errs, sent := g.together(t, save(one, ann(1)), save(one, ann(2)), save(two, ann(3)), save(one, ann(4)))
+		requireErrors(t, errs, nil, nil, nil)
+		require.Equal(t, 1, sent)
+		require.Equal(t, 4, g.fixture.count(t, one))
+	})
+}
+
+func TestStore_Coalescing_Put(t *testing.T) {
+	t.Parallel()
+	forBothGates(t, func(t *testing.T, g *gate) {
+		ctx := t.Context()
+		one, bobs, ended, expired := g.create(t, ann(1), time.Hour), g.create(t, bob, time.Hour), g.ended(t), g.create(t, bob, time.Microsecond)
+		fresh, derived := pgsession.NewID(), pgsession.DeriveID("token")
+		g.clock.Advance(time.Minute)
+		put := func(id pgsession.ID, data pgsession.Data) func() error {
+			return func() error { return g.Put(ctx, id, data, time.Hour) }
+		}
+		errs, _ := g.together(t, put(one, ann(2)),
+			put(one, ann(3)), put(bobs, ann(4)), put(ended, ann(5)), put(expired, ann(6)), put(fresh, ann(7)), put(fresh, ann(8)), put(derived, guest))
+		requireErrors(t, errs, nil, pgsession.ErrUserChanged, pgsession.ErrRevoked, nil, nil, nil, nil)
+		require.Equal(t, 3, g.fixture.count(t, one))
+		require.Equal(t, epoch, g.load(t, one).CreatedAt)
+		require.Equal(t, epoch.Add(time.Minute), g.load(t, expired).CreatedAt, "it begins anew")
+		require.Equal(t, 8, g.fixture.count(t, fresh))
+		require.Equal(t, "bob", g.load(t, bobs).UserID)
+		g.load(t, derived)
+	})
+}
+
+func TestStore_Coalescing_Touch(t *testing.T) {
+	t.Parallel()
+	forBothGates(t, func(t *testing.T, g *gate) {
+		ctx := t.Context()
+		one, two, three, expired, ended := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(3), time.Hour), g.create(t, ann(1), time.Minute), g.ended(t)
+		g.clock.Advance(time.Minute)
+		before := g.load(t, three).Version
+		touch := func(id pgsession.ID, ttl time.Duration) func() error {
+			return func() error { return g.Touch(ctx, id, ttl) }
+		}
+		errs, sent := g.together(t, touch(one, time.Minute),
+			touch(one, 3*time.Hour), touch(one, 2*time.Hour), touch(two, time.Second), touch(three, time.Hour), touch(expired, time.Hour), touch(ended, time.Hour), touch(pgsession.NewID(), time.Hour))
+		requireErrors(t, errs, nil, nil, nil, nil, pgsession.ErrNotFound, pgsession.ErrNotFound, pgsession.ErrNotFound)
+		require.Equal(t, 1, sent)
+		require.Equal(t, 3*time.Hour, g.load(t, one).TTL(), "the longest")
+		require.Equal(t, 59*time.Minute, g.load(t, two).TTL(), "never shortened")
+		require.Equal(t, before, g.load(t, three).Version, "nothing written for less than a tenth")
+	})
+}
+
+func TestStore_Coalescing_Delete(t *testing.T) {
+	t.Parallel()
+	forBothGates(t, func(t *testing.T, g *gate) {
+		ctx := t.Context()
+		zero, one, two, expired := g.create(t, ann(0), time.Hour), g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(1), time.Microsecond)
+		absent := pgsession.NewID()
+		g.clock.Advance(time.Microsecond)
+		remove := func(id pgsession.ID) func() error { return func() error { return g.Delete(ctx, id) } }
+		errs, sent := g.together(t, remove(zero), remove(one), remove(two), remove(one), remove(expired), remove(absent))
+		requireErrors(t, errs, nil, nil, nil, nil, nil)
+		require.Equal(t, 1, sent)
+		for _, id := range []pgsession.ID{zero, one, two, expired} {
+			require.ErrorIs(t, g.Put(ctx, id, ann(1), time.Hour), pgsession.ErrRevoked)
+		}
+		require.Zero(t, g.rows(t, `key = $1`, key(absent)))
+	})
+}
+
+// TestStore_Coalescing_OneBadApple has one call's values refused by the server, and
+// the statement with them: its company does not notice.
+func TestStore_Coalescing_OneBadApple(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, true)
+	ctx := t.Context()
+	one, two, three := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(3), time.Hour)
+	save := func(id pgsession.ID, values any) func() error {
+		return func() error {
+			return g.Save(ctx, id, pgsession.Data{UserID: "ann", Values: values}, time.Hour)
+		}
+	}
+	errs, _ := g.together(t, save(one, profile{}), save(one, profile{"ann", 10}), save(two, json.RawMessage(`"\u0000"`)), save(three, profile{"ann", 30}))
+	requireErrors(t, errs, nil, pgsession.ErrEncode, nil)
+	require.Equal(t, 10, g.fixture.count(t, one))
+	require.Equal(t, 2, g.fixture.count(t, two))
+	require.Equal(t, 30, g.fixture.count(t, three))
+}
+
+// TestStore_Coalescing_AcrossKeys saves a session whose row lies under another key of
+// the ring, in company.
+func TestStore_Coalescing_AcrossKeys(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, false)
+	ctx := t.Context()
+	old, visitor := g.create(t, ann(1), time.Hour), g.create(t, guest, time.Hour)
+	rotated := pgsession.New(g.pool, newCrypto(t, pgsession.GenerateKey(), testKey), pgsession.WithClock(g.clock), pgsession.WithCoalescing(1))
+	fresh, err := rotated.Create(ctx, ann(2), time.Hour)
+	require.NoError(t, err)
+	g.Store = rotated
+	save := func(id pgsession.ID, data pgsession.Data) func() error {
+		return func() error { return g.Save(ctx, id, data, time.Hour) }
+	}
+	errs, _ := g.together(t, save(fresh, ann(3)), save(old, ann(4)), save(fresh, ann(5)), save(visitor, guest), save(visitor, ann(6)), save(old, bob))
+	requireErrors(t, errs, nil, nil, nil, pgsession.ErrUserChanged, pgsession.ErrUserChanged)
+	require.Equal(t, 4, g.fixture.count(t, old))
+	require.Equal(t, 5, g.fixture.count(t, fresh))
+}
+
+// TestStore_Coalescing_GivenUp cancels a caller in company: it leaves at once, and
+// the others do not notice.
+func TestStore_Coalescing_GivenUp(t *testing.T) {
+	t.Parallel()
+	g := newGate(t, false)
+	one, two := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	g.beforeOpening = func() {
+		cancel()
+		require.Eventually(t, func() bool { return g.Waiting() == 1 }, 10*time.Second, 100*time.Microsecond)
+	}
+	errs, _ := g.together(t,
+		func() error { return g.Save(t.Context(), one, ann(10), time.Hour) },
+		func() error { return g.Save(ctx, one, ann(11), time.Hour) },
+		func() error { return g.Save(t.Context(), two, ann(20), time.Hour) })
+	requireErrors(t, errs, context.Canceled, nil)
+	require.Equal(t, 10, g.fixture.count(t, one))
+	require.Equal(t, 20, g.fixture.count(t, two))
+}
+
+// TestStore_Coalescing_NoDeadlocks has batches and single statements write the same
+// sessions in all orders.
+func TestStore_Coalescing_NoDeadlocks(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, pgsession.WithCoalescing(2))
+	ctx := t.Context()
+	ids := make([]pgsession.ID, 20)
+	for i := range ids {
+		ids[i] = s.create(t, ann(i), time.Hour)
+	}
+	other := pgsession.New(s.pool, newCrypto(t, testKey), pgsession.WithClock(s.clock), pgsession.WithCoalescing(2))
+	var group sync.WaitGroup
+	for worker := range 32 {
+		store := []*pgsession.Store{s.Store, other}[worker%2]
+		group.Go(func() {
+			for i := range 40 {
+				id := ids[(worker*7+i*13)%len(ids)]
+				var err error
+				switch i % 3 {
+				case 0:
+					err = store.Save(ctx, id, ann(i), time.Hour)
+				case 1:
+					err = store.Put(ctx, id, ann(i), time.Hour)
+				case 2:
+					err = store.Touch(ctx, id, 24*time.Hour)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	var deadlocks int
+	require.NoError(t, s.pool.QueryRow(ctx, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`).Scan(&deadlocks))
+	require.Zero(t, deadlocks)
+}
+
+// statements counts what is sent.
+type statements struct {
+	mu   sync.Mutex
+	sent int
+}
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent++
+	return ctx
+}
+
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (s *statements) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent
+}
