@@ -22,11 +22,11 @@ func keyValueHandle(key string) pgsession.Handle {
 // Get is [pgsession.KeyValue.Get].
 func (kv *KeyValue) Get(ctx context.Context, key string) ([]byte, error) {
 	h := keyValueHandle(key)
-	slot, loadedAt, err := kv.store.load(ctx, h)
+	slot, at, err := kv.store.load(ctx, h)
 	if err != nil {
 		return nil, err
 	}
-	return pgsession.Decode[[]byte](kv.store.session(h, slot, loadedAt))
+	return pgsession.Decode[[]byte](kv.store.session(h, slot, at))
 }
 
 // Put is [pgsession.KeyValue.Put].
@@ -35,14 +35,16 @@ func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.
 	if h.IsZero() {
 		return pgsession.ErrNotFound
 	}
-	w, at, err := s.write(pgsession.Data{Values: value}, ttl)
+	w, err := s.write(pgsession.Data{Values: value}, ttl)
 	if err != nil {
 		return err
 	}
-	if err := s.enter(ctx, "put"); err != nil {
+	at, err := s.enter(ctx, "put")
+	if err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
+	w.Expires = at.Add(ttl)
 	s.set(h, model.PutEntry(s.slots[h], w, at))
 	s.stats.Saves++
 	return nil
@@ -50,7 +52,7 @@ func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.
 
 // Delete is [pgsession.KeyValue.Delete].
 func (kv *KeyValue) Delete(ctx context.Context, key string) error {
-	if err := kv.store.enter(ctx, "delete"); err != nil {
+	if _, err := kv.store.enter(ctx, "delete"); err != nil {
 		return err
 	}
 	defer kv.store.mu.Unlock()

@@ -71,7 +71,7 @@ func (s *Store) FailWith(err error) {
 
 // enter stands where the store on PostgreSQL asks the database. Without an error, the
 // caller holds the lock.
-func (s *Store) enter(ctx context.Context, operation string) error {
+func (s *Store) enter(ctx context.Context, operation string) (model.Moment, error) {
 	s.mu.Lock()
 	err := s.failure
 	if ctx.Err() != nil {
@@ -79,9 +79,9 @@ func (s *Store) enter(ctx context.Context, operation string) error {
 	}
 	if err != nil {
 		s.mu.Unlock()
-		return fmt.Errorf("pgsession: %s: %w", operation, err)
+		return model.Moment{}, fmt.Errorf("pgsession: %s: %w", operation, err)
 	}
-	return nil
+	return s.now(), nil
 }
 
 // set keeps a slot under the lock.
@@ -93,17 +93,13 @@ func (s *Store) set(h pgsession.Handle, slot model.Slot) {
 	s.slots[h] = slot
 }
 
-// now returns the clock's time, and what it means for the sessions.
-func (s *Store) now() (time.Time, model.Moment) {
-	now := s.clock.Now().UTC().Truncate(time.Microsecond)
-	return now, model.At(now, s.absoluteLifetime)
-}
+func (s *Store) now() model.Moment { return model.At(s.clock.Now(), s.absoluteLifetime) }
 
 // Init does nothing but fail when told to: see [pgsession.Store.Init].
 func (s *Store) Init(ctx context.Context) error { return s.ping(ctx, "init") }
 
 func (s *Store) ping(ctx context.Context, operation string) error {
-	err := s.enter(ctx, operation)
+	_, err := s.enter(ctx, operation)
 	if err == nil {
 		s.mu.Unlock()
 	}
@@ -125,14 +121,16 @@ func (s *Store) put(ctx context.Context, operation string, id pgsession.ID, data
 	if id.IsZero() {
 		return pgsession.ErrNotFound
 	}
-	w, at, err := s.write(data, ttl)
+	w, err := s.write(data, ttl)
 	if err != nil {
 		return err
 	}
-	if err := s.enter(ctx, operation); err != nil {
+	at, err := s.enter(ctx, operation)
+	if err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
+	w.Expires = at.Add(ttl)
 	before := s.slots[id.Handle()]
 	after, outcome := step(before, w, at)
 	s.set(id.Handle(), after)
@@ -145,16 +143,14 @@ func (s *Store) put(ctx context.Context, operation string, id pgsession.ID, data
 	return errorOf(outcome)
 }
 
-// write returns what is to be stored, and when.
-func (s *Store) write(data pgsession.Data, ttl time.Duration) (model.Write, model.Moment, error) {
-	_, at := s.now()
-	expires, ok := at.Deadline(ttl)
-	if !ok {
-		return model.Write{}, at, pgsession.ErrInvalidTTL
+// write returns what is to be stored, but for the expiry, which counts from when it is.
+func (s *Store) write(data pgsession.Data, ttl time.Duration) (model.Write, error) {
+	if !s.now().IsValid(ttl) {
+		return model.Write{}, pgsession.ErrInvalidTTL
 	}
 	values, err := s.encode(data)
 	// Random, as there: no test should come to depend on it.
-	return model.Write{User: data.UserID, Values: values, Expires: expires, FirstVersion: 1 + rand.Int64N(1<<52)}, at, err
+	return model.Write{User: data.UserID, Values: values, FirstVersion: 1 + rand.Int64N(1<<52)}, err
 }
 
 // encode returns the kind of the values, in the first byte, and the values.
@@ -183,37 +179,35 @@ func errorOf(outcome model.Outcome) error {
 		return pgsession.ErrUserChanged
 	case model.Conflict:
 		return pgsession.ErrConflict
-	case model.InvalidTTL:
-		return pgsession.ErrInvalidTTL
 	}
 	panic(fmt.Sprintf("pgsessiontest: no error for outcome %d", outcome))
 }
 
 // Load is [pgsession.Store.Load].
 func (s *Store) Load(ctx context.Context, id pgsession.ID) (*pgsession.Session, error) {
-	slot, loadedAt, err := s.load(ctx, id.Handle())
+	slot, at, err := s.load(ctx, id.Handle())
 	if err != nil {
 		return nil, err
 	}
-	return s.session(id.Handle(), slot, loadedAt), nil
+	return s.session(id.Handle(), slot, at), nil
 }
 
-func (s *Store) load(ctx context.Context, h pgsession.Handle) (model.Slot, time.Time, error) {
+func (s *Store) load(ctx context.Context, h pgsession.Handle) (model.Slot, model.Moment, error) {
 	s.count(&s.stats.Loads)
 	if h.IsZero() {
-		return model.Slot{}, time.Time{}, pgsession.ErrNotFound
+		return model.Slot{}, model.Moment{}, pgsession.ErrNotFound
 	}
-	now, at := s.now()
-	if err := s.enter(ctx, "load"); err != nil {
-		return model.Slot{}, now, err
+	at, err := s.enter(ctx, "load")
+	if err != nil {
+		return model.Slot{}, at, err
 	}
 	defer s.mu.Unlock()
 	slot := s.slots[h]
 	if outcome := model.Load(slot, at); outcome != model.OK {
-		return model.Slot{}, now, errorOf(outcome)
+		return slot, at, errorOf(outcome)
 	}
 	s.stats.Hits++
-	return slot, now, nil
+	return slot, at, nil
 }
 
 func (s *Store) count(counter *int64) {
@@ -222,8 +216,8 @@ func (s *Store) count(counter *int64) {
 	*counter++
 }
 
-// session returns what a load at loadedAt gives.
-func (s *Store) session(h pgsession.Handle, slot model.Slot, loadedAt time.Time) *pgsession.Session {
+// session returns what a load gives.
+func (s *Store) session(h pgsession.Handle, slot model.Slot, at model.Moment) *pgsession.Session {
 	session := &pgsession.Session{
 		Handle:    h,
 		UserID:    slot.User,
@@ -234,7 +228,7 @@ func (s *Store) session(h pgsession.Handle, slot model.Slot, loadedAt time.Time)
 	if end := session.CreatedAt.Add(s.absoluteLifetime); s.absoluteLifetime > 0 && end.Before(session.ExpiresAt) {
 		session.ExpiresAt = end
 	}
-	bridge.Fill(session, slot.Values[0], []byte(slot.Values[1:]), loadedAt, nil)
+	bridge.Fill(session, slot.Values[0], []byte(slot.Values[1:]), time.UnixMicro(at.Now), nil)
 	return session
 }
 
@@ -246,6 +240,9 @@ func (s *Store) Save(ctx context.Context, id pgsession.ID, data pgsession.Data, 
 // Update is [pgsession.Store.Update]. It holds no lock while change runs, which may call
 // the store.
 func (s *Store) Update(ctx context.Context, id pgsession.ID, ttl time.Duration, change func(*pgsession.Session) (values any, err error)) error {
+	if ttl != 0 && !s.now().IsValid(ttl) {
+		return pgsession.ErrInvalidTTL
+	}
 	for attempt := range updateAttempts {
 		if attempt > 0 {
 			s.count(&s.stats.Conflicts)
@@ -262,17 +259,9 @@ func (s *Store) Update(ctx context.Context, id pgsession.ID, ttl time.Duration, 
 }
 
 func (s *Store) tryUpdate(ctx context.Context, id pgsession.ID, ttl time.Duration, change func(*pgsession.Session) (any, error)) (written bool, err error) {
-	_, at := s.now()
-	expires, ok := at.Deadline(ttl)
-	if ttl != 0 && !ok {
-		return false, pgsession.ErrInvalidTTL
-	}
 	seen, loadedAt, err := s.load(ctx, id.Handle())
 	if err != nil {
 		return false, err
-	}
-	if ttl == 0 {
-		expires = seen.Expires
 	}
 	changed, err := change(s.session(id.Handle(), seen, loadedAt))
 	if err != nil {
@@ -282,11 +271,16 @@ func (s *Store) tryUpdate(ctx context.Context, id pgsession.ID, ttl time.Duratio
 	if err != nil {
 		return false, err
 	}
-	if err := s.enter(ctx, "update"); err != nil {
+	at, err := s.enter(ctx, "update")
+	if err != nil {
 		return false, err
 	}
 	defer s.mu.Unlock()
-	after, outcome := model.Swap(s.slots[id.Handle()], seen, model.Write{Values: values, Expires: expires}, at)
+	w := model.Write{Values: values, Expires: seen.Expires}
+	if ttl != 0 {
+		w.Expires = at.Add(ttl)
+	}
+	after, outcome := model.Swap(s.slots[id.Handle()], seen, w, at)
 	s.set(id.Handle(), after)
 	if outcome != model.OK {
 		return false, nil // if the session is over, the next load says so
@@ -312,11 +306,11 @@ func (s *Store) Touch(ctx context.Context, id pgsession.ID, ttl time.Duration) e
 	if id.IsZero() {
 		return pgsession.ErrNotFound
 	}
-	_, at := s.now()
-	if _, ok := at.Deadline(ttl); !ok {
+	if !s.now().IsValid(ttl) {
 		return pgsession.ErrInvalidTTL
 	}
-	if err := s.enter(ctx, "touch"); err != nil {
+	at, err := s.enter(ctx, "touch")
+	if err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
@@ -330,14 +324,16 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID pgsession.ID, data pgses
 	if oldID.IsZero() || newID.IsZero() {
 		return pgsession.ErrNotFound
 	}
-	w, at, err := s.write(data, ttl)
+	w, err := s.write(data, ttl)
 	if err != nil {
 		return err
 	}
-	if err := s.enter(ctx, "cycle"); err != nil {
+	at, err := s.enter(ctx, "cycle")
+	if err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
+	w.Expires = at.Add(ttl)
 	from, to, outcome := model.Cycle(s.slots[oldID.Handle()], s.slots[newID.Handle()], w, at)
 	s.set(oldID.Handle(), from)
 	s.set(newID.Handle(), to)
@@ -352,8 +348,8 @@ func (s *Store) Delete(ctx context.Context, id pgsession.ID) error {
 	if id.IsZero() {
 		return nil
 	}
-	_, at := s.now()
-	if err := s.enter(ctx, "delete"); err != nil {
+	at, err := s.enter(ctx, "delete")
+	if err != nil {
 		return err
 	}
 	defer s.mu.Unlock()

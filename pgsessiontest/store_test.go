@@ -78,13 +78,18 @@ type fixture struct {
 // A newStore makes stores of one kind.
 type newStore func(t testing.TB, opts ...pgsession.Option) fixture
 
+var realStores = map[string]func(*pgxpool.Pool, ...pgsession.Option) *pgsession.Store{
+	"encrypted": newEncrypted,
+	"plaintext": pgsession.Plaintext,
+}
+
 // kinds returns a maker for each kind of store.
 func kinds(t testing.TB) map[string]newStore {
-	return map[string]newStore{
-		"memory":    newMemory,
-		"encrypted": onPostgreSQL(t, newEncrypted),
-		"plaintext": onPostgreSQL(t, pgsession.Plaintext),
+	kinds := map[string]newStore{"memory": newMemory}
+	for kind, open := range realStores {
+		kinds[kind] = onPostgreSQL(t, open)
 	}
+	return kinds
 }
 
 func newClock(opts []pgsession.Option) (*pgsession.ManualClock, []pgsession.Option) {

@@ -29,15 +29,15 @@ func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*pg
 
 // live returns the live sessions that match, in the order of their handles.
 func (s *Store) live(ctx context.Context, operation string, matches func(model.Slot) bool) ([]*pgsession.Session, error) {
-	now, at := s.now()
-	if err := s.enter(ctx, operation); err != nil {
+	at, err := s.enter(ctx, operation)
+	if err != nil {
 		return nil, err
 	}
 	defer s.mu.Unlock()
 	var found []*pgsession.Session
 	for h, slot := range s.slots {
 		if slot.IsLive(at) && matches(slot) {
-			found = append(found, s.session(h, slot, now))
+			found = append(found, s.session(h, slot, at))
 		}
 	}
 	slices.SortFunc(found, func(a, b *pgsession.Session) int { return strings.Compare(a.Handle.String(), b.Handle.String()) })
@@ -76,8 +76,8 @@ func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
 }
 
 func (s *Store) endAll(ctx context.Context, operation string, matches func(pgsession.Handle, model.Slot) bool) (live int64, err error) {
-	_, at := s.now()
-	if err := s.enter(ctx, operation); err != nil {
+	at, err := s.enter(ctx, operation)
+	if err != nil {
 		return 0, err
 	}
 	defer s.mu.Unlock()
@@ -112,8 +112,8 @@ func (s *Store) RevokeAny(ctx context.Context, h pgsession.Handle) error {
 }
 
 func (s *Store) revoke(ctx context.Context, h pgsession.Handle, step func(model.Slot, model.Moment) (model.Slot, model.Outcome)) error {
-	_, at := s.now()
-	if err := s.enter(ctx, "revoke"); err != nil {
+	at, err := s.enter(ctx, "revoke")
+	if err != nil {
 		return err
 	}
 	defer s.mu.Unlock()
@@ -125,8 +125,8 @@ func (s *Store) revoke(ctx context.Context, h pgsession.Handle, step func(model.
 // CleanupExpired is [pgsession.Store.CleanupExpired].
 func (s *Store) CleanupExpired(ctx context.Context) (int64, error) {
 	started := time.Now()
-	now, at := s.now()
-	if err := s.enter(ctx, "clean up"); err != nil {
+	at, err := s.enter(ctx, "clean up")
+	if err != nil {
 		return 0, err
 	}
 	defer s.mu.Unlock()
@@ -136,7 +136,7 @@ func (s *Store) CleanupExpired(ctx context.Context) (int64, error) {
 	}
 	removed := int64(before - len(s.slots))
 	s.stats.Cleaned += removed
-	s.stats.LastCleanup, s.stats.LastCleanupDuration = now, time.Since(started)
+	s.stats.LastCleanup, s.stats.LastCleanupDuration = time.UnixMicro(at.Now).UTC(), time.Since(started)
 	return removed, nil
 }
 

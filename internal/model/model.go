@@ -54,12 +54,12 @@ func At(now time.Time, absoluteLifetime time.Duration) Moment {
 type Write struct {
 	User         string
 	Values       string
-	Expires      int64 // from Moment.Deadline
+	Expires      int64 // from Moment.Add
 	FirstVersion int64 // where there was no row
 }
 
-// An Outcome is what an operation returns. Each but OK and InvalidTTL stands for the
-// error of its name; those two for nil, and for ErrInvalidTTL.
+// An Outcome is what an operation returns: OK for nil, and each other for the error of
+// its name. What is wrong with an operation's input shows before there is a slot.
 type Outcome uint8
 
 // The outcomes.
@@ -70,18 +70,15 @@ const (
 	Exists
 	UserChanged
 	Conflict
-	InvalidTTL
 )
 
-// Deadline returns the expiry of a session that lives for ttl from now on, and whether
-// the ttl is a valid one.
-func (at Moment) Deadline(ttl time.Duration) (expires int64, ok bool) {
-	if ttl <= 0 || ttl > maxTTL {
-		return 0, false
-	}
-	expires = at.Now + microseconds(ttl)
-	return expires, time.UnixMicro(expires).UTC().Year() <= 9999
+// IsValid reports whether a session may be given so long to live.
+func (at Moment) IsValid(ttl time.Duration) bool {
+	return ttl > 0 && ttl <= maxTTL && time.UnixMicro(at.Add(ttl)).UTC().Year() <= 9999
 }
+
+// Add returns the expiry of a session that has a valid ttl from now on.
+func (at Moment) Add(ttl time.Duration) int64 { return at.Now + microseconds(ttl) }
 
 // microseconds rounds up.
 func microseconds(d time.Duration) int64 {
@@ -143,15 +140,13 @@ func Swap(s, seen Slot, w Write, at Moment) (Slot, Outcome) {
 	return s.replace(w), OK
 }
 
-// Touch lets a live session live for ttl from now on, where that is worth a write.
+// Touch lets a live session live for ttl from now on, where it gains a tenth of it.
 func Touch(s Slot, ttl time.Duration, at Moment) (Slot, Outcome) {
-	expires, ok := at.Deadline(ttl)
+	expires := at.Add(ttl)
 	switch {
-	case !ok:
-		return s, InvalidTTL
 	case !s.IsLive(at):
 		return s, NotFound
-	case s.Expires > expires-microseconds(ttl/10+1):
+	case s.Expires > expires-max(microseconds(ttl/10), 1):
 		return s, OK
 	}
 	s.Version, s.Expires = s.nextVersion(), expires
