@@ -106,7 +106,7 @@ func (s *Store) saveBatch(ctx context.Context, rows []row) ([]bool, error) {
 // A session whose row lies under a former key of its user's is left alone, and its
 // caller saves it by itself.
 var saveBatchSQL = newStatement(`
-	WITH held AS (
+	WITH pgsession_held AS (
 		SELECT s.key
 		FROM {sessions} AS s
 		WHERE s.key = ANY($3::bytea[]) AND {live}
@@ -116,7 +116,7 @@ var saveBatchSQL = newStatement(`
 	UPDATE {sessions} AS s
 	SET user_key = new.user_key, {payload} = new.payload, {other} = NULL, version = {next},
 		expires_at = new.expires_at, expires_hour = new.expires_hour
-	FROM held, {new}
+	FROM pgsession_held AS held, {new}
 	WHERE s.key = held.key AND s.key = new.key AND {live} AND s.user_key IS NOT DISTINCT FROM new.user_key
 	RETURNING s.key`)
 
@@ -214,21 +214,21 @@ func (s *Store) touchBatch(ctx context.Context, touches []touch) ([]bool, error)
 }
 
 var touchBatchSQL = newStatement(`
-	WITH new AS (
+	WITH pgsession_new AS (
 		SELECT new.key, new.expires_at, new.expires_hour, new.worthwhile
 		FROM unnest($3::bytea[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
 			AS new (key, expires_at, expires_hour, worthwhile)
-	), held AS (
+	), pgsession_held AS (
 		SELECT s.key, new.expires_at, new.expires_hour, new.worthwhile
 		FROM {sessions} AS s
-		JOIN new ON new.key = s.key
+		JOIN pgsession_new AS new ON new.key = s.key
 		WHERE {live} AND s.expires_at <= new.worthwhile
 		ORDER BY s.key
 		FOR UPDATE OF s
-	), extended AS (
+	), pgsession_extended AS (
 		UPDATE {sessions} AS s
 		SET version = {next}, expires_at = held.expires_at, expires_hour = held.expires_hour
-		FROM held
+		FROM pgsession_held AS held
 		WHERE s.key = held.key AND {live} AND s.expires_at <= held.worthwhile
 	)
 	SELECT s.key

@@ -78,7 +78,7 @@ func (s *Store) removeExpired(ctx context.Context, now time.Time, keys [][]byte)
 // The expiry is judged again under the lock: a session may have been put anew since
 // its key was read.
 var removeSQL = newStatement(`
-	WITH held AS (
+	WITH pgsession_held AS (
 		SELECT s.key
 		FROM {sessions} AS s
 		WHERE s.key = ANY($2::bytea[]) AND s.expires_at <= $1
@@ -86,7 +86,7 @@ var removeSQL = newStatement(`
 		FOR UPDATE
 	)
 	DELETE FROM {sessions} AS s
-	USING held
+	USING pgsession_held AS held
 	WHERE s.key = held.key AND s.expires_at <= $1`)
 
 // A Cleanup is a goroutine that removes what has expired, from

@@ -1,6 +1,7 @@
 package pgsession
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 )
@@ -21,12 +22,13 @@ type codec interface {
 	// decode undoes encode. A nil payload is a row of the other kind of store.
 	decode(handle Handle, userKey, payload []byte) (userID string, v values, err error)
 
-	// userKey returns what encode would, nil for a guest.
-	userKey(userID string) []byte
-
 	// userKeys returns all the values of user_key under which a user's rows may
-	// lie, the one of encode first, and none for a guest.
+	// lie, and none for a guest.
 	userKeys(userID string) [][]byte
+
+	// formerKeys returns the same where there may be others than that of encode,
+	// and otherwise nil.
+	formerKeys(userID string) [][]byte
 }
 
 // sealedCodec is the codec of an encrypted store. It never reads the column
@@ -38,6 +40,13 @@ func (sealedCodec) columns() (payload, payloadType, other string) { return "seal
 func (c sealedCodec) encode(handle Handle, userID string, v values) ([]byte, any, error) {
 	sealed, userKey, err := c.sealRow(userID, v.kind, v.bytes, handle.sum[:])
 	return userKey, sealed, err
+}
+
+func (c sealedCodec) formerKeys(userID string) [][]byte {
+	if userID == "" || len(c.keys()) == 1 {
+		return nil
+	}
+	return c.userKeys(userID)
 }
 
 func (sealedCodec) array(payloads []any) any { return typed[[]byte](payloads) }
@@ -54,8 +63,8 @@ func (c sealedCodec) decode(handle Handle, userKey, payload []byte) (string, val
 	if payload == nil {
 		return "", values{}, ErrTampered
 	}
-	userID, kind, bytes, err := c.openRow(payload, handle.sum[:], userKey)
-	return userID, values{kind, bytes}, err
+	userID, kind, encoded, err := c.openRow(payload, handle.sum[:], userKey)
+	return userID, values{kind, encoded}, err
 }
 
 // plainCodec is the codec of a plaintext store: JSON values lie in the column
@@ -81,7 +90,7 @@ const (
 
 func (plainCodec) columns() (payload, payloadType, other string) { return "data", "jsonb", "sealed" }
 
-func (c plainCodec) encode(_ Handle, userID string, v values) ([]byte, any, error) {
+func (plainCodec) encode(_ Handle, userID string, v values) ([]byte, any, error) {
 	data := v.bytes
 	var err error
 	if v.kind == kindRaw {
@@ -89,7 +98,10 @@ func (c plainCodec) encode(_ Handle, userID string, v values) ([]byte, any, erro
 	} else if isEnvelope(v.bytes) {
 		data, err = json.Marshal(wrappedObject{v.bytes})
 	}
-	return c.userKey(userID), string(data), err
+	if userID == "" {
+		return nil, string(data), err
+	}
+	return []byte(userID), string(data), err
 }
 
 func (plainCodec) array(payloads []any) any { return typed[string](payloads) }
@@ -115,8 +127,8 @@ func (plainCodec) decode(_ Handle, userKey, payload []byte) (string, values, err
 // isEnvelope reports whether data is an object with the one member rawMember or
 // wrappedMember.
 func isEnvelope(data []byte) bool {
-	if len(data) == 0 || data[0] != '{' {
-		return false
+	if !bytes.Contains(data, []byte("pgsession:")) && !bytes.ContainsRune(data, '\\') {
+		return false // the common case, without parsing
 	}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(data, &members) != nil || len(members) != 1 {
@@ -127,16 +139,11 @@ func isEnvelope(data []byte) bool {
 	return raw || wrapped
 }
 
-func (plainCodec) userKey(userID string) []byte {
-	if userID == "" {
-		return nil
-	}
-	return []byte(userID)
-}
-
-func (c plainCodec) userKeys(userID string) [][]byte {
+func (plainCodec) userKeys(userID string) [][]byte {
 	if userID == "" {
 		return nil
 	}
 	return [][]byte{[]byte(userID)}
 }
+
+func (plainCodec) formerKeys(string) [][]byte { return nil }

@@ -131,7 +131,7 @@ func (s *Store) resealPage(ctx context.Context, page []sealedRow, pass *resealPa
 }
 
 var resealSQL = newStatement(`
-	WITH held AS (
+	WITH pgsession_held AS (
 		SELECT s.key
 		FROM {sessions} AS s
 		WHERE s.key = ANY($1::bytea[])
@@ -140,7 +140,7 @@ var resealSQL = newStatement(`
 	)
 	UPDATE {sessions} AS s
 	SET user_key = new.user_key, sealed = new.sealed, version = {next}
-	FROM held, unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[])
+	FROM pgsession_held AS held, unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[])
 		AS new (key, user_key, sealed, version, created_at)
 	WHERE s.key = held.key AND s.key = new.key AND s.sealed IS NOT NULL
 		AND s.version = new.version AND s.created_at = new.created_at`)

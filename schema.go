@@ -56,7 +56,7 @@ func ddl(table string) (create, indexes []step) {
 	}
 	indexes = []step{
 		{"expires_hour", `CREATE INDEX ON ` + name + ` (expires_hour)`},
-		{"user_key, created_at DESC", `CREATE INDEX ON ` + name + ` (user_key, created_at DESC) WHERE user_key IS NOT NULL`},
+		{"user_key, created_at DESC WHERE (user_key IS NOT NULL)", `CREATE INDEX ON ` + name + ` (user_key, created_at DESC) WHERE user_key IS NOT NULL`},
 	}
 	return create, indexes
 }
@@ -214,12 +214,15 @@ func (s *Store) checkColumns(ctx context.Context, db querier, oid uint32) error 
 // deferred unique index cannot serve ON CONFLICT.
 func indexKeys(ctx context.Context, db querier, oid uint32) ([]string, error) {
 	rows, err := db.Query(ctx, `
-		SELECT CASE WHEN indisunique AND indimmediate AND indpred IS NULL AND indnkeyatts = 1 THEN 'unique ' ELSE '' END
-			|| string_agg(pg_get_indexdef(indexrelid, n, true)
-				|| CASE WHEN indoption[n - 1] & 1 = 1 THEN ' DESC' ELSE '' END, ', ' ORDER BY n)
-		FROM pg_index, generate_series(1, indnkeyatts) AS n
-		WHERE indrelid = $1 AND indisvalid
-		GROUP BY indexrelid, indisunique, indimmediate, indpred, indnkeyatts`, oid)
+		SELECT CASE WHEN i.indisunique AND i.indimmediate THEN 'unique ' ELSE '' END
+			|| (SELECT string_agg(pg_get_indexdef(i.indexrelid, n, true)
+					|| CASE WHEN i.indoption[n - 1] & 1 = 1 THEN ' DESC' ELSE '' END, ', ' ORDER BY n)
+				FROM generate_series(1, i.indnkeyatts) AS n)
+			|| coalesce(' WHERE ' || pg_get_expr(i.indpred, i.indrelid), '')
+		FROM pg_index AS i
+		JOIN pg_class AS c ON c.oid = i.indexrelid
+		JOIN pg_am AS a ON a.oid = c.relam
+		WHERE i.indrelid = $1 AND i.indisvalid AND a.amname = 'btree'`, oid)
 	if err != nil {
 		return nil, err
 	}

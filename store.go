@@ -32,6 +32,7 @@ package pgsession
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -201,10 +202,13 @@ func WithCoalescing(n int) Option {
 type Store struct {
 	options
 	shared
+	saving, putting writeKind
+
 	pool     *pgxpool.Pool
 	codec    codec
-	crypto   *Crypto // nil in a plaintext store
-	sql      []string
+	crypto   *Crypto           // nil in a plaintext store
+	sql      []string          // by statement
+	fill     *strings.Replacer // of templates
 	stats    counters
 	cleanups cleanupRegistry
 }
@@ -246,7 +250,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 		opt(&s.options)
 	}
 	payload, payloadType, other := codec.columns()
-	fill := strings.NewReplacer(
+	s.fill = strings.NewReplacer(
 		"{sessions}", parseTable(s.table).Sanitize(),
 		"{columns}", "s.key, s.user_key, s."+payload+", s.version, s.created_at, s.expires_at",
 		"{new}", strings.ReplaceAll(newRows, "{type}", payloadType),
@@ -258,12 +262,14 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 		"{next}", "(s.version & x'3fffffffffffffff'::bigint) + 1",
 	)
 	for _, template := range templates {
-		s.sql = append(s.sql, fill.Replace(template))
+		s.sql = append(s.sql, s.fill.Replace(template))
 	}
 	if s.places < 0 {
 		s.places = defaultPlaces(pool)
 	}
 	s.shared = s.newShared(s.places)
+	s.saving = writeKind{operation: "save", shared: s.saves.Do, alone: s.save, ended: ErrNotFound, gone: ErrNotFound}
+	s.putting = writeKind{operation: "put", shared: s.puts.Do, alone: s.put, ended: ErrRevoked}
 	return s
 }
 
@@ -271,7 +277,8 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 // newStore fills in: the table's name {sessions}, always with the alias s; the
 // {columns} that make a session; {payload}, of {type}, and {other}; the conditions {stored}, which a
 // tombstone fails, and {live}, for which $1 is the time and $2 the one at which
-// the oldest log-in may have begun; and the {next} version.
+// the oldest log-in may have begun; and the {next} version. The names of common
+// table expressions are long, since they hide a table of the same name.
 type statement int
 
 var templates []string
@@ -323,7 +330,7 @@ type row struct {
 	userKey []byte
 	payload any
 	// formerKeys are the values of user_key under which the user's row may still
-	// lie while the ring holds several keys. Never nil, which would be NULL.
+	// lie while the ring holds several keys; nil is NULL, which equals nothing.
 	formerKeys [][]byte
 	ttl        time.Duration
 }
@@ -349,11 +356,7 @@ func (s *Store) encode(handle Handle, data Data) (row, error) {
 	if err != nil {
 		return row{}, fmt.Errorf("pgsession: seal: %w", err)
 	}
-	r := row{handle: handle, userKey: userKey, payload: payload, formerKeys: [][]byte{}}
-	if keys := s.codec.userKeys(data.UserID); len(keys) > 1 {
-		r.formerKeys = keys
-	}
-	return r, nil
+	return row{handle: handle, userKey: userKey, payload: payload, formerKeys: s.codec.formerKeys(data.UserID)}, nil
 }
 
 func errUserIDTooLarge(userID string) error {
@@ -407,13 +410,24 @@ func (s *Store) Load(ctx context.Context, id ID) (*Session, error) {
 }
 
 // load returns nil where there is no live session.
-func (s *Store) load(ctx context.Context, handle Handle) (*Session, error) {
+func (s *Store) load(ctx context.Context, handle Handle) (found *Session, err error) {
 	now, oldest := s.times()
-	found, err := s.list(ctx, now, s.sql[loadSQL], now, oldest, handle.sum[:])
-	if err != nil || len(found) == 0 {
-		return nil, err
-	}
-	return found[0], nil
+	err = s.retryRead(ctx, func() error {
+		rows, err := s.pool.Query(ctx, s.sql[loadSQL], now, oldest, handle.sum[:])
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		found = nil
+		if rows.Next() {
+			if found, err = s.scan(rows, now); err != nil {
+				return err
+			}
+		}
+		rows.Close()
+		return rows.Err()
+	})
+	return found, err
 }
 
 var loadSQL = newStatement(`
@@ -433,7 +447,7 @@ func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) e
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, r, writeKind{operation: "save", shared: s.saves.Do, alone: s.save, ended: ErrNotFound, gone: ErrNotFound})
+	return s.write(ctx, r, &s.saving)
 }
 
 // save reports whether there was a live session of that user's to write.
@@ -458,7 +472,7 @@ type writeKind struct {
 	gone      error // for no row, or an expired one; nil where that is worth another try
 }
 
-func (s *Store) write(ctx context.Context, r row, kind writeKind) error {
+func (s *Store) write(ctx context.Context, r row, kind *writeKind) error {
 	run := kind.shared
 	for range retryAttempts {
 		written, err := run(ctx, r)
@@ -479,7 +493,7 @@ func (s *Store) write(ctx context.Context, r row, kind writeKind) error {
 
 // explainRefusal tells why there was no row that might be written. It returns nil
 // where there may be one by now.
-func (s *Store) explainRefusal(ctx context.Context, r row, kind writeKind) error {
+func (s *Store) explainRefusal(ctx context.Context, r row, kind *writeKind) error {
 	var stored, live, sameUser bool
 	err := s.retryRead(ctx, func() error {
 		now, oldest := s.times()
@@ -610,7 +624,7 @@ func (s *Store) touch(ctx context.Context, t touch) (live bool, err error) {
 }
 
 var touchSQL = newStatement(`
-	WITH extended AS (
+	WITH pgsession_extended AS (
 		UPDATE {sessions} AS s
 		SET version = {next}, expires_at = $4, expires_hour = $5
 		WHERE s.key = $3 AND {live} AND s.expires_at <= $6
@@ -726,7 +740,7 @@ func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) er
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, r, writeKind{operation: "put", shared: s.puts.Do, alone: s.put, ended: ErrRevoked})
+	return s.write(ctx, r, &s.putting)
 }
 
 // put reports whether no tombstone stood there, and no other user's live session.
@@ -749,24 +763,30 @@ var putSQL = newStatement(`
 // scan reads a row of {columns}. What is wrong with a row is for the session to
 // say, so that a hostile one does not hide the others; an error is the database's.
 func (s *Store) scan(rows pgx.Rows, now time.Time) (*Session, error) {
-	var (
-		key, userKey, payload []byte
-		created, expires      pgtype.Timestamptz // a time.Time would fail on infinity
-	)
-	found := &Session{loadedAt: now}
-	if err := rows.Scan(&key, &userKey, &payload, &found.Version, &created, &expires); err != nil {
+	// All that is read into escapes to the heap: together, it is one allocation.
+	read := &struct {
+		session          Session
+		key, userKey     pgtype.PreallocBytes
+		userKeyArray     [sha256.Size]byte
+		payload          []byte
+		created, expires pgtype.Timestamptz // a time.Time would fail on infinity
+	}{}
+	found := &read.session
+	read.key, read.userKey = found.Handle.sum[:], read.userKeyArray[:]
+	if err := rows.Scan(&read.key, &read.userKey, &read.payload, &found.Version, &read.created, &read.expires); err != nil {
 		return nil, err
 	}
-	copy(found.Handle.sum[:], key)
-	if len(key) != len(found.Handle.sum) || !isPlausible(created) || !isPlausible(expires) {
+	found.loadedAt = now
+	if len(read.key) != len(found.Handle.sum) || !isPlausible(read.created) || !isPlausible(read.expires) {
 		found.broken = ErrTampered
 	} else {
-		found.CreatedAt, found.ExpiresAt = created.Time.UTC(), expires.Time.UTC()
+		found.CreatedAt, found.ExpiresAt = read.created.Time.UTC(), read.expires.Time.UTC()
 		if end := found.CreatedAt.Add(s.absoluteLifetime); s.absoluteLifetime > 0 && end.Before(found.ExpiresAt) {
 			found.ExpiresAt = end
 		}
-		found.UserID, found.values, found.broken = s.codec.decode(found.Handle, userKey, payload)
+		found.UserID, found.values, found.broken = s.codec.decode(found.Handle, read.userKey, read.payload)
 	}
+	read.payload = nil // the session outlives it
 	switch found.broken {
 	case ErrTampered:
 		s.stats.tampered.Add(1)

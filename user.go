@@ -40,9 +40,9 @@ func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*Se
 	branches := make([]string, len(keys))
 	for i, key := range keys {
 		args = append(args, key)
-		branches[i] = fmt.Sprintf(s.sql[underUserKeySQL], len(args))
+		branches[i] = fmt.Sprintf(findByUserKey, len(args))
 	}
-	sql := fmt.Sprintf(s.sql[findByUserSQL], strings.Join(branches, " UNION ALL "))
+	sql := s.fill.Replace(fmt.Sprintf(findByUser, strings.Join(branches, " UNION ALL ")))
 	sessions, err := s.list(ctx, now, sql, args...)
 	if err != nil {
 		return nil, s.wrap("find by user", err)
@@ -50,19 +50,20 @@ func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*Se
 	return sessions, nil
 }
 
-var (
-	findByUserSQL = newStatement(`
+// The table's name is filled in last: it may hold anything.
+const (
+	findByUser = `
 		SELECT {columns}
 		FROM (%s) AS s
 		ORDER BY s.created_at DESC, s.key
-		LIMIT $3`)
+		LIMIT $3`
 
-	underUserKeySQL = newStatement(`
+	findByUserKey = `
 		(SELECT {columns}
 		FROM {sessions} AS s
 		WHERE s.user_key = $%d AND {live} AND octet_length(s.key) = 32
 		ORDER BY s.created_at DESC
-		LIMIT $3)`)
+		LIMIT $3)`
 )
 
 func (s *Store) list(ctx context.Context, now time.Time, sql string, args ...any) ([]*Session, error) {
@@ -166,7 +167,7 @@ func (s *Store) endBatch(ctx context.Context, keys, userKeys [][]byte) (ended in
 // Whoever writes several rows locks them in key order, so that no two wait for
 // each other.
 var endBatchSQL = newStatement(`
-	WITH held AS (
+	WITH pgsession_held AS (
 		SELECT s.key, {live} AS live
 		FROM {sessions} AS s
 		WHERE s.key = ANY($3::bytea[]) AND {stored} AND ($4::bytea[] IS NULL OR s.user_key = ANY($4::bytea[]))
@@ -176,7 +177,7 @@ var endBatchSQL = newStatement(`
 	UPDATE {sessions} AS s
 	SET user_key = NULL, data = NULL, sealed = NULL, version = {next},
 		expires_at = greatest(s.expires_at, $5), expires_hour = greatest(s.expires_hour, $6)
-	FROM held
+	FROM pgsession_held AS held
 	WHERE s.key = held.key AND {stored}
 	RETURNING held.live`)
 

@@ -20,6 +20,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"slices"
 )
@@ -122,15 +123,19 @@ func (a *AEAD) messageCipher(salt []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// deriveKey is steps 3 to 5 of the specification. CBC of a single block is the
-// encryption of that block xored with the initialization vector, so the subkey
-// stands there.
+// deriveKey is steps 3 to 5 of the specification: two single blocks, each xored with
+// the subkey and encrypted. CBC xors with what stands before a block: the
+// initialization vector, and then the first block's ciphertext, which is taken out
+// again.
 func (a *AEAD) deriveKey(salt []byte) [KeySize]byte {
 	key := [KeySize]byte{1: 1, 2: 'X', aes.BlockSize + 1: 2, aes.BlockSize + 2: 'X'}
 	first, second := key[:aes.BlockSize], key[aes.BlockSize:]
 	copy(first[4:], salt)
 	copy(second[4:], salt)
-	cipher.NewCBCEncrypter(a.block, a.subkey[:]).CryptBlocks(first, first)
-	cipher.NewCBCEncrypter(a.block, a.subkey[:]).CryptBlocks(second, second)
+	cbc := cipher.NewCBCEncrypter(a.block, a.subkey[:])
+	cbc.CryptBlocks(first, first)
+	subtle.XORBytes(second, second, a.subkey[:])
+	subtle.XORBytes(second, second, first)
+	cbc.CryptBlocks(second, second)
 	return key
 }
