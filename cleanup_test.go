@@ -1,0 +1,650 @@
+package pgsession_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
+)
+
+// A recorder is a slog.Handler that hands what is logged to a test.
+type recorder chan slog.Record
+
+func newRecorder() recorder { return make(recorder, 1000) }
+
+func (r recorder) Enabled(context.Context, slog.Level) bool { return true }
+func (r recorder) WithAttrs([]slog.Attr) slog.Handler       { return r }
+func (r recorder) WithGroup(string) slog.Handler            { return r }
+
+func (r recorder) Handle(_ context.Context, record slog.Record) error {
+	select {
+	case r <- record:
+	default: // never the reason for a clean-up to hang
+	}
+	return nil
+}
+
+// attributes returns a record's attributes as text.
+func attributes(record slog.Record) map[string]string {
+	attributes := make(map[string]string)
+	record.Attrs(func(attribute slog.Attr) bool {
+		attributes[attribute.Key] = attribute.Value.String()
+		return true
+	})
+	return attributes
+}
+
+// A tracer calls its functions around each query.
+type tracer struct {
+	start func(ctx context.Context, sql string)
+	end   func(sql string)
+}
+
+type tracedSQL struct{}
+
+func (tr *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if tr.start != nil {
+		tr.start(ctx, data.SQL)
+	}
+	return context.WithValue(ctx, tracedSQL{}, data.SQL)
+}
+
+func (tr *tracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if tr.end != nil {
+		tr.end(ctx.Value(tracedSQL{}).(string))
+	}
+}
+
+func isSweep(sql string) bool { return strings.Contains(sql, "ORDER BY s.expires_hour") }
+
+// newTracedStore is newStore, with a trace of its queries.
+func newTracedStore(t testing.TB, traced *tracer, opts ...pgsession.Option) *fixture {
+	t.Helper()
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = traced })
+	return newFixture(t, pool, func(pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
+		return pgsession.New(pool, newCrypto(t, testKey), opts...)
+	}, opts)
+}
+
+// expire writes n rows that expired at the clock's time.
+func (f *fixture) expire(t testing.TB, n int) {
+	t.Helper()
+	f.sql(t, `
+		INSERT INTO sessions (key, sealed, version, created_at, expires_at, expires_hour)
+		SELECT sha256(convert_to(i::text, 'UTF8')), '\x01', 1, $1, $1, date_trunc('hour', $1::timestamptz) + interval '1 hour'
+		FROM generate_series(1, $2::int) AS i`, f.clock.Now(), n)
+}
+
+// lock locks rows, and returns how to let them go.
+func (f *fixture) lock(t testing.TB, condition string, args ...any) pgx.Tx {
+	t.Helper()
+	tx, err := f.pool.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { tx.Rollback(context.Background()) })
+	_, err = tx.Exec(t.Context(), `SELECT key FROM sessions WHERE `+condition+` FOR UPDATE`, args...)
+	require.NoError(t, err)
+	return tx
+}
+
+// waitUntilBlocked returns when a statement waits for what the transaction holds.
+func waitUntilBlocked(t testing.TB, pool *pgxpool.Pool, holder pgx.Tx) {
+	t.Helper()
+	var pid int32
+	require.NoError(t, holder.QueryRow(t.Context(), `SELECT pg_backend_pid()`).Scan(&pid))
+	require.Eventually(t, func() bool {
+		var blocked bool
+		err := pool.QueryRow(t.Context(), `
+			SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND $1::int = ANY(pg_blocking_pids(pid)))`, pid).Scan(&blocked)
+		return err == nil && blocked
+	}, 30*time.Second, 5*time.Millisecond)
+}
+
+func (f *fixture) cleanUp(t testing.TB) int64 {
+	t.Helper()
+	removed, err := f.CleanupExpired(t.Context())
+	require.NoError(t, err)
+	return removed
+}
+
+func TestStore_CleanupExpired(t *testing.T) {
+	t.Parallel()
+	hour := epoch.Truncate(time.Hour)
+	for name, expiry := range map[string]time.Time{
+		"within the hour":          epoch.Add(10 * time.Minute),
+		"on the hour":              hour.Add(time.Hour),
+		"just before the hour":     hour.Add(time.Hour - time.Microsecond),
+		"just after the hour":      hour.Add(time.Hour + time.Microsecond),
+		"on the hour, over a year": hour.AddDate(1, 0, 0),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for name, s := range bothStores(t) {
+				id := s.create(t, ann(1), expiry.Sub(epoch))
+				s.clock.Set(expiry.Add(-time.Microsecond))
+				require.Zero(t, s.cleanUp(t), name)
+				require.Equal(t, 1, s.count(t, id), name)
+				s.clock.Set(expiry)
+				require.EqualValues(t, 1, s.cleanUp(t), name)
+				require.Zero(t, s.rows(t, "true"), name)
+				require.Zero(t, s.cleanUp(t), name)
+			}
+		})
+	}
+	t.Run("nothing else", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t, pgsession.WithAbsoluteLifetime(time.Minute))
+		live := s.create(t, ann(1), 2*time.Hour)
+		s.create(t, ann(2), time.Hour)
+		require.NoError(t, s.KeyValue().Put(t.Context(), "k", nil, time.Hour))
+		s.clock.Advance(time.Hour)
+		require.EqualValues(t, 2, s.cleanUp(t))
+		require.Equal(t, 1, s.rows(t, `key = $1`, key(live)), "a session beyond its absolute lifetime stays until it expires")
+		require.Equal(t, 1, s.rows(t, "true"))
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		s.expire(t, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		removed, err := s.CleanupExpired(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Zero(t, removed)
+		require.Zero(t, s.Stats().LastCleanup)
+		require.Equal(t, 1, s.rows(t, "true"))
+	})
+}
+
+func TestStore_CleanupExpired_Tombstones(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ ttl, stands time.Duration }{
+		"of a short session": {time.Minute, time.Hour},
+		"of an hour":         {time.Hour, time.Hour},
+		"of a long session":  {5 * time.Hour, 5 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			ctx := t.Context()
+			deleted, cycled := s.create(t, ann(1), test.ttl), s.create(t, ann(1), test.ttl)
+			require.NoError(t, s.Delete(ctx, deleted))
+			require.NoError(t, s.Cycle(ctx, cycled, pgsession.NewID(), ann(1), 10*time.Hour))
+			s.clock.Advance(test.stands - time.Microsecond)
+			require.Zero(t, s.cleanUp(t))
+			for _, id := range []pgsession.ID{deleted, cycled} {
+				require.ErrorIs(t, s.Put(ctx, id, ann(2), time.Hour), pgsession.ErrRevoked)
+			}
+			s.clock.Advance(time.Microsecond)
+			require.EqualValues(t, 2, s.cleanUp(t))
+			require.Equal(t, 1, s.rows(t, "true"))
+			require.NoError(t, s.Put(ctx, deleted, ann(2), time.Hour), "its time is over")
+		})
+	}
+}
+
+// TestStore_CleanupExpired_Batches has a trigger count what each transaction removes.
+func TestStore_CleanupExpired_Batches(t *testing.T) {
+	t.Parallel()
+	for name, rows := range map[string]int{"one": 1, "a batch": 1000, "a batch and one": 1001, "a sweep": 10_000, "more than two sweeps": 23_456} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			s.expire(t, rows)
+			live := s.create(t, ann(1), time.Hour)
+			runScript(t, s.pool, `
+				CREATE TABLE removals (transaction bigint, rows bigint);
+				CREATE FUNCTION count_removals() RETURNS trigger LANGUAGE plpgsql AS $$
+				BEGIN
+					INSERT INTO removals SELECT txid_current(), count(*) FROM removed;
+					RETURN NULL;
+				END $$;
+				CREATE TRIGGER count_removals AFTER DELETE ON sessions REFERENCING OLD TABLE AS removed
+					FOR EACH STATEMENT EXECUTE FUNCTION count_removals()`)
+			require.EqualValues(t, rows, s.cleanUp(t))
+			require.Equal(t, 1, s.rows(t, "true"))
+			s.load(t, live)
+
+			var total, largest, transactions int
+			require.NoError(t, s.pool.QueryRow(t.Context(), `
+				SELECT sum(rows), max(rows), count(*)
+				FROM (SELECT sum(rows) AS rows FROM removals GROUP BY transaction) AS t`).Scan(&total, &largest, &transactions))
+			require.Equal(t, rows, total)
+			require.LessOrEqual(t, largest, 1000)
+			require.Equal(t, (rows+999)/1000, transactions)
+			require.EqualValues(t, rows, s.Stats().Cleaned)
+		})
+	}
+}
+
+// TestStore_CleanupExpired_ErrorHalfway breaks the second batch.
+func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
+	t.Parallel()
+	var removals atomic.Int32
+	var ctx context.Context
+	var cancel context.CancelFunc
+	s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
+		if strings.Contains(sql, "DELETE FROM") && removals.Add(1) == 3 {
+			cancel()
+		}
+	}})
+	s.expire(t, 5000)
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	removed, err := s.CleanupExpired(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.EqualValues(t, 2000, removed, "what was removed before the error")
+	require.EqualValues(t, 2000, s.Stats().Cleaned)
+	require.Zero(t, s.Stats().LastCleanup, "it did not succeed")
+	require.EqualValues(t, 3000, s.cleanUp(t))
+}
+
+func TestStore_CleanupExpired_ManyNodes(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const rows, nodes = 15_000, 4
+	s.expire(t, rows)
+	var removed [nodes]int64
+	var errs [nodes]error
+	var group sync.WaitGroup
+	for i := range nodes {
+		node := storeOn(t, s.pool, pgsession.WithClock(s.clock))
+		group.Go(func() { removed[i], errs[i] = node.CleanupExpired(t.Context()) })
+	}
+	group.Wait()
+	require.NoError(t, errors.Join(errs[:]...))
+	total := int64(0)
+	for _, n := range removed {
+		total += n
+	}
+	require.EqualValues(t, rows, total, "each row is removed once, and counted once")
+	require.Zero(t, s.rows(t, "true"))
+}
+
+// TestStore_CleanupExpired_SparesThePutAnew puts an expired session anew after the sweep has seen it.
+func TestStore_CleanupExpired_SparesThePutAnew(t *testing.T) {
+	t.Parallel()
+	t.Run("before the DELETE begins", func(t *testing.T) {
+		t.Parallel()
+		var putAnew func()
+		s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
+			if strings.Contains(sql, "DELETE FROM") {
+				putAnew()
+			}
+		}})
+		id, gone := s.create(t, ann(1), time.Minute), s.create(t, ann(1), time.Minute)
+		s.clock.Advance(time.Hour)
+		putAnew = func() { require.NoError(t, s.Put(t.Context(), id, ann(2), time.Hour)) }
+		require.EqualValues(t, 1, s.cleanUp(t))
+		require.Equal(t, 2, s.count(t, id))
+		require.Zero(t, s.rows(t, `key = $1`, key(gone)))
+	})
+	t.Run("while the DELETE waits", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		id, gone := s.create(t, ann(1), time.Minute), s.create(t, ann(1), time.Minute)
+		s.clock.Advance(time.Hour)
+		writer := s.lock(t, `key = $1`, key(id))
+		type outcome struct {
+			removed int64
+			err     error
+		}
+		done := make(chan outcome, 1)
+		go func() {
+			removed, err := s.CleanupExpired(t.Context())
+			done <- outcome{removed, err}
+		}()
+		waitUntilBlocked(t, s.pool, writer)
+		_, err := writer.Exec(t.Context(), `UPDATE sessions SET expires_at = $2, expires_hour = $2, version = version + 1 WHERE key = $1`,
+			key(id), s.clock.Now().Add(time.Hour))
+		require.NoError(t, err)
+		require.NoError(t, writer.Commit(t.Context()))
+		require.Equal(t, outcome{removed: 1}, <-done)
+		require.Equal(t, 1, s.count(t, id))
+		require.Zero(t, s.rows(t, `key = $1`, key(gone)))
+	})
+}
+
+// TestStore_CleanupExpired_HostileRows plants more rows than a sweep takes whose hour
+// is not the one that belongs to their expiry.
+func TestStore_CleanupExpired_HostileRows(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		expiresAt, expiresHour string
+		removed                int64
+	}{
+		"live, of a past hour":         {`'2026-03-15Z'`, `'2020-01-01Z'`, 0},
+		"for ever, of a past hour":     {`'infinity'`, `'2020-01-01Z'`, 0},
+		"for ever, since ever":         {`'infinity'`, `'-infinity'`, 0},
+		"expired, of a coming hour":    {`'2020-01-01Z'`, `'2030-01-01Z'`, 0},
+		"expired, of no hour":          {`'-infinity'`, `'infinity'`, 0},
+		"expired, since ever":          {`'-infinity'`, `'-infinity'`, 12_000},
+		"expired, between whole hours": {`'2026-03-14 15:00:01Z'`, `'2026-03-14 15:00:02Z'`, 12_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			s.sql(t, `INSERT INTO sessions (key, sealed, version, created_at, expires_at, expires_hour)
+				SELECT sha256(convert_to(i::text, 'UTF8')), '\x01', 1, '2020-01-01Z', `+test.expiresAt+`, `+test.expiresHour+`
+				FROM generate_series(1, 12000) AS i`)
+			mine := s.create(t, ann(1), time.Microsecond)
+			s.clock.Advance(time.Microsecond)
+			require.Equal(t, test.removed+1, s.cleanUp(t))
+			require.Zero(t, s.rows(t, `key = $1`, key(mine)), "what has expired goes all the same")
+		})
+	}
+	t.Run("keys of any length", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		s.sql(t, `INSERT INTO sessions (key, version, created_at, expires_at, expires_hour)
+			SELECT convert_to(repeat('k', i), 'UTF8'), i, 'infinity', '2020-01-01Z', '2020-01-01Z' FROM generate_series(0, 100) AS i`)
+		require.EqualValues(t, 101, s.cleanUp(t))
+	})
+}
+
+// TestStore_SpawnCleanup_WholeHours waits for a sweep that begins after the rows are there, and for its end.
+func TestStore_SpawnCleanup_WholeHours(t *testing.T) {
+	t.Parallel()
+	sweeps := make(chan struct{})
+	ended, end := context.WithCancel(t.Context())
+	defer end()
+	s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
+		if isSweep(sql) {
+			select {
+			case sweeps <- struct{}{}:
+			case <-ended.Done():
+			}
+		}
+	}})
+	hour := epoch.Truncate(time.Hour).Add(2 * time.Hour) // 17:00
+	for _, expiry := range []time.Time{
+		hour.Add(-time.Hour), hour.Add(-time.Microsecond), hour, hour.Add(time.Microsecond), hour.Add(30 * time.Minute), hour.Add(time.Hour),
+	} {
+		s.create(t, ann(1), expiry.Sub(epoch))
+	}
+	cleanup := s.SpawnCleanup(t.Context(), time.Millisecond)
+	defer cleanup.Stop()
+	defer end()
+	for _, step := range []struct {
+		now  time.Time
+		left int
+	}{
+		{hour.Add(-time.Hour - time.Microsecond), 6},
+		{hour.Add(-time.Hour), 5},
+		{hour.Add(-time.Microsecond), 5}, // one has expired, and its hour is not over
+		{hour, 3},
+		{hour.Add(45 * time.Minute), 3},
+		{hour.Add(time.Hour - time.Microsecond), 3},
+		{hour.Add(time.Hour), 0},
+	} {
+		s.clock.Set(step.now)
+		<-sweeps // may have read the clock before
+		<-sweeps
+		<-sweeps // the one before has ended
+		require.Equal(t, step.left, s.rows(t, "true"), step.now)
+	}
+	s.clock.Set(epoch)
+	s.create(t, ann(1), time.Microsecond)
+	s.clock.Set(epoch.Add(time.Microsecond))
+	<-sweeps
+	<-sweeps
+	<-sweeps
+	require.Equal(t, 1, s.rows(t, "true"))
+	require.EqualValues(t, 1, s.cleanUpBeside(t, sweeps), "CleanupExpired takes the hour's own too")
+}
+
+// cleanUpBeside is cleanUp where a trace holds each sweep until it is received.
+func (f *fixture) cleanUpBeside(t testing.TB, sweeps <-chan struct{}) int64 {
+	t.Helper()
+	done := make(chan struct{})
+	var removed int64
+	var err error
+	go func() {
+		defer close(done)
+		removed, err = f.CleanupExpired(t.Context())
+	}()
+	for {
+		select {
+		case <-sweeps:
+		case <-done:
+			require.NoError(t, err)
+			return removed
+		}
+	}
+}
+
+func TestStore_SpawnCleanup_Panics(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	for _, interval := range []time.Duration{0, -1, -time.Hour} {
+		require.Panics(t, func() { s.SpawnCleanup(t.Context(), interval) })
+	}
+}
+
+func TestStore_SpawnCleanup_Log(t *testing.T) {
+	t.Parallel()
+	log := newRecorder()
+	swept := make(chan struct{}, 1000)
+	s := newTracedStore(t, &tracer{end: func(sql string) {
+		if isSweep(sql) {
+			swept <- struct{}{}
+		}
+	}}, pgsession.WithLogger(slog.New(log)))
+
+	t.Run("nothing for nothing", func(t *testing.T) {
+		s.create(t, ann(1), time.Hour)
+		cleanup := s.SpawnCleanup(t.Context(), time.Millisecond)
+		for range 5 {
+			<-swept
+		}
+		cleanup.Stop()
+		require.Empty(t, log)
+		require.Equal(t, 1, s.rows(t, "true"))
+		require.Equal(t, epoch, s.Stats().LastCleanup)
+	})
+	t.Run("a failure, and then a success", func(t *testing.T) {
+		s.sql(t, `ALTER TABLE sessions RENAME TO elsewhere`)
+		s.clock.Advance(2 * time.Hour)
+		cleanup := s.SpawnCleanup(t.Context(), 10*time.Millisecond)
+		defer cleanup.Stop()
+		for range 2 {
+			warning := <-log
+			require.Equal(t, slog.LevelWarn, warning.Level)
+			require.Equal(t, "pgsession: clean-up failed", warning.Message)
+			require.Contains(t, attributes(warning)["error"], "pgsession: clean up: ")
+			require.Contains(t, attributes(warning)["error"], "42P01")
+			require.Equal(t, "0", attributes(warning)["removed"])
+		}
+		s.sql(t, `ALTER TABLE elsewhere RENAME TO sessions`)
+		success := <-log
+		for success.Level == slog.LevelWarn {
+			success = <-log
+		}
+		require.Equal(t, slog.LevelDebug, success.Level)
+		require.Equal(t, "pgsession: clean-up", success.Message)
+		require.Equal(t, "1", attributes(success)["removed"])
+		require.Equal(t, []string{"removed", "took"}, slices.Sorted(maps.Keys(attributes(success))))
+		require.Zero(t, s.rows(t, "true"))
+	})
+	t.Run("nothing for a cancellation", func(t *testing.T) {
+		s.expire(t, 1)
+		s.clock.Advance(time.Hour)
+		holder := s.lock(t, "true")
+		ctx, cancel := context.WithCancel(t.Context())
+		cleanup := s.SpawnCleanup(ctx, time.Millisecond)
+		waitUntilBlocked(t, s.pool, holder)
+		cancel()
+		cleanup.Stop()
+		require.Empty(t, log)
+		require.NoError(t, holder.Rollback(t.Context()))
+		require.Equal(t, 1, s.rows(t, "true"))
+	})
+}
+
+func TestCleanup_Stop(t *testing.T) {
+	t.Parallel()
+	t.Run("twice", func(t *testing.T) {
+		t.Parallel()
+		cleanup := newStore(t).SpawnCleanup(t.Context(), time.Hour)
+		cleanup.Stop()
+		cleanup.Stop()
+	})
+	t.Run("concurrently", func(t *testing.T) {
+		t.Parallel()
+		cleanup := newStore(t).SpawnCleanup(t.Context(), time.Millisecond)
+		var group sync.WaitGroup
+		for range 10 {
+			group.Go(cleanup.Stop)
+		}
+		group.Wait()
+	})
+	t.Run("after its context's end", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancel(t.Context())
+		cleanup := newStore(t).SpawnCleanup(ctx, time.Millisecond)
+		cancel()
+		cleanup.Stop()
+	})
+	t.Run("of one among several", func(t *testing.T) {
+		t.Parallel()
+		swept := make(chan struct{}, 1000)
+		s := newTracedStore(t, &tracer{end: func(sql string) {
+			if isSweep(sql) {
+				select {
+				case swept <- struct{}{}:
+				default:
+				}
+			}
+		}})
+		one, other := s.SpawnCleanup(t.Context(), time.Hour), s.SpawnCleanup(t.Context(), time.Millisecond)
+		one.Stop()
+		<-swept
+		other.Stop()
+	})
+	t.Run("while a sweep waits for a lock", func(t *testing.T) {
+		t.Parallel()
+		s := newStore(t)
+		s.expire(t, 3)
+		s.clock.Advance(time.Hour)
+		holder := s.lock(t, "true")
+		cleanup := s.SpawnCleanup(t.Context(), time.Millisecond)
+		waitUntilBlocked(t, s.pool, holder)
+		started := time.Now()
+		cleanup.Stop()
+		require.Less(t, time.Since(started), 10*time.Second, "it does not wait for the sweep's own timeout")
+		require.NoError(t, holder.Rollback(t.Context()))
+		require.Equal(t, 3, s.rows(t, "true"))
+	})
+}
+
+// TestStore_SpawnCleanup_Schedule runs hours of clean-ups, by a clock of the test's own,
+// against a server that does not answer: each run is seen by its attempt to connect, and
+// by its warning.
+func TestStore_SpawnCleanup_Schedule(t *testing.T) {
+	t.Parallel()
+	const interval = time.Hour
+	// newPool returns a pool in the bubble, and calls connect in place of a dial.
+	newPool := func(t *testing.T, connect func(ctx context.Context)) *pgxpool.Pool {
+		config, err := pgxpool.ParseConfig("postgres://nobody@192.0.2.1/nothing?sslmode=disable")
+		require.NoError(t, err)
+		config.ConnConfig.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			connect(ctx)
+			return nil, errors.New("no server")
+		}
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		return pool
+	}
+	t.Run("begins within the interval, and keeps it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			pool := newPool(t, func(context.Context) {})
+			started := time.Now()
+			firsts := make(map[time.Duration]bool)
+			for range 20 {
+				log := newRecorder()
+				cleanup := storeOn(t, pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), interval)
+				began := time.Now()
+				first := (<-log).Time
+				require.LessOrEqual(t, first.Sub(began), interval+time.Second)
+				require.InDelta(t, interval, (<-log).Time.Sub(first), float64(time.Second))
+				require.InDelta(t, 2*interval, (<-log).Time.Sub(first), float64(time.Second))
+				cleanup.Stop()
+				firsts[first.Sub(began).Truncate(time.Second)] = true
+			}
+			require.Greater(t, len(firsts), 10, "nodes that start together do not sweep together")
+			require.Greater(t, time.Since(started), 20*2*interval)
+		})
+	})
+	t.Run("ends with its context", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log := newRecorder()
+			ctx, cancel := context.WithCancel(t.Context())
+			storeOn(t, newPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(ctx, interval)
+			<-log
+			cancel()
+			synctest.Wait()
+			<-time.After(24 * time.Hour)
+			require.Empty(t, log)
+		})
+	})
+	t.Run("a context that has ended", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log := newRecorder()
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			cleanup := storeOn(t, newPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(ctx, 1)
+			cleanup.Stop()
+			require.Empty(t, log)
+		})
+	})
+	t.Run("never overlaps", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log := newRecorder()
+			var running, most, runs atomic.Int32
+			pool := newPool(t, func(context.Context) {
+				most.Store(max(most.Load(), running.Add(1)))
+				runs.Add(1)
+				<-time.After(10 * time.Second)
+				running.Add(-1)
+			})
+			cleanup := storeOn(t, pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), time.Second)
+			var times []time.Time
+			for range 10 {
+				times = append(times, (<-log).Time)
+			}
+			cleanup.Stop()
+			require.EqualValues(t, 1, most.Load())
+			require.GreaterOrEqual(t, runs.Load(), int32(10))
+			for i := range times[1:] {
+				require.InDelta(t, 11*time.Second, times[i+1].Sub(times[i]), float64(time.Second), "a long run delays the next")
+			}
+		})
+	})
+	t.Run("a server that hangs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log := newRecorder()
+			pool := newPool(t, func(ctx context.Context) { <-ctx.Done() })
+			started := time.Now()
+			cleanup := storeOn(t, pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), time.Second)
+			warning := <-log
+			require.Equal(t, slog.LevelWarn, warning.Level)
+			require.LessOrEqual(t, warning.Time.Sub(started), 31*time.Second)
+			cleanup.Stop()
+		})
+	})
+}
