@@ -448,6 +448,7 @@ func TestStore_Cycle(t *testing.T) {
 func TestStore_Cycle_Race(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
+	current := s.create(t, ann(0), time.Hour)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var watchers sync.WaitGroup
@@ -462,8 +463,6 @@ func TestStore_Cycle_Race(t *testing.T) {
 			}
 		})
 	}
-	current := s.create(t, ann(0), time.Hour)
-	s.load(t, current)
 	for round := range 30 {
 		const racers = 4
 		var (
