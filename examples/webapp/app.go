@@ -91,8 +91,8 @@ func (b badRequest) Unwrap() error { return b.error }
 // fail answers a request that failed. Only ErrNotFound means that the visitor's session has ended; whatever else comes from the
 // store is an outage, in which the cookie stays and nobody is told that they are logged out.
 func (a *App) fail(w http.ResponseWriter, r *http.Request, err error) {
-	status, title, content := http.StatusServiceUnavailable, "Out of order",
-		failure{Text: "Something is out of order here. You have not been logged out: please try again in a moment."}
+	status, title, content := http.StatusServiceUnavailable, "Something is out of order",
+		failure{Text: "You have not been logged out: please try again in a moment."}
 	var tooLarge *http.MaxBytesError
 	var malformed badRequest
 	switch {
