@@ -580,3 +580,15 @@ func TestBrowserName(t *testing.T) {
 		require.Equal(t, want, browserName(userAgent), userAgent)
 	}
 }
+
+func TestAccounts_UnknownNameTakesAsLong(t *testing.T) {
+	t.Parallel()
+	accounts := demoAccounts()
+	duration := func(name string) time.Duration {
+		started := time.Now()
+		require.False(t, accounts.accepts(name, "wrong"))
+		return time.Since(started)
+	}
+	// Without the work it takes less than a thousandth.
+	require.Greater(t, duration("carol"), duration("alice")/10)
+}
