@@ -26,8 +26,8 @@ type App struct {
 }
 
 // NewApp returns the application's handler. Secure says that browsers reach it by TLS.
-func NewApp(sessions *pgsession.Store, secure bool, log *slog.Logger) http.Handler {
-	a := &App{sessions: sessions, accounts: demoAccounts(), secure: secure, log: log}
+func NewApp(sessions *pgsession.Store, accounts accounts, secure bool, log *slog.Logger) http.Handler {
+	a := &App{sessions: sessions, accounts: accounts, secure: secure, log: log}
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", a.page(a.showNotes))

@@ -30,6 +30,9 @@ const (
 	safari         = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1"
 )
 
+// testAccounts hashes the passwords once: it takes its time.
+var testAccounts = sync.OnceValue(demoAccounts)
+
 // A site is the application on a server and a table of its own.
 type site struct {
 	*httptest.Server
@@ -47,7 +50,7 @@ func newSite(t *testing.T, pool *pgxpool.Pool, secure bool) *site {
 	store := pgsession.New(pool, crypto, pgsession.WithClock(clock), pgsession.WithLogger(log), pgsession.WithAbsoluteLifetime(absoluteLifetime))
 	require.NoError(t, store.Init(t.Context()))
 	pgtest.AfterInit(t, pool, "sessions")
-	server := httptest.NewUnstartedServer(NewApp(store, secure, log))
+	server := httptest.NewUnstartedServer(NewApp(store, testAccounts(), secure, log))
 	if secure {
 		server.StartTLS()
 	} else {
@@ -583,7 +586,7 @@ func TestBrowserName(t *testing.T) {
 
 func TestAccounts_UnknownNameTakesAsLong(t *testing.T) {
 	t.Parallel()
-	accounts := demoAccounts()
+	accounts := testAccounts()
 	duration := func(name string) time.Duration {
 		started := time.Now()
 		require.False(t, accounts.accepts(name, "wrong"))

@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, log *sl
 	defer cleanup.Stop()
 
 	server := &http.Server{
-		Handler:           NewApp(sessions, tls || *behindTLS, log),
+		Handler:           NewApp(sessions, demoAccounts(), tls || *behindTLS, log),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
