@@ -113,7 +113,7 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 var userSessionsSQL = newStatement(`
 	SELECT s.key
 	FROM {sessions} AS s
-	WHERE s.user_key = ANY($1::bytea[]) AND s.key <> ALL($2::bytea[])`)
+	WHERE s.user_key = ANY($1::bytea[]) AND {stored} AND s.key <> ALL($2::bytea[])`)
 
 // endAll ends what find finds. A session that is cycled between the look and the
 // end lives on under a key that was not seen; so it looks again, until it has ended

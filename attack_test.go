@@ -1,0 +1,214 @@
+package pgsession_test
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+)
+
+// TestAttack_Table is somebody who may write the table: what they do to a row, and
+// what must come of it. In each case another user's session beside it goes on, and is
+// listed.
+func TestAttack_Table(t *testing.T) {
+	t.Parallel()
+	const (
+		// $1 is the victim's key, $2 the attacker's, who has a session too.
+		flip       = `UPDATE sessions SET sealed = set_byte(sealed, %d, get_byte(sealed, %d) # 1) WHERE key = $1 AND $2::bytea IS NOT NULL`
+		transplant = `UPDATE sessions SET sealed = (SELECT sealed FROM sessions WHERE key = $2) WHERE key = $1`
+	)
+	type outcome struct {
+		load error // nil: the session loads, and is what it was
+		// lists is under whose name the session is listed, and "" where nowhere.
+		lists string
+	}
+	for name, attack := range map[string]struct {
+		sql  string
+		want outcome
+	}{
+		// What they cannot do: read, forge, edit or transplant.
+		"another row's payload":          {transplant, outcome{pgsession.ErrTampered, "ann"}},
+		"another row's payload and user": {`UPDATE sessions SET (sealed, user_key) = (SELECT sealed, user_key FROM sessions WHERE key = $2) WHERE key = $1`, outcome{pgsession.ErrTampered, "mallory"}},
+		"another user's label":           {`UPDATE sessions SET user_key = (SELECT user_key FROM sessions WHERE key = $2) WHERE key = $1`, outcome{pgsession.ErrTampered, "mallory"}},
+		"a guest's label":                {`UPDATE sessions SET user_key = NULL WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, ""}},
+		"a label cut short":              {`UPDATE sessions SET user_key = substring(user_key FROM 1 FOR 31) WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, ""}},
+		"an empty label":                 {`UPDATE sessions SET user_key = '' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, ""}},
+		"a large label":                  {`UPDATE sessions SET user_key = decode(repeat('00', 2000), 'hex') WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, ""}},
+		"the format":                     {fmt.Sprintf(flip, 0, 0), outcome{pgsession.ErrTampered, "ann"}},
+		"the key id":                     {fmt.Sprintf(flip, 1, 1), outcome{pgsession.ErrUnknownKey, "ann"}},
+		"the salt":                       {fmt.Sprintf(flip, 5, 5), outcome{pgsession.ErrTampered, "ann"}},
+		"the nonce":                      {fmt.Sprintf(flip, 17, 17), outcome{pgsession.ErrTampered, "ann"}},
+		"the ciphertext":                 {fmt.Sprintf(flip, 30, 30), outcome{pgsession.ErrTampered, "ann"}},
+		"the tag":                        {`UPDATE sessions SET sealed = set_byte(sealed, length(sealed) - 1, get_byte(sealed, length(sealed) - 1) # 1) WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"an empty payload":               {`UPDATE sessions SET sealed = '' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"one byte":                       {`UPDATE sessions SET sealed = '\x01' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"the header alone":               {`UPDATE sessions SET sealed = substring(sealed FROM 1 FOR 29) WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"the last byte gone":             {`UPDATE sessions SET sealed = substring(sealed FROM 1 FOR length(sealed) - 1) WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"a byte more":                    {`UPDATE sessions SET sealed = sealed || '\x00' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"16 MiB of zeros":                {`UPDATE sessions SET sealed = decode(repeat('00', 16777216), 'hex') WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"values in clear":                {`UPDATE sessions SET sealed = NULL, data = '{"Name":"ann","Count":1}' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"values in clear beside":         {`UPDATE sessions SET data = '{"Name":"mallory","Count":99}' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"a plaintext store's row":        {`UPDATE sessions SET sealed = NULL, data = '{"Name":"ann","Count":1}', user_key = 'ann' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, ""}},
+		"an endless expiry":              {`UPDATE sessions SET expires_at = 'infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"the year 294276":                {`UPDATE sessions SET expires_at = '294276-01-01' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"an endless beginning":           {`UPDATE sessions SET created_at = 'infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"4713 BC":                        {`UPDATE sessions SET created_at = '4713-01-01 BC' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrNotFound, ""}},
+
+		// What they can do, since no seal covers it: delete, move the times, put
+		// nonsense where nothing depends on it.
+		"the row gone":        {`DELETE FROM sessions WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrNotFound, ""}},
+		"a tombstone":         {`UPDATE sessions SET sealed = NULL WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrNotFound, ""}},
+		"an expiry of before": {`UPDATE sessions SET expires_at = '-infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrNotFound, ""}},
+		"the largest version": {`UPDATE sessions SET version = 9223372036854775807 WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"the least version":   {`UPDATE sessions SET version = -9223372036854775808 WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"an endless hour":     {`UPDATE sessions SET expires_hour = 'infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"an hour of before":   {`UPDATE sessions SET expires_hour = '-infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"a short key beside":  {`INSERT INTO sessions SELECT '\x00', user_key, data, sealed, version, created_at, expires_at, expires_hour FROM sessions WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"a long key beside":   {`INSERT INTO sessions SELECT key || '\x00', user_key, data, sealed, version, created_at, expires_at, expires_hour FROM sessions WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			ctx := t.Context()
+			bystander := s.create(t, ann(7), time.Hour)
+			s.clock.Advance(time.Second)
+			victim := s.create(t, ann(1), time.Hour)
+			attacker := s.create(t, pgsession.Data{UserID: "mallory", Values: profile{"mallory", 99}}, time.Hour)
+			s.sql(t, attack.sql, key(victim), key(attacker))
+
+			session, err := s.Load(ctx, victim)
+			require.ErrorIs(t, err, attack.want.load)
+			if attack.want.load == nil {
+				require.Equal(t, "ann", session.UserID)
+				require.Equal(t, 1, s.count(t, victim))
+			}
+			for _, user := range []string{"ann", "mallory", "ann2"} {
+				found, err := s.FindByUser(ctx, user, 0)
+				require.NoError(t, err)
+				require.Equal(t, attack.want.lists == user, contains(found, victim), user)
+				require.Equal(t, user == "ann", contains(found, bystander), user)
+				for _, session := range found {
+					if session.Handle == victim.Handle() && attack.want.load != nil {
+						require.ErrorIs(t, session.Decode(&profile{}), attack.want.load)
+						require.Empty(t, session.UserID)
+						require.ErrorIs(t, s.Save(ctx, bystander, session.Data(), time.Hour), pgsession.ErrEncode)
+					}
+				}
+			}
+			all := 0
+			for _, err := range s.All(ctx) {
+				require.NoError(t, err)
+				all++
+			}
+			require.GreaterOrEqual(t, all, 2)
+
+			// A hostile row takes nothing down, and can be ended.
+			_, err = s.Reseal(ctx)
+			require.NoError(t, ignore(err, pgsession.ErrUnknownKey, pgsession.ErrTampered))
+			require.NoError(t, s.Touch(ctx, bystander, 2*time.Hour))
+			require.NoError(t, s.Delete(ctx, victim))
+			_, err = s.Load(ctx, victim)
+			require.ErrorIs(t, err, pgsession.ErrNotFound)
+			_, err = s.CleanupExpired(ctx)
+			require.NoError(t, err)
+			require.NoError(t, s.Check(ctx))
+			require.Equal(t, 7, s.count(t, bystander))
+			_, err = s.DeleteByUser(ctx, "ann")
+			require.NoError(t, err)
+			_, err = s.DeleteAll(ctx)
+			require.NoError(t, err)
+		})
+	}
+}
+
+func contains(sessions []*pgsession.Session, id pgsession.ID) bool {
+	for _, session := range sessions {
+		if session.Handle == id.Handle() {
+			return true
+		}
+	}
+	return false
+}
+
+func ignore(err error, expected ...error) error {
+	for _, e := range expected {
+		if errors.Is(err, e) {
+			return nil
+		}
+	}
+	return err
+}
+
+// TestAttack_OlderPayload puts an older payload of the same session back: the one
+// forgery that no seal of single rows prevents. It loads.
+func TestAttack_OlderPayload(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	id := s.create(t, ann(1), time.Hour)
+	var older []byte
+	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT sealed FROM sessions`).Scan(&older))
+	require.NoError(t, s.Save(t.Context(), id, ann(2), time.Hour))
+	s.sql(t, `UPDATE sessions SET sealed = $1`, older)
+	require.Equal(t, 1, s.count(t, id))
+}
+
+// TestAttack_OtherStore has each kind of store read what the other wrote.
+func TestAttack_OtherStore(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	plaintext := pgsession.Plaintext(s.pool, pgsession.WithClock(s.clock))
+	sealed := s.create(t, ann(1), time.Hour)
+	plain, err := plaintext.Create(t.Context(), ann(1), time.Hour)
+	require.NoError(t, err)
+	_, err = plaintext.Load(t.Context(), sealed)
+	require.ErrorIs(t, err, pgsession.ErrUnknownKey)
+	_, err = s.Load(t.Context(), plain)
+	require.ErrorIs(t, err, pgsession.ErrTampered)
+	require.ErrorIs(t, s.Save(t.Context(), plain, ann(2), time.Hour), pgsession.ErrUserChanged)
+}
+
+// TestAttack_StolenTable reads the whole table as text, and finds nothing.
+func TestAttack_StolenTable(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const user, value = "ann.user@example.org", "a very private value"
+	id := s.create(t, pgsession.Data{UserID: user, Values: profile{Name: value}}, time.Hour)
+	again := s.create(t, pgsession.Data{UserID: user, Values: profile{Name: value}}, time.Hour)
+	var dump string
+	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT string_agg(s::text, ' ') FROM sessions AS s`).Scan(&dump))
+	for _, secret := range []string{user, value, id.Token(), again.Token()} {
+		require.NotContains(t, dump, secret)
+		require.NotContains(t, dump, hex.EncodeToString([]byte(secret)))
+	}
+	require.Equal(t, 2, s.rows(t, `s.sealed IS DISTINCT FROM (SELECT sealed FROM sessions WHERE key <> s.key)`), "the same values look different")
+
+	other := pgsession.New(s.pool, newCrypto(t, pgsession.GenerateKey()), pgsession.WithClock(s.clock))
+	_, err := other.Load(t.Context(), id)
+	require.ErrorIs(t, err, pgsession.ErrUnknownKey)
+	found, err := other.FindByUser(t.Context(), user, 0)
+	require.NoError(t, err)
+	require.Empty(t, found)
+}
+
+// TestAttack_PlantedID offers an id that was not minted here: it never becomes a
+// session by any operation but Put, and Put's users derive theirs.
+func TestAttack_PlantedID(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	planted, err := pgsession.ParseID(pgsession.NewID().Token())
+	require.NoError(t, err)
+	for name, err := range map[string]error{
+		"Save":   s.Save(t.Context(), planted, ann(1), time.Hour),
+		"Update": s.Update(t.Context(), planted, time.Hour, keep(1)),
+		"Touch":  s.Touch(t.Context(), planted, time.Hour),
+		"Cycle":  s.Cycle(t.Context(), planted, pgsession.NewID(), ann(1), time.Hour),
+	} {
+		require.ErrorIs(t, err, pgsession.ErrNotFound, name)
+	}
+	require.Zero(t, s.rows(t, "true"))
+}
