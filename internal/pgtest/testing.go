@@ -27,8 +27,8 @@ var shared struct {
 	err    error
 }
 
-func sharedServer(t testing.TB) *Server {
-	t.Helper()
+// Shared returns the server that all tests of a binary share, for examples, which have no testing.TB. Main stops it.
+func Shared() (*Server, error) {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server == nil && shared.err == nil {
@@ -36,8 +36,14 @@ func sharedServer(t testing.TB) *Server {
 			fmt.Fprintf(os.Stderr, format+"\n", args...)
 		})
 	}
-	require.NoError(t, shared.err)
-	return shared.server
+	return shared.server, shared.err
+}
+
+func sharedServer(t testing.TB) *Server {
+	t.Helper()
+	server, err := Shared()
+	require.NoError(t, err)
+	return server
 }
 
 // Main is for TestMain: it runs the tests, stops the server they shared and exits. After the server is gone it calls check, if it is
