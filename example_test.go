@@ -2,6 +2,7 @@ package pgsession_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,8 +19,12 @@ import (
 // exampleStore is what an application has from its start-up: see the package's
 // example.
 func exampleStore() (store *pgsession.Store, stop func()) {
+	return exampleStoreWith(must(pgsession.NewCrypto(pgsession.GenerateKey())))
+}
+
+func exampleStoreWith(crypto *pgsession.Crypto) (store *pgsession.Store, stop func()) {
 	pool := must(pgxpool.New(context.Background(), must(pgtest.Shared()).URL()))
-	store = pgsession.New(pool, must(pgsession.NewCrypto(pgsession.GenerateKey())))
+	store = pgsession.New(pool, crypto, pgsession.WithTable("example "+rand.Text()))
 	if err := store.Init(context.Background()); err != nil {
 		panic(err)
 	}
@@ -179,12 +184,12 @@ func ExampleStore_FindByUser() {
 
 // A rotation in three steps, each on all nodes before the next begins.
 func ExampleCrypto_SetKeys() {
-	store, stop := exampleStore()
-	defer stop()
 	ctx := context.Background()
-
 	old, fresh := pgsession.GenerateKey(), pgsession.GenerateKey()
 	crypto, _ := pgsession.NewCrypto(old)
+	store, stop := exampleStoreWith(crypto)
+	defer stop()
+
 	// 1. Every node can open what the new key seals.
 	if err := crypto.SetKeys(old, fresh); err != nil {
 		panic(err)
