@@ -443,6 +443,7 @@ func TestConformance_CancelledContext(t *testing.T) {
 			} {
 				require.ErrorIs(t, run(), context.Canceled, name)
 			}
+			require.ErrorIs(t, f.Revoke(ctx, "", pgsession.NewID().Handle()), pgsession.ErrNotFound, "there is nothing to ask")
 			require.Equal(t, pgsession.Unhealthy, f.Health(ctx).Status)
 			require.ErrorIs(t, f.Health(ctx).Err, context.Canceled)
 			require.NoError(t, f.Check(t.Context()))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"iter"
 	"log/slog"
 	"reflect"
@@ -24,6 +25,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// A few seconds' worth; -rapid.checks=1000 on the command line has the last word.
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
+	}
 	pgtest.Main(m, func() error { return goleak.Find() })
 }
 
@@ -196,6 +201,34 @@ func TestStore_SpawnCleanup(t *testing.T) {
 		s.SpawnCleanup(ctx, time.Hour)
 		cancel()
 		require.Panics(t, func() { s.SpawnCleanup(ctx, 0) })
+	})
+}
+
+// A slowClock tells the time when it is let go.
+type slowClock struct{ asked, letGo chan struct{} }
+
+func (c slowClock) Now() time.Time {
+	c.asked <- struct{}{}
+	<-c.letGo
+	return epoch
+}
+
+func TestCleanup_StopWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		clock := slowClock{make(chan struct{}), make(chan struct{})}
+		cleanup := pgsessiontest.New(pgsession.WithClock(clock)).SpawnCleanup(t.Context(), time.Hour)
+		<-clock.asked
+		stopped := false
+		go func() {
+			cleanup.Stop()
+			stopped = true
+		}()
+		synctest.Wait()
+		require.False(t, stopped, "while a run is under way")
+		close(clock.letGo)
+		synctest.Wait()
+		require.True(t, stopped)
 	})
 }
 
