@@ -1,0 +1,294 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/alexedwards/scs/pgxstore"
+	"github.com/alexedwards/scs/postgresstore"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgsession/pgsession"
+)
+
+// timeToLive is a rolling expiry, as web applications have it.
+const timeToLive = 24 * time.Hour
+
+// minSize is what a value's own part takes.
+const minSize = 16
+
+// clockSpeed makes a session's expiry move as it would where the same session is
+// saved once in some minutes, though here it is its turn again after seconds.
+const clockSpeed = 10
+
+type fastClock struct{ start time.Time }
+
+func (c fastClock) Now() time.Time { return c.start.Add(clockSpeed * time.Since(c.start)) }
+
+// A target is one store, opened over one network.
+type target interface {
+	load(ctx context.Context, session int) ([]byte, error)
+	save(ctx context.Context, session int, value []byte) error
+}
+
+// A contender is a store with a table of its own.
+type contender struct {
+	name  string
+	table string // as to_regclass takes it
+	open  func(connections) target
+	// fill makes the table, with all sessions of the data set.
+	fill func(ctx context.Context, c connections) error
+}
+
+// connections are the pools that all contenders share, over one network.
+type connections struct {
+	pgx *pgxpool.Pool
+	sql *sql.DB
+}
+
+// A dataSet is the sessions that every contender holds.
+type dataSet struct {
+	tokens []string // as the cookies have them
+	keys   [][]byte // of those tokens' rows in this library's table
+	size   int
+	body   []byte
+	clock  fastClock
+}
+
+func newDataSet(sessions, size int) (*dataSet, error) {
+	d := &dataSet{tokens: make([]string, sessions), keys: make([][]byte, sessions), size: size, body: make([]byte, size), clock: fastClock{time.Now()}}
+	for i := range sessions {
+		id := pgsession.NewID()
+		key, err := hex.DecodeString(id.Handle().String())
+		if err != nil {
+			return nil, err
+		}
+		d.tokens[i], d.keys[i] = id.Token(), key
+	}
+	// Random bytes: nobody gains by compression.
+	random := rand.NewChaCha8([32]byte{})
+	random.Read(d.body)
+	return d, nil
+}
+
+// value returns what session i holds after so many saves: its number, the count, and
+// bytes that are the same for all.
+func (d *dataSet) value(session int, saves uint64) []byte {
+	value := slices.Clone(d.body)
+	binary.BigEndian.PutUint64(value, uint64(session))
+	binary.BigEndian.PutUint64(value[8:], saves)
+	return value
+}
+
+// check looks whether value is one of the session's.
+func (d *dataSet) check(session int, value []byte) error {
+	if len(value) != d.size || binary.BigEndian.Uint64(value) != uint64(session) || !bytes.Equal(value[16:], d.body[16:]) {
+		return fmt.Errorf("session %d: not the value that was saved", session)
+	}
+	return nil
+}
+
+// userOf gives each user two sessions.
+func userOf(session int) string { return "user-" + strconv.Itoa(session/2) }
+
+const (
+	oursSealed = "pgsession"
+	oursAlone  = "pgsession, not coalescing"
+	oursPlain  = "pgsession, plaintext"
+	plainPgx   = "bare pgx"
+	scsPgx     = "scs pgxstore"
+	scsSQL     = "scs postgresstore"
+)
+
+func contenders(d *dataSet, crypto *pgsession.Crypto) []contender {
+	return []contender{
+		{scsPgx, "sessions", func(c connections) target { return scsTarget{d, pgxstore.NewWithCleanupInterval(c.pgx, 0)} }, d.fillSCS("sessions")},
+		{scsSQL, "sessions_sql", func(c connections) target {
+			return scsTarget{d, postgresstore.NewWithConfig(c.sql, postgresstore.Config{TableName: "sessions_sql"})}
+		}, d.fillSCS("sessions_sql")},
+		{plainPgx, "bare", func(c connections) target { return bareTarget{d, c.pgx} }, d.fillBare},
+		d.ours(oursSealed, "sealed", crypto),
+		d.ours(oursAlone, "alone", crypto, pgsession.WithCoalescing(0)),
+		d.ours(oursPlain, "plain", nil),
+	}
+}
+
+// withPlaces returns the encrypted store with so many statements in flight.
+func withPlaces(d *dataSet, crypto *pgsession.Crypto, places []int) []contender {
+	var all []contender
+	for _, n := range places {
+		all = append(all, d.ours(fmt.Sprintf("WithCoalescing(%d)", n), fmt.Sprintf("places_%d", n), crypto, pgsession.WithCoalescing(n)))
+	}
+	return all
+}
+
+type ourTarget struct {
+	d     *dataSet
+	store *pgsession.Store
+}
+
+func (t ourTarget) load(ctx context.Context, session int) ([]byte, error) {
+	id, err := pgsession.ParseID(t.d.tokens[session])
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := t.store.Load(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return pgsession.Decode[[]byte](loaded)
+}
+
+func (t ourTarget) save(ctx context.Context, session int, value []byte) error {
+	id, err := pgsession.ParseID(t.d.tokens[session])
+	if err != nil {
+		return err
+	}
+	return t.store.Save(ctx, id, pgsession.Data{UserID: userOf(session), Values: value}, timeToLive)
+}
+
+// ours is this library's store, in plaintext where crypto is nil.
+func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgsession.Option) contender {
+	opts = append(opts, pgsession.WithTable(table), pgsession.WithClock(d.clock))
+	open := func(c connections) *pgsession.Store {
+		if crypto == nil {
+			return pgsession.Plaintext(c.pgx, append(opts, pgsession.WithLogger(slog.New(slog.DiscardHandler)))...)
+		}
+		return pgsession.New(c.pgx, crypto, opts...)
+	}
+	return contender{
+		name: name, table: table,
+		open: func(c connections) target { return ourTarget{d, open(c)} },
+		fill: func(ctx context.Context, c connections) error {
+			store := open(c)
+			if err := store.Init(ctx); err != nil {
+				return err
+			}
+			return d.each(ctx, func(ctx context.Context, session int) error {
+				id, err := pgsession.ParseID(d.tokens[session])
+				if err != nil {
+					return err
+				}
+				return store.Put(ctx, id, pgsession.Data{UserID: userOf(session), Values: d.value(session, 0)}, timeToLive)
+			})
+		},
+	}
+}
+
+func (d *dataSet) each(ctx context.Context, do func(ctx context.Context, session int) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	const workers = 128
+	for worker := range workers {
+		group.Go(func() error {
+			for session := worker; session < len(d.tokens); session += workers {
+				if err := do(ctx, session); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+type scsStore interface {
+	Find(token string) (b []byte, exists bool, err error)
+	Commit(token string, b []byte, expiry time.Time) error
+}
+
+// scsTarget is a store of scs's. Its session manager would encode the values by gob;
+// here the stores alone are compared. They take no context.
+type scsTarget struct {
+	d     *dataSet
+	store scsStore
+}
+
+var errNotFound = errors.New("session not found")
+
+func (t scsTarget) load(_ context.Context, session int) ([]byte, error) {
+	value, exists, err := t.store.Find(t.d.tokens[session])
+	if err == nil && !exists {
+		err = errNotFound
+	}
+	return value, err
+}
+
+func (t scsTarget) save(_ context.Context, session int, value []byte) error {
+	return t.store.Commit(t.d.tokens[session], value, t.d.clock.Now().Add(timeToLive))
+}
+
+// fillSCS makes the table as scs's documentation tells.
+func (d *dataSet) fillSCS(table string) func(context.Context, connections) error {
+	return func(ctx context.Context, c connections) error {
+		_, err := c.pgx.Exec(ctx, `
+			CREATE TABLE `+table+` (token TEXT PRIMARY KEY, data BYTEA NOT NULL, expiry TIMESTAMPTZ NOT NULL);
+			CREATE INDEX ON `+table+` (expiry)`)
+		if err != nil {
+			return err
+		}
+		expires := d.clock.Now().Add(timeToLive)
+		return d.each(ctx, func(ctx context.Context, session int) error {
+			_, err := c.pgx.Exec(ctx, `INSERT INTO `+table+` VALUES ($1, $2, $3)`, d.tokens[session], d.value(session, 0), expires)
+			return err
+		})
+	}
+}
+
+// bareTarget is what this library's table costs by itself: one statement a call, with
+// no more in it than must be, and no encryption.
+type bareTarget struct {
+	d    *dataSet
+	pool *pgxpool.Pool
+}
+
+func (t bareTarget) load(ctx context.Context, session int) (value []byte, err error) {
+	var (
+		userKey          []byte
+		version          int64
+		created, expires time.Time
+	)
+	err = t.pool.QueryRow(ctx, `
+		SELECT user_key, sealed, version, created_at, expires_at
+		FROM bare
+		WHERE key = $1 AND expires_at > $2`, t.d.keys[session], t.d.clock.Now()).Scan(&userKey, &value, &version, &created, &expires)
+	return value, err
+}
+
+func (t bareTarget) save(ctx context.Context, session int, value []byte) error {
+	now := t.d.clock.Now()
+	expires := now.Add(timeToLive)
+	tag, err := t.pool.Exec(ctx, `
+		UPDATE bare
+		SET sealed = $2, version = version + 1, expires_at = $3, expires_hour = $4
+		WHERE key = $1 AND expires_at > $5`, t.d.keys[session], value, expires, expires.Truncate(time.Hour).Add(time.Hour), now)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errNotFound
+	}
+	return err
+}
+
+func (d *dataSet) fillBare(ctx context.Context, c connections) error {
+	if _, err := c.pgx.Exec(ctx, pgsession.Schema("bare"), pgx.QueryExecModeSimpleProtocol); err != nil {
+		return err
+	}
+	expires := d.clock.Now().Add(timeToLive)
+	return d.each(ctx, func(ctx context.Context, session int) error {
+		_, err := c.pgx.Exec(ctx, `
+			INSERT INTO bare (key, user_key, sealed, version, created_at, expires_at, expires_hour)
+			VALUES ($1, $2, $3, 1, $4, $5, $6)`,
+			d.keys[session], []byte(fmt.Sprintf("%032s", userOf(session))), d.value(session, 0), d.clock.start, expires, expires.Truncate(time.Hour).Add(time.Hour))
+		return err
+	})
+}
