@@ -398,6 +398,8 @@ func TestStore_SpawnCleanup_WholeHours(t *testing.T) {
 		require.Equal(t, step.left, s.rows(t, "true"), step.now)
 	}
 	s.clock.Set(epoch)
+	<-sweeps
+	<-sweeps // by the time before, none is under way
 	s.create(t, ann(1), time.Microsecond)
 	s.clock.Set(epoch.Add(time.Microsecond))
 	<-sweeps
@@ -490,8 +492,6 @@ func TestStore_SpawnCleanup_Log(t *testing.T) {
 		cancel()
 		cleanup.Stop()
 		require.Empty(t, log)
-		require.NoError(t, holder.Rollback(t.Context()))
-		require.Equal(t, 1, s.rows(t, "true"))
 	})
 }
 
@@ -546,8 +546,6 @@ func TestCleanup_Stop(t *testing.T) {
 		started := time.Now()
 		cleanup.Stop()
 		require.Less(t, time.Since(started), 10*time.Second, "it does not wait for the sweep's own timeout")
-		require.NoError(t, holder.Rollback(t.Context()))
-		require.Equal(t, 3, s.rows(t, "true"))
 	})
 }
 
