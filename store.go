@@ -39,6 +39,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -256,7 +257,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 		"{new}", strings.ReplaceAll(newRows, "{type}", payloadType),
 		"{payload}", payload, "{type}", payloadType, "{other}", other,
 		"{stored}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL)",
-		"{live}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at > $2",
+		"{live}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at >= $2",
 		// Whoever plants the largest bigint must not make a row that no
 		// statement can end.
 		"{next}", "(s.version & x'3fffffffffffffff'::bigint) + 1",
@@ -275,10 +276,10 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 
 // A statement is SQL that stands beside its only caller, as a template that
 // newStore fills in: the table's name {sessions}, always with the alias s; the
-// {columns} that make a session; {payload}, of {type}, and {other}; the conditions {stored}, which a
-// tombstone fails, and {live}, for which $1 is the time and $2 the one at which
-// the oldest log-in may have begun; and the {next} version. The names of common
-// table expressions are long, since they hide a table of the same name.
+// {columns} that make a session; {payload}, of {type}, and {other}; the conditions
+// {stored}, which a tombstone fails, and {live}, for which $1 and $2 are what times
+// returns; and the {next} version. The names of common table expressions are long,
+// since they hide a table of the same name.
 type statement int
 
 var templates []string
@@ -289,11 +290,11 @@ func newStatement(template string) statement {
 }
 
 // times returns the time as the table keeps it, in UTC and whole microseconds, and
-// the time after which a session must have begun that lives now.
+// when the oldest session may have begun that lives now.
 func (s *Store) times() (now, oldest time.Time) {
 	now = s.clock.Now().UTC().Truncate(time.Microsecond)
 	if s.absoluteLifetime > 0 {
-		oldest = now.Add(-s.absoluteLifetime)
+		oldest = now.Add(time.Microsecond - s.absoluteLifetime)
 	}
 	return now, oldest
 }
@@ -856,9 +857,16 @@ const (
 	undefinedTable       = "42P01"
 	undefinedColumn      = "42703"
 
-	classDataException        = "22"
 	classProgramLimitExceeded = "54"
 )
+
+// refusedByJSONB are the SQLSTATEs with which jsonb refuses a text.
+var refusedByJSONB = []string{
+	"22003", // numeric_value_out_of_range
+	"22021", // character_not_in_repertoire
+	"22P02", // invalid_text_representation
+	"22P05", // untranslatable_character
+}
 
 // serverError returns what the server answered, or nil.
 func serverError(err error) *pgconn.PgError {
@@ -910,7 +918,7 @@ func (s *Store) wrap(operation string, err error) error {
 		return fmt.Errorf("pgsession: %s: there is no table %s; call Init at start-up: %w", operation, s.table, err)
 	case state == undefinedColumn:
 		return fmt.Errorf("pgsession: %s: table %s: %w; Init tells what differs: %w", operation, s.table, ErrSchema, err)
-	case s.crypto == nil && (strings.HasPrefix(state, classDataException) || strings.HasPrefix(state, classProgramLimitExceeded)):
+	case s.crypto == nil && (slices.Contains(refusedByJSONB, state) || strings.HasPrefix(state, classProgramLimitExceeded)):
 		return fmt.Errorf("%w: jsonb refuses them (SQLSTATE %s)", ErrEncode, state)
 	}
 	return fmt.Errorf("pgsession: %s: %w", operation, err)

@@ -62,7 +62,7 @@ const (
 		(SELECT {columns}
 		FROM {sessions} AS s
 		WHERE s.user_key = $%d AND {live} AND octet_length(s.key) = 32
-		ORDER BY s.created_at DESC
+		ORDER BY s.created_at DESC, s.key
 		LIMIT $3)`
 )
 
