@@ -17,6 +17,10 @@ var behaviours = []struct {
 	options []pgsession.Option
 	run     func(t *testing.T, f fixture)
 }{
+	{"clock at the zero time", nil, func(t *testing.T, f fixture) {
+		f.clock.Set(time.Time{})
+		f.load(t, f.create(t, ann(1), time.Hour))
+	}},
 	{"Load/until the expiry", nil, func(t *testing.T, f fixture) {
 		id := f.create(t, ann(1), time.Hour)
 		f.clock.Advance(time.Hour - time.Microsecond)

@@ -32,10 +32,11 @@ func openWindow(t *testing.T, site string) *window {
 		chromedp.Flag("disable-component-update", true))
 	allocator, cancel := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
 	t.Cleanup(cancel)
-	ctx, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(func() { _ = chromedp.Cancel(ctx) }) // waits for Chromium's end, so that its folder can be removed
-	require.NoError(t, chromedp.Do(ctx))
-	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
+	browser, cancel := chromedp.NewContext(allocator)
+	t.Cleanup(cancel)
+	t.Cleanup(func() { _ = chromedp.Cancel(browser) }) // waits for Chromium's end, so that its folder can be removed
+	require.NoError(t, chromedp.Do(browser))
+	ctx, cancel := context.WithTimeout(browser, 2*time.Minute)
 	t.Cleanup(cancel)
 	return &window{ctx, site}
 }

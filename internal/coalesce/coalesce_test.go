@@ -681,7 +681,7 @@ func TestGroup_Stress(t *testing.T) {
 						if call%5 == 0 {
 							go cancel()
 						}
-						value, err, panicked := try(ctx, g, call)
+						value, panicked, err := try(ctx, g, call)
 						cancel()
 						switch {
 						case errors.Is(err, context.Canceled) && call%5 == 0:
@@ -716,8 +716,8 @@ func TestGroup_Stress(t *testing.T) {
 	}
 }
 
-func try(ctx context.Context, g *coalesce.Group[int, int], call int) (value int, err error, panicked any) {
+func try(ctx context.Context, g *coalesce.Group[int, int], call int) (value int, panicked any, err error) {
 	defer func() { panicked = recover() }()
 	value, err = g.Do(ctx, call)
-	return value, err, nil
+	return value, nil, err
 }
