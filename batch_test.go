@@ -19,18 +19,18 @@ import (
 
 func isNotFound(err error) bool { return errors.Is(err, pgsession.ErrNotFound) }
 
-// A gate makes calls of one kind queue, so that a test decides which share a
+// A turnstile makes calls of one kind queue, so that a test decides which share a
 // statement.
-type gate struct {
+type turnstile struct {
 	*fixture
 	statements
 	beforeOpening func() // what a test does while the calls are queued
 }
 
-// newGate returns a store with one place a kind.
-func newGate(t *testing.T, plaintext bool) *gate {
+// newTurnstile returns a store with one place a kind.
+func newTurnstile(t *testing.T, plaintext bool) *turnstile {
 	t.Helper()
-	g := &gate{}
+	g := &turnstile{}
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
 		config.ConnConfig.Tracer = &g.statements
 		config.ConnConfig.RuntimeParams["application_name"] = fmt.Sprintf("%.60s", t.Name())
@@ -45,11 +45,11 @@ func newGate(t *testing.T, plaintext bool) *gate {
 	return g
 }
 
-func forBothGates(t *testing.T, test func(t *testing.T, g *gate)) {
+func forBothStores(t *testing.T, test func(t *testing.T, g *turnstile)) {
 	for name, plaintext := range map[string]bool{"encrypted": false, "plaintext": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t, newGate(t, plaintext))
+			test(t, newTurnstile(t, plaintext))
 		})
 	}
 }
@@ -57,7 +57,7 @@ func forBothGates(t *testing.T, test func(t *testing.T, g *gate)) {
 // together makes the first call, which takes the place and waits for a lock, and
 // then the others, which queue in their order and leave together. It returns their
 // errors, and how many statements they took.
-func (g *gate) together(t *testing.T, first func() error, calls ...func() error) (errs []error, sent int) {
+func (g *turnstile) together(t *testing.T, first func() error, calls ...func() error) (errs []error, sent int) {
 	t.Helper()
 	ctx := t.Context()
 	lock, err := g.pool.Begin(ctx)
@@ -103,7 +103,7 @@ var bob = pgsession.Data{UserID: "bob", Values: profile{"bob", 0}}
 
 func TestStore_Coalescing_Load(t *testing.T) {
 	t.Parallel()
-	forBothGates(t, func(t *testing.T, g *gate) {
+	forBothStores(t, func(t *testing.T, g *turnstile) {
 		one, two, expired, ended := g.create(t, ann(1), time.Hour), g.create(t, bob, time.Hour), g.create(t, ann(1), time.Microsecond), g.ended(t)
 		g.clock.Advance(time.Microsecond)
 		var sessions [7]*pgsession.Session
@@ -125,7 +125,7 @@ func TestStore_Coalescing_Load(t *testing.T) {
 
 func TestStore_Coalescing_Save(t *testing.T) {
 	t.Parallel()
-	forBothGates(t, func(t *testing.T, g *gate) {
+	forBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()
 		one, two, bobs := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, bob, time.Hour)
 		expired, ended := g.create(t, ann(1), time.Microsecond), g.ended(t)
@@ -153,7 +153,7 @@ func TestStore_Coalescing_Save(t *testing.T) {
 
 func TestStore_Coalescing_Put(t *testing.T) {
 	t.Parallel()
-	forBothGates(t, func(t *testing.T, g *gate) {
+	forBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()
 		one, bobs, ended, expired := g.create(t, ann(1), time.Hour), g.create(t, bob, time.Hour), g.ended(t), g.create(t, bob, time.Microsecond)
 		fresh, derived := pgsession.NewID(), pgsession.DeriveID("token")
@@ -175,7 +175,7 @@ func TestStore_Coalescing_Put(t *testing.T) {
 
 func TestStore_Coalescing_Touch(t *testing.T) {
 	t.Parallel()
-	forBothGates(t, func(t *testing.T, g *gate) {
+	forBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()
 		one, two, three, expired, ended := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(3), time.Hour), g.create(t, ann(1), time.Minute), g.ended(t)
 		g.clock.Advance(time.Minute)
@@ -195,7 +195,7 @@ func TestStore_Coalescing_Touch(t *testing.T) {
 
 func TestStore_Coalescing_Delete(t *testing.T) {
 	t.Parallel()
-	forBothGates(t, func(t *testing.T, g *gate) {
+	forBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()
 		zero, one, two, expired := g.create(t, ann(0), time.Hour), g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(1), time.Microsecond)
 		absent := pgsession.NewID()
@@ -215,7 +215,7 @@ func TestStore_Coalescing_Delete(t *testing.T) {
 // the statement with them: its company does not notice.
 func TestStore_Coalescing_OneBadApple(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, true)
+	g := newTurnstile(t, true)
 	ctx := t.Context()
 	one, two, three := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(3), time.Hour)
 	save := func(id pgsession.ID, values any) func() error {
@@ -234,7 +234,7 @@ func TestStore_Coalescing_OneBadApple(t *testing.T) {
 // the ring, in company.
 func TestStore_Coalescing_AcrossKeys(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, false)
+	g := newTurnstile(t, false)
 	ctx := t.Context()
 	old, visitor := g.create(t, ann(1), time.Hour), g.create(t, guest, time.Hour)
 	rotated := pgsession.New(g.pool, newCrypto(t, pgsession.GenerateKey(), testKey), pgsession.WithClock(g.clock), pgsession.WithCoalescing(1))
@@ -254,7 +254,7 @@ func TestStore_Coalescing_AcrossKeys(t *testing.T) {
 // the others do not notice.
 func TestStore_Coalescing_GivenUp(t *testing.T) {
 	t.Parallel()
-	g := newGate(t, false)
+	g := newTurnstile(t, false)
 	one, two := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour)
 	ctx, cancel := context.WithCancel(t.Context())
 	g.beforeOpening = func() {
