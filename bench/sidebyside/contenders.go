@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"time"
 
@@ -63,12 +62,21 @@ type dataSet struct {
 	tokens []string // as the cookies have them
 	keys   [][]byte // of those tokens' rows in this library's table
 	size   int
-	body   []byte
-	clock  fastClock
+	bodies []byte
+	// similar values differ in their first bytes only. PostgreSQL leaves out of the
+	// WAL what both ends of a row's new version share with the old one; sealed
+	// values share nothing.
+	similar bool
+	clock   fastClock
 }
 
-func newDataSet(sessions, size int) (*dataSet, error) {
-	d := &dataSet{tokens: make([]string, sessions), keys: make([][]byte, sessions), size: size, body: make([]byte, size), clock: fastClock{time.Now()}}
+const bodies = 1 << 16
+
+func newDataSet(sessions, size int, similar bool) (*dataSet, error) {
+	d := &dataSet{
+		tokens: make([]string, sessions), keys: make([][]byte, sessions), size: size, bodies: make([]byte, bodies+size),
+		similar: similar, clock: fastClock{time.Now()},
+	}
 	for i := range sessions {
 		id := pgsession.NewID()
 		key, err := hex.DecodeString(id.Handle().String())
@@ -79,23 +87,32 @@ func newDataSet(sessions, size int) (*dataSet, error) {
 	}
 	// Random bytes: nobody gains by compression.
 	random := rand.NewChaCha8([32]byte{})
-	random.Read(d.body)
+	random.Read(d.bodies)
 	return d, nil
 }
 
-// value returns what session i holds after so many saves: its number, the count, and
-// bytes that are the same for all.
-func (d *dataSet) value(session int, saves uint64) []byte {
-	value := slices.Clone(d.body)
-	binary.BigEndian.PutUint64(value, uint64(session))
-	binary.BigEndian.PutUint64(value[8:], saves)
-	return value
+// value returns what session i holds after a save: its number, the save's, and bytes
+// that depend on the latter.
+func (d *dataSet) value(session int, save uint64) []byte {
+	value := make([]byte, 0, d.size)
+	value = binary.BigEndian.AppendUint64(value, uint64(session))
+	value = binary.BigEndian.AppendUint64(value, save)
+	return append(value, d.body(save)...)
+}
+
+func (d *dataSet) body(save uint64) []byte {
+	start := int(save % bodies)
+	if d.similar {
+		start = 0
+	}
+	return d.bodies[start : start+d.size-minSize]
 }
 
 // check looks whether value is one of the session's.
 func (d *dataSet) check(session int, value []byte) error {
-	if len(value) != d.size || binary.BigEndian.Uint64(value) != uint64(session) || !bytes.Equal(value[16:], d.body[16:]) {
-		return fmt.Errorf("session %d: not the value that was saved", session)
+	if len(value) != d.size || binary.BigEndian.Uint64(value) != uint64(session) ||
+		!bytes.Equal(value[minSize:], d.body(binary.BigEndian.Uint64(value[8:]))) {
+		return fmt.Errorf("session %d: not a value that was saved", session)
 	}
 	return nil
 }

@@ -55,6 +55,7 @@ type plan struct {
 	only                          []string // contenders; all where empty
 	places                        []int
 	profiles                      string
+	similar                       bool
 }
 
 // A testCase is one line-up of all contenders.
@@ -110,6 +111,7 @@ func parsePlan() (p plan, out string, err error) {
 		connections = flag.Int("connections", 16, "connections in each pool")
 		profiles    = flag.String("profiles", "", "a folder to write CPU and heap profiles to, for each case and contender")
 	)
+	flag.BoolVar(&p.similar, "similar", false, "saves change a value's first bytes only, and not all of it")
 	flag.StringVar(&out, "out", "out", "the folder to write to")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -117,7 +119,8 @@ func parsePlan() (p plan, out string, err error) {
 	}
 
 	operations, everyCaller := []string{opLoad, opSave}, []int{1, 16, 64, 256}
-	p = plan{connections: *connections, sessions: 100_000, rounds: 5, warmUp: 60 * time.Millisecond, length: 300 * time.Millisecond, profiles: *profiles}
+	p.connections, p.profiles = *connections, *profiles
+	p.sessions, p.rounds, p.warmUp, p.length = 100_000, 5, 60*time.Millisecond, 300*time.Millisecond
 	milliseconds := func(ms ...time.Duration) []time.Duration {
 		for i := range ms {
 			ms[i] *= time.Millisecond
@@ -290,7 +293,7 @@ func (b *bench) progress(format string, args ...any) {
 }
 
 func (b *bench) measureSize(ctx context.Context, size int) ([]result, error) {
-	data, err := newDataSet(b.sessions, size)
+	data, err := newDataSet(b.sessions, size, b.similar)
 	if err != nil {
 		return nil, err
 	}

@@ -161,5 +161,3 @@ func (r *report) print(to io.Writer) {
 		table.Flush()
 	}
 }
-
-func (r *report) draw(folder string) error { return nil }
