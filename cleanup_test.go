@@ -39,6 +39,20 @@ func (r recorder) Handle(_ context.Context, record slog.Record) error {
 	return nil
 }
 
+// A gate is a slog.Handler that says when something is logged, and waits to be told to
+// go on.
+type gate chan struct{}
+
+func (g gate) Enabled(context.Context, slog.Level) bool { return true }
+func (g gate) WithAttrs([]slog.Attr) slog.Handler       { return g }
+func (g gate) WithGroup(string) slog.Handler            { return g }
+
+func (g gate) Handle(context.Context, slog.Record) error {
+	<-g
+	<-g
+	return nil
+}
+
 // attributes returns a record's attributes as text.
 func attributes(record slog.Record) map[string]string {
 	attributes := make(map[string]string)
@@ -608,6 +622,26 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 			cleanup := storeOn(t, newPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(ctx, 1)
 			cleanup.Stop()
 			require.Empty(t, log)
+		})
+	})
+	t.Run("Stop waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log := make(gate)
+			cleanup := storeOn(t, newPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), interval)
+			log <- struct{}{} // a run has come to its warning
+			stopped := make(chan struct{})
+			go func() {
+				defer close(stopped)
+				cleanup.Stop()
+			}()
+			synctest.Wait()
+			select {
+			case <-stopped:
+				require.Fail(t, "the run under way has not ended")
+			default:
+			}
+			log <- struct{}{}
+			<-stopped
 		})
 	})
 	t.Run("never overlaps", func(t *testing.T) {

@@ -413,6 +413,7 @@ func TestStore_Health_Standby(t *testing.T) {
 
 	s := connect(standby)
 	require.NoError(t, second(s.Load(ctx, id)), "it can be read")
+	require.NoError(t, s.Init(ctx), "which needs to create nothing")
 	require.ErrorContains(t, requireUnhealthy(t, s), "in recovery")
 	require.Error(t, s.Check(ctx))
 	requireHealth(t, onPrimary, pgsession.Healthy)
