@@ -111,7 +111,7 @@ var saveBatchSQL = newStatement(`
 		FROM {sessions} AS s
 		WHERE s.key = ANY($3::bytea[]) AND {live}
 		ORDER BY s.key
-		FOR UPDATE
+		{lock}
 	)
 	UPDATE {sessions} AS s
 	SET user_key = new.user_key, {payload} = new.payload, {other} = NULL, version = {next},
@@ -224,7 +224,7 @@ var touchBatchSQL = newStatement(`
 		JOIN pgsession_new AS new ON new.key = s.key
 		WHERE {live} AND s.expires_at <= new.worthwhile
 		ORDER BY s.key
-		FOR UPDATE OF s
+		{lock}
 	), pgsession_extended AS (
 		UPDATE {sessions} AS s
 		SET version = {next}, expires_at = held.expires_at, expires_hour = held.expires_hour

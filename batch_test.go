@@ -308,6 +308,36 @@ func TestStore_Coalescing_NoDeadlocks(t *testing.T) {
 	require.Zero(t, deadlocks)
 }
 
+// TestStore_Coalescing_WithoutLocks works on a server that refuses to lock the rows of
+// a list, as Citus does on a distributed table.
+func TestStore_Coalescing_WithoutLocks(t *testing.T) {
+	t.Parallel()
+	g := newTurnstile(t, false)
+	ctx := t.Context()
+	g.sql(t, `CREATE FUNCTION refuse_locks() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF current_query() LIKE '%FOR UPDATE%' THEN
+				RAISE 'no such lock' USING ERRCODE = 'feature_not_supported';
+			END IF;
+			RETURN CASE TG_OP WHEN 'DELETE' THEN old ELSE new END;
+		END $$`)
+	g.sql(t, `CREATE TRIGGER refuse_locks BEFORE UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION refuse_locks()`)
+	one, two, three := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(3), time.Hour)
+	errs, _ := g.together(t, func() error { return g.Touch(ctx, one, time.Hour) },
+		func() error { return g.Touch(ctx, one, 2*time.Hour) },
+		func() error { return g.Touch(ctx, two, 2*time.Hour) })
+	requireErrors(t, errs, nil, nil)
+	require.Equal(t, 2*time.Hour, g.load(t, one).TTL())
+	require.NoError(t, g.Revoke(ctx, "ann", three.Handle()))
+	n, err := g.DeleteByUser(ctx, "ann")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, n)
+	g.clock.Advance(3 * time.Hour)
+	n, err = g.CleanupExpired(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, n)
+}
+
 // statements counts what is sent.
 type statements struct {
 	mu   sync.Mutex

@@ -83,7 +83,7 @@ var removeSQL = newStatement(`
 		FROM {sessions} AS s
 		WHERE s.key = ANY($2::bytea[]) AND s.expires_at <= $1
 		ORDER BY s.key
-		FOR UPDATE
+		{lock}
 	)
 	DELETE FROM {sessions} AS s
 	USING pgsession_held AS held

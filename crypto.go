@@ -572,7 +572,7 @@ var resealSQL = newStatement(`
 		FROM {sessions} AS s
 		WHERE s.key = ANY($1::bytea[])
 		ORDER BY s.key
-		FOR UPDATE
+		{lock}
 	)
 	UPDATE {sessions} AS s
 	SET user_key = new.user_key, sealed = new.sealed, version = {next}

@@ -41,6 +41,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -208,8 +209,10 @@ type Store struct {
 	pool     *pgxpool.Pool
 	codec    codec
 	crypto   *Crypto           // nil in a plaintext store
-	sql      []string          // by statement
 	fill     *strings.Replacer // of templates
+	sql      []string          // by statement
+	unlocked []string          // by statement, without {lock}
+	noLocks  atomic.Bool       // the server knows no row locks: see text
 	stats    counters
 	cleanups cleanupRegistry
 }
@@ -256,6 +259,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 		"{columns}", "s.key, s.user_key, s."+payload+", s.version, s.created_at, s.expires_at",
 		"{new}", strings.ReplaceAll(newRows, "{type}", payloadType),
 		"{payload}", payload, "{type}", payloadType, "{other}", other,
+		"{lock}", "FOR UPDATE OF s",
 		"{stored}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL)",
 		"{live}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at >= $2",
 		// Whoever plants the largest bigint must not make a row that no
@@ -264,6 +268,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 	)
 	for _, template := range templates {
 		s.sql = append(s.sql, s.fill.Replace(template))
+		s.unlocked = append(s.unlocked, s.fill.Replace(strings.Replace(template, "{lock}", "", 1)))
 	}
 	if s.places < 0 {
 		s.places = defaultPlaces(pool)
@@ -278,8 +283,8 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 // newStore fills in: the table's name {sessions}, always with the alias s; the
 // {columns} that make a session; {payload}, of {type}, and {other}; the conditions
 // {stored}, which a tombstone fails, and {live}, for which $1 and $2 are what times
-// returns; and the {next} version. The names of common table expressions are long,
-// since they hide a table of the same name.
+// returns; the {next} version; and the {lock} on the rows of a list. The names of
+// common table expressions are long, since they hide a table of the same name.
 type statement int
 
 var templates []string
@@ -287,6 +292,16 @@ var templates []string
 func newStatement(template string) statement {
 	templates = append(templates, template)
 	return statement(len(templates) - 1)
+}
+
+// text returns a statement as this server takes it. Whoever writes several rows locks
+// them in key order first, so that no two wait for each other; a table that Citus
+// distributes has no such lock, and there the retry after a deadlock serves alone.
+func (s *Store) text(sql statement) string {
+	if s.noLocks.Load() {
+		return s.unlocked[sql]
+	}
+	return s.sql[sql]
 }
 
 // times returns the time as the table keeps it, in UTC and whole microseconds, and
@@ -806,7 +821,7 @@ func isPlausible(t pgtype.Timestamptz) bool {
 func (s *Store) exec(ctx context.Context, sql statement, args ...any) (int64, error) {
 	var tag pgconn.CommandTag
 	err := s.retry(ctx, func() (err error) {
-		tag, err = s.pool.Exec(ctx, s.sql[sql], args...)
+		tag, err = s.pool.Exec(ctx, s.text(sql), args...)
 		return err
 	})
 	return tag.RowsAffected(), err
@@ -815,12 +830,12 @@ func (s *Store) exec(ctx context.Context, sql statement, args ...any) (int64, er
 // retry runs a statement again that certainly left no trace: the server rolled it
 // back for the sake of another transaction, or it was never sent.
 func (s *Store) retry(ctx context.Context, run func() error) error {
-	return s.retryWhen(ctx, leftNoTrace, run)
+	return s.retryWhen(ctx, s.leftNoTrace, run)
 }
 
 // retryRead runs a read again also where its connection was lost.
 func (s *Store) retryRead(ctx context.Context, run func() error) error {
-	return s.retryWhen(ctx, func(err error) bool { return leftNoTrace(err) || isConnectionLost(err) }, run)
+	return s.retryWhen(ctx, func(err error) bool { return s.leftNoTrace(err) || isConnectionLost(err) }, run)
 }
 
 func (s *Store) retryWhen(ctx context.Context, again func(error) bool, run func() error) error {
@@ -854,6 +869,7 @@ const (
 	uniqueViolation      = "23505"
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
+	featureNotSupported  = "0A000"
 	undefinedTable       = "42P01"
 	undefinedColumn      = "42703"
 
@@ -887,9 +903,12 @@ func isFatal(server *pgconn.PgError) bool {
 	return server.SeverityUnlocalized == "FATAL" || server.SeverityUnlocalized == "PANIC"
 }
 
-func leftNoTrace(err error) bool {
+func (s *Store) leftNoTrace(err error) bool {
 	switch sqlState(err) {
 	case serializationFailure, deadlockDetected:
+		return true
+	case featureNotSupported: // the lock, as far as we know
+		s.noLocks.Store(true)
 		return true
 	case "":
 		return pgconn.SafeToRetry(err)

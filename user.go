@@ -146,7 +146,7 @@ func (s *Store) endBatch(ctx context.Context, keys, userKeys [][]byte) (ended in
 	err = s.retry(ctx, func() error {
 		now, oldest := s.times()
 		grave := now.Add(tombstoneLife)
-		rows, err := s.pool.Query(ctx, s.sql[endBatchSQL], now, oldest, keys, userKeys, grave, hourAfter(grave))
+		rows, err := s.pool.Query(ctx, s.text(endBatchSQL), now, oldest, keys, userKeys, grave, hourAfter(grave))
 		if err != nil {
 			return err
 		}
@@ -164,15 +164,13 @@ func (s *Store) endBatch(ctx context.Context, keys, userKeys [][]byte) (ended in
 	return ended, live, err
 }
 
-// Whoever writes several rows locks them in key order, so that no two wait for
-// each other.
 var endBatchSQL = newStatement(`
 	WITH pgsession_held AS (
 		SELECT s.key, {live} AS live
 		FROM {sessions} AS s
 		WHERE s.key = ANY($3::bytea[]) AND {stored} AND ($4::bytea[] IS NULL OR s.user_key = ANY($4::bytea[]))
 		ORDER BY s.key
-		FOR UPDATE
+		{lock}
 	)
 	UPDATE {sessions} AS s
 	SET user_key = NULL, data = NULL, sealed = NULL, version = {next},
@@ -191,7 +189,7 @@ func (s *Store) readKeys(ctx context.Context, sql statement, args ...any) (keys 
 }
 
 func (s *Store) queryKeys(ctx context.Context, sql statement, args ...any) ([][]byte, error) {
-	rows, err := s.pool.Query(ctx, s.sql[sql], args...)
+	rows, err := s.pool.Query(ctx, s.text(sql), args...)
 	if err != nil {
 		return nil, err
 	}
