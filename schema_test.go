@@ -299,12 +299,13 @@ func TestWithTable(t *testing.T) {
 
 func TestWithTable_Panics(t *testing.T) {
 	t.Parallel()
+	pool, crypto := pgtest.Pool(t), newCrypto(t, testKey)
 	for name, table := range map[string]string{
 		"three parts": "a.b.c", "empty": "", "two empty parts": ".", "empty schema": ".sessions", "empty table": "web.",
 		"64 bytes": strings.Repeat("x", 64), "64 bytes of unicode": strings.Repeat("é", 32), "long schema": strings.Repeat("x", 64) + ".sessions",
 		"NUL": "sess\x00ions", "NUL in the schema": "\x00.sessions",
 	} {
-		require.Panics(t, func() { pgsession.WithTable(table) }, name)
+		require.Panics(t, func() { pgsession.New(pool, crypto, pgsession.WithTable(table)) }, name)
 		require.Panics(t, func() { pgsession.Schema(table) }, name)
 	}
 }

@@ -123,7 +123,8 @@ type notFoundError struct{ text string }
 func (e *notFoundError) Error() string { return e.text }
 func (e *notFoundError) Unwrap() error { return ErrNotFound }
 
-// An Option changes how a store behaves. It is given to [New] or [Plaintext].
+// An Option changes how a store behaves. It is given to [New] or [Plaintext], which
+// panic where it says that it does.
 type Option func(*options)
 
 type options struct {
@@ -138,10 +139,12 @@ type options struct {
 // WithClock sets the clock by which sessions expire, for tests. The default is
 // [SystemClock]. A nil clock panics.
 func WithClock(clock Clock) Option {
-	if clock == nil {
-		panic("pgsession: WithClock: nil clock")
+	return func(o *options) {
+		if clock == nil {
+			panic("pgsession: WithClock: nil clock")
+		}
+		o.clock = clock
 	}
-	return func(o *options) { o.clock = clock }
 }
 
 // WithTable sets the table's name: "sessions", the default, or with a schema,
@@ -149,7 +152,6 @@ func WithClock(clock Clock) Option {
 // are. A name of three parts, with an empty part, or with a part of more than 63
 // bytes (PostgreSQL's limit for a name) panics.
 func WithTable(name string) Option {
-	parseTable(name)
 	return func(o *options) { o.table = name }
 }
 
@@ -166,10 +168,12 @@ func WithLogger(logger *slog.Logger) Option {
 // WithMaxSize sets how many bytes a session's values may have, encoded. The
 // default is 64 KiB, and 0 is no limit. A negative number panics.
 func WithMaxSize(bytes int) Option {
-	if bytes < 0 {
-		panic("pgsession: WithMaxSize: negative size")
+	return func(o *options) {
+		if bytes < 0 {
+			panic("pgsession: WithMaxSize: negative size")
+		}
+		o.maxSize = bytes
 	}
-	return func(o *options) { o.maxSize = bytes }
 }
 
 // WithAbsoluteLifetime ends sessions so long after the log-in, however often they
@@ -177,10 +181,12 @@ func WithMaxSize(bytes int) Option {
 // application that is used all day (Session Management Cheat Sheet, "Absolute
 // Timeout"). A negative duration panics.
 func WithAbsoluteLifetime(d time.Duration) Option {
-	if d < 0 {
-		panic("pgsession: WithAbsoluteLifetime: negative duration")
+	return func(o *options) {
+		if d < 0 {
+			panic("pgsession: WithAbsoluteLifetime: negative duration")
+		}
+		o.absoluteLifetime = d
 	}
-	return func(o *options) { o.absoluteLifetime = d }
 }
 
 // WithCoalescing sets how many statements of one kind (load, save, put, touch,
@@ -192,10 +198,12 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 // A shared statement runs under a context of its own, so that tracers see none of
 // the callers' values. A negative number panics.
 func WithCoalescing(n int) Option {
-	if n < 0 {
-		panic("pgsession: WithCoalescing: negative number")
+	return func(o *options) {
+		if n < 0 {
+			panic("pgsession: WithCoalescing: negative number")
+		}
+		o.places = n
 	}
-	return func(o *options) { o.places = n }
 }
 
 // A Store keeps sessions in one table of a PostgreSQL database. It is safe for

@@ -141,10 +141,10 @@ func TestNew_Panics(t *testing.T) {
 	require.Panics(t, func() { pgsession.New(pool, nil) })
 	require.Panics(t, func() { pgsession.New(pool, &pgsession.Crypto{}) })
 	require.Panics(t, func() { pgsession.Plaintext(nil) })
-	require.Panics(t, func() { pgsession.WithClock(nil) })
-	require.Panics(t, func() { pgsession.WithMaxSize(-1) })
-	require.Panics(t, func() { pgsession.WithAbsoluteLifetime(-1) })
-	require.Panics(t, func() { pgsession.WithCoalescing(-1) })
+	require.Panics(t, func() { pgsession.New(pool, crypto, pgsession.WithClock(nil)) })
+	require.Panics(t, func() { pgsession.New(pool, crypto, pgsession.WithMaxSize(-1)) })
+	require.Panics(t, func() { pgsession.New(pool, crypto, pgsession.WithAbsoluteLifetime(-1)) })
+	require.Panics(t, func() { pgsession.New(pool, crypto, pgsession.WithCoalescing(-1)) })
 	require.NotPanics(t, func() { pgsession.New(pool, crypto, pgsession.WithLogger(nil)) })
 }
 
