@@ -56,12 +56,13 @@ type plan struct {
 	population   int
 	storage      string
 	naptimeInSec int
+	redraw       string
 }
 
 func parsePlan() (p plan, out string, err error) {
 	sizes := flag.String("sizes", "10000,100000,1000000,10000000", "how many sessions: a list")
 	flag.IntVar(&p.sample, "sample", 2000, "how many of them are sealed by the store, and loaded")
-	flag.IntVar(&p.expired, "expired", 20_000, "expired rows to clean up at each size")
+	flag.IntVar(&p.expired, "expired", 5_000, "expired rows to clean up at each size")
 	flag.IntVar(&p.value, "value", 512, "bytes a value")
 	flag.IntVar(&p.callers, "callers", 16, "concurrent callers")
 	flag.DurationVar(&p.length, "length", 3*time.Second, "how long to measure each operation at each size")
@@ -71,6 +72,7 @@ func parsePlan() (p plan, out string, err error) {
 	flag.IntVar(&p.population, "population", 20_000, "live sessions during the churn")
 	flag.StringVar(&p.storage, "storage", "", "storage parameters for the churn's table, such as 'fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02'")
 	flag.IntVar(&p.naptimeInSec, "naptime", 1, "autovacuum_naptime in seconds: a simulated hour is short")
+	flag.StringVar(&p.redraw, "redraw", "", "measures nothing, and prints and draws the JSON of earlier runs: a list, of which the last that has a part counts")
 	flag.StringVar(&out, "out", "out", "the folder to write to")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -84,8 +86,8 @@ func parsePlan() (p plan, out string, err error) {
 		if err != nil {
 			return p, "", err
 		}
-		if size < p.sample+p.expired || len(p.sizes) > 0 && size <= p.sizes[len(p.sizes)-1] {
-			return p, "", errors.New("each size is larger than the one before, and than the sample and the expired rows")
+		if size < p.sample || len(p.sizes) > 0 && size <= p.sizes[len(p.sizes)-1] {
+			return p, "", errors.New("each size is larger than the one before, and not smaller than the sample")
 		}
 		p.sizes = append(p.sizes, size)
 	}
@@ -94,8 +96,8 @@ func parsePlan() (p plan, out string, err error) {
 
 type report struct {
 	Environment environment   `json:"environment"`
-	Sizes       []sizeResult  `json:"sizes"`
-	Plans       []explanation `json:"plans"`
+	Sizes       []sizeResult  `json:"sizes,omitempty"`
+	Plans       []explanation `json:"plans,omitempty"`
 	Churn       *churnResult  `json:"churn,omitempty"`
 }
 
@@ -137,6 +139,9 @@ func run(ctx context.Context) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
+	if p.redraw != "" {
+		return redraw(p.redraw, out)
+	}
 	b, err := newBench(ctx, p)
 	if err != nil {
 		return err
@@ -165,6 +170,26 @@ func run(ctx context.Context) error {
 		report.Churn.print(os.Stdout)
 	}
 	return errors.Join(report.write(out), report.draw(out))
+}
+
+func redraw(paths, out string) error {
+	report := &report{}
+	for path := range strings.SplitSeq(paths, ",") {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(content, report); err != nil {
+			return err
+		}
+	}
+	if len(report.Sizes) > 0 {
+		printSizes(os.Stdout, report.Sizes)
+	}
+	if report.Churn != nil {
+		report.Churn.print(os.Stdout)
+	}
+	return report.draw(out)
 }
 
 func newBench(ctx context.Context, p plan) (b *bench, err error) {

@@ -47,7 +47,8 @@ type contender struct {
 	name  string
 	table string // as to_regclass takes it
 	open  func(connections) target
-	// fill makes the table, with all sessions of the data set.
+	// fill makes the table, with all sessions of the data set. It is nil where
+	// another contender has.
 	fill func(ctx context.Context, c connections) error
 }
 
@@ -142,11 +143,15 @@ func contenders(d *dataSet, crypto *pgsession.Crypto) []contender {
 	}
 }
 
-// withPlaces returns the encrypted store with so many statements in flight.
-func withPlaces(d *dataSet, crypto *pgsession.Crypto, places []int) []contender {
-	var all []contender
+// withPlaces returns the encrypted store with so many statements in flight, all on one
+// table.
+func withPlaces(d *dataSet, crypto *pgsession.Crypto, places []int) (all []contender) {
 	for _, n := range places {
-		all = append(all, d.ours(fmt.Sprintf("WithCoalescing(%d)", n), fmt.Sprintf("places_%d", n), crypto, pgsession.WithCoalescing(n)))
+		one := d.ours(fmt.Sprintf("WithCoalescing(%d)", n), "places", crypto, pgsession.WithCoalescing(n))
+		if len(all) > 0 {
+			one.fill = nil
+		}
+		all = append(all, one)
 	}
 	return all
 }

@@ -56,6 +56,7 @@ type plan struct {
 	places                        []int
 	profiles                      string
 	similar                       bool
+	redraw                        string
 }
 
 // A testCase is one line-up of all contenders.
@@ -112,6 +113,7 @@ func parsePlan() (p plan, out string, err error) {
 		profiles    = flag.String("profiles", "", "a folder to write CPU and heap profiles to, for each case and contender")
 	)
 	flag.BoolVar(&p.similar, "similar", false, "saves change a value's first bytes only, and not all of it")
+	flag.StringVar(&p.redraw, "redraw", "", "measures nothing, and prints and draws the JSON of an earlier run")
 	flag.StringVar(&out, "out", "out", "the folder to write to")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -217,6 +219,14 @@ func run(ctx context.Context) (err error) {
 		if err := os.MkdirAll(folder, 0o755); err != nil {
 			return err
 		}
+	}
+	if p.redraw != "" {
+		report, err := readReport(p.redraw)
+		if err != nil {
+			return err
+		}
+		report.print(os.Stdout)
+		return report.draw(out)
 	}
 	b, err := newBench(ctx, p)
 	if err != nil {
@@ -325,7 +335,7 @@ func (b *bench) measureSize(ctx context.Context, size int) ([]result, error) {
 		results = append(results, measured...)
 	}
 	for _, c := range all {
-		if _, err := b.admin.Exec(ctx, `DROP TABLE `+pgx.Identifier{c.table}.Sanitize()); err != nil {
+		if _, err := b.admin.Exec(ctx, `DROP TABLE IF EXISTS `+pgx.Identifier{c.table}.Sanitize()); err != nil {
 			return nil, err
 		}
 	}
@@ -339,6 +349,9 @@ func (b *bench) fill(ctx context.Context, data *dataSet, all []contender) error 
 	}
 	defer closePools()
 	for _, c := range all {
+		if c.fill == nil {
+			continue
+		}
 		b.progress("fill %q with %d sessions of %d bytes", c.name, b.sessions, data.size)
 		if err := c.fill(ctx, pools); err != nil {
 			return fmt.Errorf("fill %s: %w", c.name, err)

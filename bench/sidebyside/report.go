@@ -110,6 +110,15 @@ func (b *bench) describe(ctx context.Context) *report {
 	return &report{Environment: env}
 }
 
+func readReport(path string) (*report, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &report{}
+	return r, json.Unmarshal(content, r)
+}
+
 func (r *report) write(path string) error {
 	content, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {

@@ -96,7 +96,7 @@ func (c Chart) Write(path string) error {
 }
 
 func (c Chart) draw(t theme) ([]byte, error) {
-	columns := 0
+	columns := 2 // the titles need them
 	for _, row := range c.Rows {
 		columns = max(columns, len(row))
 	}
