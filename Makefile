@@ -1,5 +1,10 @@
 # make demo    the demo application, on a PostgreSQL of its own: ADDR=localhost:8081 for another port
 # make test    all tests, of the library and of the modules beside it
+#
+# make torture        random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
+# make bench          side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
+# make bench-growth   how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
+# make ci             all of the above tests on a Debian machine, as root
 
 ADDR ?= localhost:8080
 
@@ -22,3 +27,22 @@ test: setup
 .PHONY: setup
 setup:
 	@internal/pgtest/setup
+
+DURATION ?= 1m
+SEED ?= 0
+
+.PHONY: torture
+torture: setup
+	cd internal/torture && go run . -duration $(DURATION) -seed $(SEED)
+
+.PHONY: bench
+bench: setup
+	cd bench && go run ./sidebyside $(BENCH)
+
+.PHONY: bench-growth
+bench-growth: setup
+	cd bench && go run ./growth $(GROWTH)
+
+.PHONY: ci
+ci:
+	.ci/run
