@@ -4,6 +4,7 @@ package measure
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -31,7 +32,8 @@ type Result struct {
 	Bytes  float64 // of the heap
 }
 
-// Run makes the calls. The first error ends them all, and is returned.
+// Run makes the calls. The first error ends them all, and is returned; that no call
+// ended in time is one too.
 func (l Load) Run(ctx context.Context, call func(context.Context, *rand.Rand) error) (Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -85,6 +87,9 @@ func (l Load) Run(ctx context.Context, call func(context.Context, *rand.Rand) er
 	for i := range callers {
 		all.Add(&callers[i].latencies)
 		calls += callers[i].calls
+	}
+	if all.Count() == 0 {
+		return Result{}, fmt.Errorf("no call ended within %s after the warm-up", l.Length)
 	}
 	return Result{
 		Throughput: float64(all.Count()) / l.Length.Seconds(),

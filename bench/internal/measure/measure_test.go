@@ -71,6 +71,13 @@ func TestLoad_RunErr(t *testing.T) {
 	load := measure.Load{Callers: 4, Length: time.Minute}
 	_, err := load.Run(t.Context(), func(context.Context, *rand.Rand) error { return broken })
 	require.ErrorIs(t, err, broken)
+
+	load = measure.Load{Callers: 1, Length: time.Millisecond}
+	_, err = load.Run(t.Context(), func(context.Context, *rand.Rand) error {
+		<-time.After(10 * time.Millisecond)
+		return nil
+	})
+	require.ErrorContains(t, err, "no call ended")
 }
 
 func TestMedian(t *testing.T) {
