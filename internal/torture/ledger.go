@@ -158,6 +158,7 @@ func (l *ledger) verify(ctx context.Context) (lost, resurrected int, err error) 
 		switch {
 		case err == nil:
 			resurrected++
+			continue
 		case !errors.Is(err, pgsession.ErrNotFound):
 			return lost, resurrected, err
 		}
@@ -186,4 +187,18 @@ func (l *ledger) close() (lost, resurrected int, err error) {
 		defer l.pool.Close()
 	}
 	return l.verify(ctx)
+}
+
+// grow returns when so many more saves were acknowledged.
+func (l *ledger) grow(ctx context.Context, saves int) error {
+	var enough int
+	l.record(func() { enough = l.saves + saves })
+	for {
+		var now int
+		l.record(func() { now = l.saves })
+		if now >= enough || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		pause(ctx, time.Millisecond)
+	}
 }

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+)
+
+var expiredRows = flag.Int("expired", 50_000, "how many expired rows the clean-up has to remove")
+
+// readsWhole is the size up to which the planner may rather read a table whole than look up a thousand keys in it.
+const readsWhole = 500_000
+
+// statements is a tracer that keeps each statement once, with the arguments of its first run.
+type statements struct {
+	mu   sync.Mutex
+	seen map[string][]any
+}
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.seen[data.SQL]; !known {
+		s.seen[data.SQL] = data.Args
+	}
+	return ctx
+}
+
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// Many expired rows, two nodes that sweep them, and traffic that goes on: on live sessions, and on expired ones that are put anew
+// while the sweeps hold their keys.
+func TestCleanup_BesideTraffic(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	cluster := startCluster(t, map[string]string{"max_wal_size": "4GB"})
+	newStore := func(tracer pgx.QueryTracer, clock pgsession.Clock, crypto *pgsession.Crypto) (*pgsession.Store, *pgxpool.Pool) {
+		config, err := pgxpool.ParseConfig(cluster.URL())
+		require.NoError(t, err)
+		config.MaxConns = 8
+		config.ConnConfig.Tracer = tracer
+		pool, err := pgxpool.NewWithConfig(ctx, config)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		return pgsession.New(pool, crypto, pgsession.WithClock(clock)), pool
+	}
+	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
+	require.NoError(t, err)
+	start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	clock := pgsession.NewManualClock(start)
+	traffic, pool := newStore(nil, clock, crypto)
+	require.NoError(t, traffic.Init(ctx))
+
+	var live, revenants []pgsession.ID
+	for i := range 400 {
+		ttl, group := 1000*time.Hour, &live
+		if i%2 == 1 {
+			ttl, group = time.Duration(1+rand.N(90*60))*time.Second, &revenants
+		}
+		id, err := traffic.Create(ctx, pgsession.Data{UserID: "ann", Values: i}, ttl)
+		require.NoError(t, err)
+		*group = append(*group, id)
+	}
+	_, err = pool.Exec(ctx, `
+		INSERT INTO sessions (key, sealed, version, created_at, expires_at, expires_hour)
+		SELECT sha256(i::text::bytea), sha256(i::text::bytea), i, $1, at, date_trunc('hour', at) + interval '1 hour'
+		FROM generate_series(1, $2::int) AS i, LATERAL (SELECT $1::timestamptz + (i % 7200 + 1) * interval '1 second' AS at) AS expiry`, start, *expiredRows)
+	require.NoError(t, err)
+	_, err = pool.Exec(ctx, `VACUUM ANALYZE sessions`)
+	require.NoError(t, err)
+	clock.Advance(150 * time.Minute) // past all but the live
+
+	alone := make([]time.Duration, 0, 4000)
+	for range 4000 {
+		alone = append(alone, timedSave(t, traffic, live[rand.IntN(len(live))]))
+	}
+
+	traced := &statements{seen: make(map[string][]any)}
+	sweeping, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var sweeps, callers sync.WaitGroup
+	var removed [2]int64
+	var failures [2]error
+	for i := range 2 {
+		store, _ := newStore(traced, clock, crypto)
+		sweeps.Go(func() { removed[i], failures[i] = store.CleanupExpired(ctx) })
+	}
+	var beside []time.Duration
+	callers.Go(func() {
+		for sweeping.Err() == nil || len(beside) < 100 {
+			beside = append(beside, timedSave(t, traffic, live[rand.IntN(len(live))]))
+		}
+	})
+	problems := make(chan error, 100)
+	callers.Go(func() {
+		for _, id := range live {
+			if err := traffic.Touch(ctx, id, 2000*time.Hour); err != nil {
+				problems <- fmt.Errorf("touch: %w", err)
+			}
+		}
+	})
+	callers.Go(func() {
+		for _, id := range revenants {
+			if err := traffic.Put(ctx, id, pgsession.Data{UserID: "ann", Values: "anew"}, time.Hour); err != nil {
+				problems <- fmt.Errorf("put: %w", err)
+			}
+		}
+	})
+	sweeps.Wait()
+	cancel()
+	callers.Wait()
+	close(problems)
+	for err := range problems {
+		require.NoError(t, err)
+	}
+	require.NoError(t, errors.Join(failures[:]...))
+
+	for _, id := range slices.Concat(live, revenants) {
+		_, err := traffic.Load(ctx, id)
+		require.NoError(t, err)
+	}
+	var left int
+	require.NoError(t, pool.QueryRow(ctx, `SELECT count(*) FROM sessions WHERE expires_at <= $1`, clock.Now()).Scan(&left))
+	require.Zero(t, left)
+	t.Logf("two sweeps removed %d and %d rows; p99 of a save: %v alone, %v beside them, %.1f times", removed[0], removed[1],
+		p99(alone), p99(beside), float64(p99(beside))/float64(p99(alone)))
+
+	// The plans, on a table as full as it was.
+	_, err = pool.Exec(ctx, `
+		INSERT INTO sessions (key, sealed, version, created_at, expires_at, expires_hour)
+		SELECT sha256(i::text::bytea), sha256(i::text::bytea), i, $1, at, date_trunc('hour', at) + interval '1 hour'
+		FROM generate_series(1, $2::int) AS i, LATERAL (SELECT $1::timestamptz + (i % 720000 + 1) * interval '1 second' AS at) AS expiry`, start, *expiredRows)
+	require.NoError(t, err)
+	_, err = pool.Exec(ctx, `VACUUM ANALYZE sessions`)
+	require.NoError(t, err)
+	require.Len(t, traced.seen, 2, "a look, and a removal")
+	for sql, args := range traced.seen {
+		for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
+			plan := explain(t, pool, mode, sql, args)
+			if strings.Contains(sql, "expires_hour") {
+				require.Contains(t, plan, "sessions_expires_hour_idx")
+			} else if *expiredRows < readsWhole {
+				continue
+			}
+			require.NotContains(t, plan, "Seq Scan on sessions", mode)
+		}
+	}
+}
+
+func timedSave(t *testing.T, store *pgsession.Store, id pgsession.ID) time.Duration {
+	started := time.Now()
+	if err := store.Save(t.Context(), id, pgsession.Data{UserID: "ann", Values: 1}, 1000*time.Hour); err != nil {
+		t.Errorf("save: %v", err)
+	}
+	return time.Since(started)
+}
+
+func p99(durations []time.Duration) time.Duration {
+	slices.Sort(durations)
+	return durations[len(durations)*99/100]
+}
+
+// explain plans a statement that was prepared, as a pool does it.
+func explain(t *testing.T, pool *pgxpool.Pool, mode, sql string, args []any) string {
+	t.Helper()
+	ctx := t.Context()
+	conn, err := pool.Acquire(ctx)
+	require.NoError(t, err)
+	defer conn.Release()
+	literals := make([]string, len(args))
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case time.Time:
+			literals[i] = "'" + arg.Format(time.RFC3339Nano) + "'"
+		case int:
+			literals[i] = fmt.Sprint(arg)
+		case [][]byte:
+			keys := make([]string, len(arg))
+			for j, key := range arg {
+				keys[j] = `"\\x` + hex.EncodeToString(key) + `"`
+			}
+			literals[i] = "'{" + strings.Join(keys, ",") + "}'"
+		default:
+			require.Failf(t, "an argument of a new type", "%T", arg)
+		}
+	}
+	for _, statement := range []string{`SET plan_cache_mode = ` + mode, `PREPARE explained AS ` + sql} {
+		_, err := conn.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+	}
+	defer func() {
+		_, err := conn.Exec(context.WithoutCancel(ctx), `DEALLOCATE explained`, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+	}()
+	rows, err := conn.Query(ctx, `EXPLAIN EXECUTE explained (`+strings.Join(literals, ", ")+`)`, pgx.QueryExecModeSimpleProtocol)
+	require.NoError(t, err)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	for i, line := range lines {
+		lines[i] = line[:min(len(line), 200)] // a thousand keys
+	}
+	return strings.Join(lines, "\n")
+}
