@@ -129,14 +129,14 @@ func (f *filler) keep(ctx context.Context) error {
 
 func (f *filler) steps(ctx context.Context, store *pgsession.Store) []func() error {
 	data := f.data(0)
-	together := func(do func(ctx context.Context, id pgsession.ID) error) error {
-		if err := do(ctx, f.ids[0]); err != nil {
+	together := func(do func(ctx context.Context, i int) error) error {
+		if err := do(ctx, 0); err != nil {
 			return err
 		}
 		group, ctx := errgroup.WithContext(ctx)
-		for range 200 {
-			for _, id := range f.ids[:sessionsPerUser] {
-				group.Go(func() error { return do(ctx, id) })
+		for range 4 {
+			for i := range min(len(f.ids)/2, 250) {
+				group.Go(func() error { return do(ctx, i) })
 			}
 		}
 		return group.Wait()
@@ -149,16 +149,16 @@ func (f *filler) steps(ctx context.Context, store *pgsession.Store) []func() err
 	}
 	return []func() error{
 		func() error {
-			return together(func(ctx context.Context, id pgsession.ID) error { _, err := store.Load(ctx, id); return err })
+			return together(func(ctx context.Context, i int) error { _, err := store.Load(ctx, f.ids[i]); return err })
 		},
 		func() error {
-			return together(func(ctx context.Context, id pgsession.ID) error { return store.Save(ctx, id, data, timeToLive) })
+			return together(func(ctx context.Context, i int) error { return store.Save(ctx, f.ids[i], f.data(i), timeToLive) })
 		},
 		func() error {
-			return together(func(ctx context.Context, id pgsession.ID) error { return store.Put(ctx, id, data, timeToLive) })
+			return together(func(ctx context.Context, i int) error { return store.Put(ctx, f.ids[i], f.data(i), timeToLive) })
 		},
 		func() error {
-			return together(func(ctx context.Context, id pgsession.ID) error { return store.Touch(ctx, id, 2*timeToLive) })
+			return together(func(ctx context.Context, i int) error { return store.Touch(ctx, f.ids[i], 2*timeToLive) })
 		},
 		func() error {
 			return store.Update(ctx, f.ids[0], timeToLive, func(*pgsession.Session) (any, error) { return f.value, nil })
@@ -195,7 +195,7 @@ func (f *filler) steps(ctx context.Context, store *pgsession.Store) []func() err
 			return store.Cycle(ctx, id, pgsession.NewID(), data, timeToLive)
 		},
 		func() error {
-			return together(func(ctx context.Context, id pgsession.ID) error { return store.Delete(ctx, id) })
+			return together(func(ctx context.Context, i int) error { return store.Delete(ctx, f.ids[i]) })
 		},
 		func() error { return absent(store.Revoke(ctx, data.UserID, pgsession.NewID().Handle())) },
 		func() error { _, err := store.DeleteByUser(ctx, f.data(len(f.ids)-1).UserID); return err },
