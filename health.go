@@ -51,8 +51,8 @@ func (s *Store) Check(ctx context.Context) error {
 // The store is Unhealthy when that fails, or when the server cannot write: it is in
 // recovery, a standby, or read-only. It is Degraded when the pool has no free
 // connection; when the clocks of application and server differ by more than 5
-// seconds; when synchronous_commit is weaker than on, so that a crash or a fail-over
-// may lose a write that was acknowledged; and when a clean-up from
+// seconds; when synchronous_commit is weaker than on, or the table is unlogged, so that
+// a crash or a fail-over may lose a write that was acknowledged; and when a clean-up from
 // [Store.SpawnCleanup] has not succeeded for three of its intervals.
 func (s *Store) Health(ctx context.Context) Health {
 	var reasons []string
@@ -81,8 +81,9 @@ func (s *Store) Health(ctx context.Context) Health {
 		serverTime        time.Time
 		synchronousCommit string
 		readOnly          bool
+		unlogged, found   bool
 	)
-	err = conn.QueryRow(ctx, s.sql[healthSQL]).Scan(&serverTime, &synchronousCommit, &readOnly)
+	err = conn.QueryRow(ctx, s.sql[healthSQL], parseTable(s.table).Sanitize()).Scan(&serverTime, &synchronousCommit, &readOnly, &unlogged, &found)
 	after := s.clock.Now()
 	switch {
 	case err != nil:
@@ -96,19 +97,22 @@ func (s *Store) Health(ctx context.Context) Health {
 	if synchronousCommit != "on" && synchronousCommit != "remote_apply" {
 		reasons = append(reasons, fmt.Sprintf("synchronous_commit is %s: an acknowledged write may be lost", synchronousCommit))
 	}
+	if unlogged {
+		reasons = append(reasons, "the table is unlogged: a crash empties it")
+	}
 	if len(reasons) > 0 {
 		return Health{Status: Degraded, Reasons: reasons}
 	}
 	return Health{Status: Healthy}
 }
 
-// The columns are read, so that a table without them is seen. clock_timestamp is
+// The columns are named, so that a table without them is seen. clock_timestamp is
 // compared with the store's clock, and judges no session.
 var healthSQL = newStatement(`
 	SELECT clock_timestamp(), current_setting('synchronous_commit'),
-		pg_is_in_recovery() OR current_setting('transaction_read_only')::bool
-	FROM (SELECT) AS one
-	LEFT JOIN (SELECT {columns}, s.{other}, s.expires_hour FROM {sessions} AS s LIMIT 1) AS s ON true`)
+		pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,
+		(SELECT c.relpersistence = 'u' FROM pg_class AS c WHERE c.oid = $1::text::regclass),
+		EXISTS (SELECT {columns}, s.{other}, s.expires_hour FROM {sessions} AS s WHERE s.key = '')`)
 
 func isExhausted(pool *pgxpool.Pool) bool {
 	stat := pool.Stat()

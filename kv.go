@@ -6,9 +6,10 @@ import (
 )
 
 // A KeyValue is a plain key/value view of a store's table, for what lives shortly
-// and is no session: the state of an OAuth log-in, a one-time code. It seals as
-// the store does. Keys may be any string but the empty one, which is never found;
-// they are kept hashed, so an entry is found by its key alone.
+// and is no session: the state of an OAuth log-in, a one-time code. It seals
+// values as the store does. Keys may be any string but the empty one, which is never
+// found. They are kept as plain hashes: whoever steals the table recognizes a key that
+// can be guessed, so that a secret belongs in the value, or is long and random.
 //
 // Entries have no user, and no tombstones: the last Put or Delete wins. They never
 // meet a session, but lie beside them, so that [Store.All] lists them and
@@ -45,7 +46,11 @@ func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.
 	}
 	now, _ := s.times()
 	expires := expiry(now, ttl)
-	if _, err := s.exec(ctx, putEntrySQL, r.handle.sum[:], r.payload, firstVersion(), now, expires, hourAfter(expires)); err != nil {
+	n, err := s.exec(ctx, putEntrySQL, r.handle.sum[:], r.payload, firstVersion(), now, expires, hourAfter(expires))
+	if err == nil && n == 0 {
+		err = errNotStored
+	}
+	if err != nil {
 		return s.wrap("put", err)
 	}
 	s.stats.saves.Add(1)

@@ -78,7 +78,12 @@ func Schema(table string) string {
 // and what differs, for a table that is not as [Schema] makes it. Columns that were
 // added do no harm where they may be null or have a default.
 func (s *Store) Init(ctx context.Context) error {
-	err := s.retry(ctx, func() error { return s.init(ctx) })
+	// Under two names of one table, nodes may still meet.
+	met := func(err error) bool {
+		state := sqlState(err)
+		return s.leftNoTrace(err) || state == uniqueViolation || state == duplicateTable
+	}
+	err := s.retryWhen(ctx, met, func() error { return s.init(ctx) })
 	if err != nil && !errors.Is(err, ErrSchema) {
 		return s.wrap("init", err)
 	}
@@ -120,11 +125,12 @@ func (s *Store) missing(ctx context.Context, db querier, create, indexes []step)
 	var (
 		oid           uint32
 		kind, comment string
+		rowsHidden    bool
 	)
 	err := db.QueryRow(ctx, `
-		SELECT c.oid, c.relkind::text, coalesce(obj_description(c.oid, 'pg_class'), '')
+		SELECT c.oid, c.relkind::text, coalesce(obj_description(c.oid, 'pg_class'), ''), row_security_active(c.oid)
 		FROM pg_class AS c
-		WHERE c.oid = to_regclass($1::text)`, parseTable(s.table).Sanitize()).Scan(&oid, &kind, &comment)
+		WHERE c.oid = to_regclass($1::text)`, parseTable(s.table).Sanitize()).Scan(&oid, &kind, &comment, &rowsHidden)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return append(create, indexes...), nil
@@ -132,6 +138,9 @@ func (s *Store) missing(ctx context.Context, db querier, create, indexes []step)
 		return nil, err
 	case kind != "r" && kind != "p": // p is a partitioned table
 		return nil, s.schemaError("it is not a table")
+	case rowsHidden:
+		// A hidden session would look absent, and ending it would seem to work.
+		return nil, s.schemaError("row level security hides rows from this role")
 	}
 	if version, ok := strings.CutPrefix(comment, schemaComment); ok && version != strconv.Itoa(schemaVersion) {
 		return nil, s.schemaError("its comment says schema " + strconv.Quote(version) + ", and this release knows " + strconv.Itoa(schemaVersion))
@@ -173,7 +182,9 @@ func (s *Store) checkColumns(ctx context.Context, db querier, oid uint32) error 
 		"expires_hour": "timestamp with time zone" + required,
 	}
 	rows, err := db.Query(ctx, `
-		SELECT attname::text, format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN $2::text ELSE '' END,
+		SELECT attname::text,
+			format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN $2::text ELSE '' END
+				|| CASE WHEN attgenerated <> '' OR attidentity = 'a' THEN ' generated' ELSE '' END,
 			attnotnull AND NOT atthasdef AND attidentity = ''
 		FROM pg_attribute
 		WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped

@@ -156,7 +156,7 @@ func (h *Handle) UnmarshalText(text []byte) (err error) {
 }
 
 // Data is what a session holds: who the user is, and the application's values.
-// Formatted in any way it is redacted.
+// Formatted in any way it is redacted; fmt asks no value in an unexported field, though.
 type Data struct {
 	// UserID is the application's name for who is logged in, "" for a guest.
 	// Any string of up to 1,000 bytes will do.
@@ -288,8 +288,8 @@ func encodeValues(v any, maxSize int) (values, error) {
 	return encoded, nil
 }
 
-// encodeError and decodeError name types and fields, which the programmer
-// wrote. The errors of encoding/json quote the values themselves.
+// encodeError and decodeError name types, which the programmer wrote. The errors of
+// encoding/json quote values and keys.
 func encodeError(err error) error {
 	var unsupported *json.UnsupportedTypeError
 	if errors.As(err, &unsupported) {
@@ -305,7 +305,7 @@ func encodeError(err error) error {
 func decodeError(err error) error {
 	var mismatch *json.UnmarshalTypeError
 	if errors.As(err, &mismatch) {
-		return fmt.Errorf("%w: field %q is of type %s", ErrDecode, mismatch.Field, mismatch.Type)
+		return fmt.Errorf("%w: there is no place for them in type %s", ErrDecode, mismatch.Type)
 	}
 	return ErrDecode
 }

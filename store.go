@@ -31,6 +31,7 @@
 package pgsession
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -118,6 +119,9 @@ var (
 	ErrSchema = errors.New("pgsession: unexpected table")
 )
 
+// errNotStored is the answer to an INSERT that a trigger swallowed.
+var errNotStored = errors.New("the server stored nothing, and said that all is well")
+
 type notFoundError struct{ text string }
 
 func (e *notFoundError) Error() string { return e.text }
@@ -177,7 +181,7 @@ func WithMaxSize(bytes int) Option {
 }
 
 // WithAbsoluteLifetime ends sessions so long after the log-in, however often they
-// are touched. The default, 0, is never. OWASP recommends 4 to 8 hours for an
+// are touched; their rows stay until the ttl is over too. The default, 0, is never. OWASP recommends 4 to 8 hours for an
 // application that is used all day (Session Management Cheat Sheet, "Absolute
 // Timeout"). A negative duration panics.
 func WithAbsoluteLifetime(d time.Duration) Option {
@@ -225,8 +229,9 @@ type Store struct {
 	cleanups cleanupRegistry
 }
 
-// New returns a store that seals what it writes with crypto. It panics where
-// pool is nil, or crypto is nil or holds no keys.
+// New returns a store that seals what it writes with crypto. Give each table keys of
+// its own: a payload is bound to its row and its keys, and not to the table's name. It
+// panics where pool is nil, or crypto is nil or holds no keys.
 func New(pool *pgxpool.Pool, crypto *Crypto, opts ...Option) *Store {
 	if crypto == nil || !crypto.hasKeys() {
 		panic("pgsession: New: no crypto")
@@ -397,7 +402,11 @@ func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (ID, e
 	}
 	now, _ := s.times()
 	expires := expiry(now, ttl)
-	if _, err := s.exec(ctx, insertSQL, r.handle.sum[:], r.userKey, r.payload, firstVersion(), now, expires, hourAfter(expires)); err != nil {
+	n, err := s.exec(ctx, insertSQL, r.handle.sum[:], r.userKey, r.payload, firstVersion(), now, expires, hourAfter(expires))
+	if err == nil && n == 0 {
+		err = errNotStored
+	}
+	if err != nil {
 		return ID{}, s.wrap("create", err)
 	}
 	s.stats.saves.Add(1)
@@ -471,7 +480,7 @@ func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) e
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, r, &s.saving)
+	return s.write(ctx, r, data, &s.saving)
 }
 
 // save reports whether there was a live session of that user's to write.
@@ -496,7 +505,7 @@ type writeKind struct {
 	gone      error // for no row, or an expired one; nil where that is worth another try
 }
 
-func (s *Store) write(ctx context.Context, r row, kind *writeKind) error {
+func (s *Store) write(ctx context.Context, r row, data Data, kind *writeKind) error {
 	run := kind.shared
 	for range retryAttempts {
 		written, err := run(ctx, r)
@@ -506,6 +515,10 @@ func (s *Store) write(ctx context.Context, r row, kind *writeKind) error {
 		if written {
 			s.stats.saves.Add(1)
 			return nil
+		}
+		// The key ring may have changed since, and the user's keys with it.
+		if r, err = s.newRow(r.handle, data, r.ttl); err != nil {
+			return err
 		}
 		if err := s.explainRefusal(ctx, r, kind); err != nil {
 			return err
@@ -764,7 +777,7 @@ func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) er
 	if err != nil {
 		return err
 	}
-	return s.write(ctx, r, &s.putting)
+	return s.write(ctx, r, data, &s.putting)
 }
 
 // put reports whether no tombstone stood there, and no other user's live session.
@@ -878,9 +891,11 @@ const (
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
 	featureNotSupported  = "0A000"
+	duplicateTable       = "42P07"
 	undefinedTable       = "42P01"
 	undefinedColumn      = "42703"
 
+	classConnectionException  = "08"
 	classProgramLimitExceeded = "54"
 )
 
@@ -906,9 +921,11 @@ func sqlState(err error) string {
 	return ""
 }
 
-// isFatal reports whether the server closed the connection with its answer.
+// isFatal reports whether the connection ended with the answer. PgBouncer, which
+// speaks for a server that it lost, leaves the unlocalized severity out.
 func isFatal(server *pgconn.PgError) bool {
-	return server.SeverityUnlocalized == "FATAL" || server.SeverityUnlocalized == "PANIC"
+	severity := cmp.Or(server.SeverityUnlocalized, server.Severity)
+	return severity == "FATAL" || severity == "PANIC" || strings.HasPrefix(server.Code, classConnectionException)
 }
 
 func (s *Store) leftNoTrace(err error) bool {

@@ -90,8 +90,9 @@ func (s *Store) list(ctx context.Context, now time.Time, sql string, args ...any
 // DeleteByUser ends a user's sessions, but for those named: "log out everywhere
 // else". It returns how many were live. A session that is cycled meanwhile is ended
 // under its new id; one that a log-in creates meanwhile may stay. "" matches nobody.
-// Errors: [ErrTooLarge] for a user id that is too long. With an error, some of the
-// sessions may have been ended: so many as the number says.
+// Errors: [ErrTooLarge] for a user id that is too long, [ErrConflict] where the sessions
+// keep escaping. With an error, some of them may have been ended: so many as the number
+// says.
 func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handle) (int64, error) {
 	if len(userID) > maxUserIDSize {
 		return 0, errUserIDTooLarge(userID)
@@ -100,9 +101,13 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 		return 0, nil
 	}
 	ended, err := s.endAll(ctx, func() (keys, userKeys [][]byte, err error) {
-		userKeys = s.codec.userKeys(userID)
-		keys, err = s.readKeys(ctx, userSessionsSQL, userKeys, keysOf(except))
-		return keys, userKeys, err
+		for { // until the key ring is the same before and after the look
+			userKeys = s.codec.userKeys(userID)
+			keys, err = s.readKeys(ctx, userSessionsSQL, userKeys, keysOf(except))
+			if err != nil || slices.EqualFunc(userKeys, s.codec.userKeys(userID), bytes.Equal) {
+				return keys, userKeys, err
+			}
+		}
 	})
 	if err != nil {
 		return ended, s.wrap("delete by user", err)
@@ -119,7 +124,12 @@ var userSessionsSQL = newStatement(`
 // end lives on under a key that was not seen; so it looks again, until it has ended
 // every session that it saw by itself.
 func (s *Store) endAll(ctx context.Context, find func() (keys, userKeys [][]byte, err error)) (ended int64, err error) {
-	for {
+	for attempt := range updateAttempts {
+		if attempt > 0 {
+			if err := pause(ctx, attempt); err != nil {
+				return ended, err
+			}
+		}
 		keys, userKeys, err := find()
 		if err != nil {
 			return ended, err
@@ -137,6 +147,7 @@ func (s *Store) endAll(ctx context.Context, find func() (keys, userKeys [][]byte
 			return ended, nil
 		}
 	}
+	return ended, ErrConflict
 }
 
 // endBatch leaves tombstones at those keys that hold a session of the user's, or of

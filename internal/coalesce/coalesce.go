@@ -84,6 +84,9 @@ func (g *Group[C, R]) Waiting() int {
 // run, and one in a batch is given up: Do returns the error of ctx at once, and the batch goes on for the others. When
 // Run panics, so does Do.
 func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
+	if ctx == nil { // or it would panic in the hands of another caller
+		panic("coalesce: nil context")
+	}
 	g.calls.Add(1)
 	queued := g.enter(ctx, c)
 	if queued == nil {
