@@ -121,25 +121,33 @@ func shrink(operations []porcupine.Operation, deadline time.Time) []porcupine.Op
 		}
 	}
 	slices.SortFunc(shortest, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
-	for i := len(shortest) - 1; i >= 0; i-- {
-		without := slices.Delete(slices.Clone(shortest), i, i+1)
-		if o := shortest[i]; !o.Input.(call).kind.reads() {
-			a := o.Output.(answer)
-			if a.unknown {
-				continue
+	for size := max(1, len(shortest)/2); size > 0; size /= 2 {
+		for end := len(shortest); end > 0; end -= size {
+			start := max(0, end-size)
+			if smaller, less := reduce(shortest, start, end); less && fails(smaller) {
+				shortest = smaller
 			}
-			if a.outcome == model.OK || o.Input.(call).kind == opRevoke { // it may have written
-				a.unknown, a.moot = true, true
-				o.Output = a
-				without = slices.Clone(shortest)
-				without[i] = o
-			}
-		}
-		if fails(without) {
-			shortest = without
 		}
 	}
 	return connected(shortest)
+}
+
+// reduce leaves out, or makes moot, a part of the operations.
+func reduce(operations []porcupine.Operation, start, end int) (smaller []porcupine.Operation, less bool) {
+	smaller = slices.Clone(operations[:start])
+	for _, o := range operations[start:end] {
+		c, a := o.Input.(call), o.Output.(answer)
+		mayHaveWritten := !c.kind.reads() && (a.outcome == model.OK || c.kind == opRevoke)
+		if mayHaveWritten && c.kind != opEndUserBegin && c.kind != opEndUserFinish {
+			less = less || !a.unknown
+			a.moot, a.unknown = a.moot || !a.unknown, true
+			o.Output = a
+			smaller = append(smaller, o)
+			continue
+		}
+		less = true
+	}
+	return append(smaller, operations[end:]...), less
 }
 
 // connected leaves out the calls without an answer that have nothing to do with those that have one.

@@ -71,6 +71,7 @@ type torture struct {
 	injected                                       tally
 	violations                                     atomic.Int64
 	fail                                           context.CancelFunc
+	ended                                          func() bool
 }
 
 // A tally counts by kind.
@@ -120,6 +121,7 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	var book *ledger
 	ctx, t.fail = context.WithCancel(ctx)
 	defer t.fail()
+	t.ended = func() bool { return ctx.Err() != nil }
 	if o.faults {
 		if book, err = t.openLedger(ctx); err != nil {
 			return "", err
@@ -221,6 +223,13 @@ func (t *torture) report(text string) {
 	t.violations.Add(1)
 	t.print("VIOLATION (seed " + fmt.Sprint(t.seed) + "): " + text)
 	t.fail()
+}
+
+// complain reports what a call returned, unless the run has ended: calls then fail as they should.
+func (t *torture) complain(text string) {
+	if !t.ended() {
+		t.report(text)
+	}
 }
 
 func (t *torture) progress() string {

@@ -61,7 +61,7 @@ func (r *rotation) settle(ctx context.Context, t *torture, stores []*pgsession.S
 		return
 	}
 	if _, err := stores[0].Reseal(ctx); err != nil {
-		t.report(fmt.Sprintf("reseal fails at rest: %v", err))
+		t.complain(fmt.Sprintf("reseal fails at rest: %v", err))
 		return
 	}
 	for _, n := range t.nodes {

@@ -59,8 +59,8 @@ var profiles = map[string]profile{
 	},
 	// Statements that write many rows, and no Cycle: two that swap ids may wait for each other, which is no fault of an order.
 	"order": {
-		weights: [kinds]int{opSave: 20, opTouch: 15, opDelete: 2, opPut: 20, opEndUser: 4, opClean: 2, opUpdate: 4},
-		groups:  4, slots: 8, workers: 48, calls: 20, epochs: 2, plain: true, unchecked: true,
+		weights: [kinds]int{opSave: 30, opTouch: 5, opDelete: 1, opPut: 30, opEndUser: 1, opClean: 1},
+		groups:  3, slots: 8, workers: 60, calls: 20, epochs: 1, plain: true, unchecked: true,
 	},
 	// Clean-ups of ids that are put anew.
 	"sweep": {
@@ -257,7 +257,7 @@ func (r *round) runEpoch(ctx context.Context, epoch int, random *rand.Rand) erro
 	stopRotation()
 	if r.faults {
 		if err := r.recovers(ctx); err != nil {
-			r.report(fmt.Sprintf("round %d: the store does not recover from an outage: %v", r.number, err))
+			r.complain(fmt.Sprintf("round %d: the store does not recover from an outage: %v", r.number, err))
 		}
 	}
 	if err := r.quiesce(ctx); err != nil {
@@ -400,7 +400,7 @@ func (r *round) show(g *group, sessions ...*pgsession.Session) []session {
 		v, err := pgsession.Decode[values](s)
 		slot := g.slotOf(s.Handle)
 		if err != nil || slot < 0 {
-			r.report(fmt.Sprintf("round %d, group %d: a session at id %d that nobody wrote: %v", r.number, g.name, slot, err))
+			r.complain(fmt.Sprintf("round %d, group %d: a session at id %d that nobody wrote: %v", r.number, g.name, slot, err))
 			continue
 		}
 		shown = append(shown, session{slot: slot, user: s.UserID, values: v.Name, created: s.CreatedAt.UnixMicro(), expires: s.ExpiresAt.UnixMicro()})
@@ -443,12 +443,12 @@ func (r *round) judge(k kind, err error, a *answer) verdict {
 	for _, wrong := range []error{pgsession.ErrTampered, pgsession.ErrUnknownKey, pgsession.ErrSchema, pgsession.ErrDecode, pgsession.ErrEncode,
 		pgsession.ErrInvalidTTL, pgsession.ErrTooLarge, pgsession.ErrInvalidID} {
 		if errors.Is(err, wrong) {
-			r.report(fmt.Sprintf("round %d: %s: an error that nothing explains: %v", r.number, k, err))
+			r.complain(fmt.Sprintf("round %d: %s: an error that nothing explains: %v", r.number, k, err))
 			return unknown
 		}
 	}
 	if !r.faults {
-		r.report(fmt.Sprintf("round %d: %s failed though nothing was wrong: %v", r.number, k, err))
+		r.complain(fmt.Sprintf("round %d: %s failed though nothing was wrong: %v", r.number, k, err))
 	}
 	r.errors.Add(1)
 	var server *pgconn.PgError
@@ -508,7 +508,7 @@ func (r *round) auditCall(ctx context.Context, g *group, c call) {
 			return
 		}
 		if attempt == 9 {
-			r.report(fmt.Sprintf("round %d: %s fails at rest", r.number, c.kind))
+			r.complain(fmt.Sprintf("round %d: %s fails at rest", r.number, c.kind))
 		}
 	}
 }
