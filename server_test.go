@@ -93,3 +93,16 @@ func TestStore_DeleteByUser_WithoutEnd(t *testing.T) {
 	_, err := s.DeleteByUser(t.Context(), "ann")
 	require.ErrorIs(t, err, pgsession.ErrConflict)
 }
+
+// TestStore_Cycle_FailedCommit has both statements succeed, and the commit fail.
+func TestStore_Cycle_FailedCommit(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	old, next := s.create(t, ann(1), time.Hour), pgsession.NewID()
+	s.sql(t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not today''; END'`)
+	s.sql(t, `CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON sessions DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	require.ErrorContains(t, s.Cycle(t.Context(), old, next, ann(2), time.Hour), "not today")
+	require.Equal(t, 1, s.count(t, old))
+	_, err := s.Load(t.Context(), next)
+	require.ErrorIs(t, err, pgsession.ErrNotFound)
+}
