@@ -4,6 +4,7 @@ package measure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -32,8 +33,11 @@ type Result struct {
 	Bytes  float64 // of the heap
 }
 
-// Run makes the calls. The first error ends them all, and is returned; that no call
-// ended in time is one too.
+// ErrTooShort says that no call ended within the load's length.
+var ErrTooShort = errors.New("no call ended in time")
+
+// Run makes the calls. The first error ends them all, and is returned. Errors of its
+// own: [ErrTooShort].
 func (l Load) Run(ctx context.Context, call func(context.Context, *rand.Rand) error) (Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -89,7 +93,7 @@ func (l Load) Run(ctx context.Context, call func(context.Context, *rand.Rand) er
 		calls += callers[i].calls
 	}
 	if all.Count() == 0 {
-		return Result{}, fmt.Errorf("no call ended within %s after the warm-up", l.Length)
+		return Result{}, fmt.Errorf("%w: %s", ErrTooShort, l.Length)
 	}
 	return Result{
 		Throughput: float64(all.Count()) / l.Length.Seconds(),
