@@ -105,6 +105,12 @@ func shrink(operations []porcupine.Operation, deadline time.Time) []porcupine.Op
 	fails := func(h []porcupine.Operation) bool {
 		return time.Now().Before(deadline) && porcupine.CheckOperationsTimeout(sequential, h, 2*time.Second) == porcupine.Illegal
 	}
+	for _, part := range partition(operations) {
+		if fails(part) {
+			operations = part
+			break
+		}
+	}
 	shortest := operations
 	returns := make([]int64, 0, len(operations))
 	for _, o := range operations {

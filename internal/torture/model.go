@@ -119,7 +119,8 @@ var hashSeed = maphash.MakeSeed()
 
 // sequential is what one store does that runs one call after another.
 var sequential = (&porcupine.NondeterministicModel{
-	Init: func() []any { return []any{state{}} },
+	Partition: partition,
+	Init:      func() []any { return []any{state{}} },
 	Step: func(before, input, output any) []any {
 		c, a := input.(call), output.(answer)
 		after, ok := before.(state).step(c, a)
@@ -135,6 +136,34 @@ var sequential = (&porcupine.NondeterministicModel{
 	},
 	Hash: func(s any) uint64 { return maphash.Comparable(hashSeed, s.(state)) },
 }).ToModel()
+
+// partition parts a history into those of slots that have nothing to do with each other: Cycle connects two, and a call for
+// a user all.
+func partition(operations []porcupine.Operation) [][]porcupine.Operation {
+	var part [maxSlots]int
+	for i := range part {
+		part[i] = i
+	}
+	for _, o := range operations {
+		switch c := o.Input.(call); c.kind {
+		case opFind, opEndUserBegin, opEndUserSlot, opEndUserFinish:
+			return [][]porcupine.Operation{operations}
+		case opCycle:
+			from, to := part[c.slot], part[c.to]
+			for i := range part {
+				if part[i] == from {
+					part[i] = to
+				}
+			}
+		}
+	}
+	parts := make([][]porcupine.Operation, maxSlots)
+	for _, o := range operations {
+		i := part[o.Input.(call).slot]
+		parts[i] = append(parts[i], o)
+	}
+	return slices.DeleteFunc(parts, func(p []porcupine.Operation) bool { return len(p) == 0 })
+}
 
 // step returns what the call makes of the state, and whether it can have given the answer there.
 func (s state) step(c call, a answer) (after state, ok bool) {
