@@ -63,7 +63,7 @@ func (r *report) operationPanels() []chart.Panel {
 			sizeLine{chart.Style{Name: "Load", Colour: chart.Blue}, func(s sizeResult) float64 { return s.Load.PerSecond }},
 			sizeLine{chart.Style{Name: "Save", Colour: chart.Orange}, func(s sizeResult) float64 { return s.Save.PerSecond }},
 			sizeLine{chart.Style{Name: "FindByUser", Colour: chart.Purple}, func(s sizeResult) float64 { return s.FindByUser.PerSecond }}),
-		r.bySize("Clean-up", "microseconds an expired row",
+		r.bySize("Clean-up", "µs an expired row",
 			sizeLine{chart.Style{Name: "in the background", Colour: chart.Blue}, func(s sizeResult) float64 { return s.BackgroundCleanupMicros }},
 			sizeLine{chart.Style{Name: "CleanupExpired", Colour: chart.Orange}, func(s sizeResult) float64 { return s.CleanupExpiredMicros }}),
 	}

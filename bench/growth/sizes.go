@@ -211,25 +211,23 @@ func (f *filler) measureCleanup(ctx context.Context, result *sizeResult) error {
 	if err := f.fill(ctx, f.expired, true); err != nil {
 		return err
 	}
-	before := f.store.Stats()
+	before := f.store.Stats().Cleaned
+	start = time.Now()
 	cleanup := f.store.SpawnCleanup(ctx, time.Millisecond)
 	defer cleanup.Stop()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
-	var took time.Duration
-	for deadline := time.Now().Add(10 * time.Minute); ; {
-		<-ticker.C
-		stats := f.store.Stats()
-		// The first run removes them all, and is the longest.
-		took = max(took, stats.LastCleanupDuration)
-		if stats.Cleaned >= before.Cleaned+int64(f.expired) && stats.LastCleanupDuration != before.LastCleanupDuration {
-			break
+	for f.store.Stats().Cleaned < before+int64(f.expired) {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return fmt.Errorf("the clean-up removed %d rows of %d", stats.Cleaned-before.Cleaned, f.expired)
+		if time.Since(start) > 10*time.Minute {
+			return fmt.Errorf("the clean-up removed %d rows of %d", f.store.Stats().Cleaned-before, f.expired)
 		}
 	}
-	result.BackgroundCleanupMicros = took.Seconds() * 1e6 / float64(f.expired)
+	result.BackgroundCleanupMicros = time.Since(start).Seconds() * 1e6 / float64(f.expired)
 	return nil
 }
 
