@@ -125,13 +125,6 @@ func TestStore_Health_Degraded(t *testing.T) {
 			requireHealth(t, s, pgsession.Degraded, isNotDurable+level+":")
 		})
 	}
-	t.Run("synchronous_commit of the role", func(t *testing.T) {
-		pool := nodePool(t, schema, nil)
-		runScript(t, pool, `GRANT SELECT ON sessions TO PUBLIC`)
-		_, params := newRole(t, pool, schema)
-		params["synchronous_commit"] = "off"
-		requireHealth(t, storeOn(t, nodePool(t, schema, params)), pgsession.Degraded, isNotDurable+"off:")
-	})
 	for name, test := range map[string]struct {
 		ahead  time.Duration
 		skewed bool
