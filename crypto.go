@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unique"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -47,13 +48,18 @@ var (
 // Key(REDACTED), or as an address where it lies in an unexported field. Only
 // Secret tells. Keys can be compared with ==, and used as map keys. The zero
 // Key is 256 zero bits, which [NewCrypto] refuses.
-type Key struct{ secret }
+type Key struct {
+	// fmt calls no method on a Key in an unexported field, but prints it by
+	// reflection: there it follows one pointer, for a verb that does not suit
+	// pointers, such as %s, and never two.
+	bytes unique.Handle[unique.Handle[[keySize]byte]]
+}
 
 // GenerateKey returns a new random key.
 func GenerateKey() Key {
 	var b [keySize]byte
 	rand.Read(b[:])
-	return Key{newSecret(b)}
+	return newKey(b)
 }
 
 // ParseKey reads a key: 64 hex digits, or 32 bytes in base64, with the standard
@@ -87,7 +93,21 @@ func parseKey(s string) (Key, error) {
 	if err != nil || len(b) != keySize {
 		return Key{}, errKeyFormat
 	}
-	return Key{newSecret([keySize]byte(b))}, nil
+	return newKey([keySize]byte(b)), nil
+}
+
+func newKey(b [keySize]byte) Key {
+	if b == [keySize]byte{} {
+		return Key{}
+	}
+	return Key{unique.Make(unique.Make(b))}
+}
+
+func (k Key) reveal() [keySize]byte {
+	if k == (Key{}) {
+		return [keySize]byte{}
+	}
+	return k.bytes.Value().Value()
 }
 
 // Secret returns the key as 64 hex digits, for a secret store. It is the only
@@ -530,7 +550,7 @@ func (s *Store) rowsUnderOtherKeys(ctx context.Context, after []byte) (page []se
 var otherKeysSQL = newStatement(`
 	SELECT s.key, s.user_key, s.sealed, s.version, s.created_at
 	FROM {sessions} AS s
-	WHERE s.key > $1 AND octet_length(s.key) = 32 AND s.sealed IS NOT NULL AND substring(s.sealed FROM 2 FOR 4) <> $2
+	WHERE s.key > $1 AND {ours} AND s.sealed IS NOT NULL AND substring(s.sealed FROM 2 FOR 4) <> $2
 	ORDER BY s.key
 	LIMIT $3`)
 

@@ -106,3 +106,21 @@ func TestStore_Cycle_FailedCommit(t *testing.T) {
 	_, err := s.Load(t.Context(), next)
 	require.ErrorIs(t, err, pgsession.ErrNotFound)
 }
+
+// TestStore_Touch_Overtaken has a touch wait behind the end of its session: it must not
+// say that it prolonged what is over.
+func TestStore_Touch_Overtaken(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	ctx := t.Context()
+	id := s.create(t, ann(1), time.Minute)
+	end, err := s.pool.Begin(ctx)
+	require.NoError(t, err)
+	_, err = end.Exec(ctx, `UPDATE sessions SET data = NULL, sealed = NULL, user_key = NULL WHERE key = $1`, key(id))
+	require.NoError(t, err)
+	touched := make(chan error)
+	go func() { touched <- s.Touch(ctx, id, time.Hour) }()
+	require.Eventually(t, func() bool { return s.rows(t, `EXISTS (SELECT FROM pg_locks WHERE NOT granted)`) > 0 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, end.Commit(ctx))
+	require.ErrorIs(t, <-touched, pgsession.ErrNotFound)
+}

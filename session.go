@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -32,7 +33,7 @@ const (
 // The zero ID names no session: loads and writes of it give [ErrNotFound], and
 // deleting it does nothing.
 type ID struct {
-	token  secret // zero for a derived id
+	masked [32]byte // the token, xored with maskOf(handle); zero for a derived id
 	handle Handle
 }
 
@@ -87,16 +88,31 @@ func derivedID(domain, secret string) ID {
 }
 
 func mintedID(token [32]byte) ID {
-	return ID{token: newSecret(token), handle: Handle{sha256.Sum256(token[:])}}
+	handle := Handle{sha256.Sum256(token[:])}
+	mask := maskOf(handle)
+	subtle.XORBytes(token[:], token[:], mask[:])
+	return ID{masked: token, handle: handle}
 }
+
+// fmt calls no method on an ID in somebody's unexported field, but prints its bits: so
+// they lie under a mask, which is another in each process.
+func maskOf(handle Handle) [32]byte {
+	return sha256.Sum256(append(processSecret[:len(processSecret):len(processSecret)], handle.sum[:]...))
+}
+
+var processSecret = func() (secret [32]byte) {
+	rand.Read(secret[:])
+	return secret
+}()
 
 // Token returns the value for the session cookie, 43 characters of base64url:
 // the secret itself. It returns "" for the zero ID and for a derived one.
 func (id ID) Token() string {
-	if id.token == (secret{}) {
+	if id.masked == [32]byte{} {
 		return ""
 	}
-	token := id.token.reveal()
+	token := maskOf(id.handle)
+	subtle.XORBytes(token[:], token[:], id.masked[:])
 	return base64.RawURLEncoding.EncodeToString(token[:])
 }
 

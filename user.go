@@ -61,7 +61,7 @@ const (
 	findByUserKey = `
 		(SELECT {columns}
 		FROM {sessions} AS s
-		WHERE s.user_key = $%d AND {live} AND octet_length(s.key) = 32
+		WHERE s.user_key = $%d AND {live} AND {ours}
 		ORDER BY s.created_at DESC, s.key
 		LIMIT $3)`
 )
@@ -100,55 +100,61 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 	if userID == "" {
 		return 0, nil
 	}
-	ended, err := s.endAll(ctx, func() (keys, userKeys [][]byte, err error) {
-		for { // until the key ring is the same before and after the look
-			userKeys = s.codec.userKeys(userID)
-			keys, err = s.readKeys(ctx, userSessionsSQL, userKeys, keysOf(except))
-			if err != nil || slices.EqualFunc(userKeys, s.codec.userKeys(userID), bytes.Equal) {
-				return keys, userKeys, err
-			}
-		}
-	})
-	if err != nil {
-		return ended, s.wrap("delete by user", err)
-	}
-	return ended, nil
-}
-
-var userSessionsSQL = newStatement(`
-	SELECT s.key
-	FROM {sessions} AS s
-	WHERE s.user_key = ANY($1::bytea[]) AND {stored} AND s.key <> ALL($2::bytea[])`)
-
-// endAll ends what find finds. A session that is cycled between the look and the
-// end lives on under a key that was not seen; so it looks again, until it has ended
-// every session that it saw by itself.
-func (s *Store) endAll(ctx context.Context, find func() (keys, userKeys [][]byte, err error)) (ended int64, err error) {
-	for attempt := range updateAttempts {
-		if attempt > 0 {
-			if err := pause(ctx, attempt); err != nil {
-				return ended, err
-			}
-		}
-		keys, userKeys, err := find()
+	var ended int64
+	for range updateAttempts {
+		userKeys := s.codec.userKeys(userID)
+		pass, err := s.endByUser(ctx, userKeys, keysOf(except))
+		ended += pass.live
 		if err != nil {
-			return ended, err
+			return ended, s.wrap("delete by user", err)
 		}
-		endedHere := 0
-		for batch := range slices.Chunk(keys, batchSize) {
-			rows, live, err := s.endBatch(ctx, batch, userKeys)
-			if err != nil {
-				return ended, err
-			}
-			endedHere += rows
-			ended += live
-		}
-		if endedHere == len(keys) {
+		// A session that is cycled between the look and the lock lives on under a
+		// key that was not seen. So does one that is written under another key of
+		// a ring that has just changed.
+		if pass.ended == pass.seen && pass.seen < batchSize && slices.EqualFunc(userKeys, s.codec.userKeys(userID), bytes.Equal) {
 			return ended, nil
 		}
 	}
 	return ended, ErrConflict
 }
+
+// endPass says how many sessions were seen, ended by this very statement, and live
+// until then.
+type endPass struct{ seen, ended, live int64 }
+
+func (s *Store) endByUser(ctx context.Context, userKeys, spared [][]byte) (pass endPass, err error) {
+	err = s.retry(ctx, func() error {
+		now, oldest := s.times()
+		grave := now.Add(tombstoneLife)
+		return s.pool.QueryRow(ctx, s.text(endByUserSQL), now, oldest, userKeys, spared, batchSize, grave, hourAfter(grave)).
+			Scan(&pass.seen, &pass.ended, &pass.live)
+	})
+	return pass, err
+}
+
+var endByUserSQL = newStatement(`
+	WITH pgsession_seen AS (
+		SELECT s.key
+		FROM {sessions} AS s
+		WHERE s.user_key = ANY($3::bytea[]) AND {stored} AND s.key <> ALL($4::bytea[])
+		LIMIT $5
+	), pgsession_held AS (
+		SELECT s.key, {live} AS live
+		FROM {sessions} AS s
+		JOIN pgsession_seen AS seen ON seen.key = s.key
+		WHERE s.user_key = ANY($3::bytea[]) AND {stored}
+		ORDER BY s.key
+		{lock}
+	), pgsession_ended AS (
+		UPDATE {sessions} AS s
+		SET user_key = NULL, data = NULL, sealed = NULL, version = {next},
+			expires_at = greatest(s.expires_at, $6), expires_hour = greatest(s.expires_hour, $7)
+		FROM pgsession_held AS held
+		WHERE s.key = held.key AND {stored}
+		RETURNING held.live
+	)
+	SELECT (SELECT count(*) FROM pgsession_seen), count(*), count(*) FILTER (WHERE ended.live)
+	FROM pgsession_ended AS ended`)
 
 // endBatch leaves tombstones at those keys that hold a session of the user's, or of
 // anybody's where userKeys is nil. It returns how many it left, and how many of
@@ -270,7 +276,7 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 var allSQL = newStatement(`
 	SELECT {columns}
 	FROM {sessions} AS s
-	WHERE s.key > $3 AND {live} AND octet_length(s.key) = 32
+	WHERE s.key > $3 AND {live} AND {ours}
 	ORDER BY s.key
 	LIMIT $4`)
 
@@ -279,14 +285,27 @@ var allSQL = newStatement(`
 // stay, as in [Store.DeleteByUser]. It holds all their keys in memory, 32 bytes a
 // session.
 func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
-	ended, err := s.endAll(ctx, func() (keys, userKeys [][]byte, err error) {
-		keys, err = s.readKeys(ctx, allKeysSQL)
-		return keys, nil, err
-	})
-	if err != nil {
-		return ended, s.wrap("delete all", err)
+	var ended int64
+	for range updateAttempts {
+		keys, err := s.readKeys(ctx, allKeysSQL)
+		endedHere := 0
+		for batch := range slices.Chunk(keys, batchSize) {
+			var rows int
+			var live int64
+			if rows, live, err = s.endBatch(ctx, batch, nil); err != nil {
+				break
+			}
+			endedHere += rows
+			ended += live
+		}
+		if err != nil {
+			return ended, s.wrap("delete all", err)
+		}
+		if endedHere == len(keys) { // otherwise some were cycled, to keys that were not seen
+			return ended, nil
+		}
 	}
-	return ended, nil
+	return ended, ErrConflict
 }
 
 var allKeysSQL = newStatement(`
