@@ -90,8 +90,15 @@ func TestStore_DeleteByUser_WithoutEnd(t *testing.T) {
 	s.create(t, ann(1), time.Hour)
 	s.sql(t, `CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
 	s.sql(t, `CREATE TRIGGER swallow BEFORE UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION swallow()`)
-	_, err := s.DeleteByUser(t.Context(), "ann")
-	require.ErrorIs(t, err, pgsession.ErrConflict)
+	for name, end := range map[string]func(context.Context) (int64, error){
+		"DeleteByUser": func(ctx context.Context) (int64, error) { return s.DeleteByUser(ctx, "ann") },
+		"DeleteAll":    s.DeleteAll,
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		_, err := end(ctx)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+	}
 }
 
 // TestStore_Cycle_FailedCommit has both statements succeed, and the commit fail.
