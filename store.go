@@ -195,12 +195,13 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 
 // WithCoalescing sets how many statements of one kind (load, save, put, touch,
 // delete) may be in flight before further calls queue, to share the next one. The
-// default is a quarter of the pool's connections, between 2 and 8, and 0 turns sharing off. Most
-// applications will not need this: a call that finds less than n in flight goes out
-// at once by itself, and nothing ever waits for company.
+// default is a quarter of the pool's connections, between 2 and 8, and 0 turns
+// sharing off. Most applications will not need this: a call that finds less than n
+// in flight goes out at once by itself, and nothing ever waits for company.
 //
 // A shared statement runs under a context of its own, so that tracers see none of
-// the callers' values. A negative number panics.
+// the callers' values; and where a row is locked by somebody else, it waits with
+// all its callers. A negative number panics.
 func WithCoalescing(n int) Option {
 	return func(o *options) {
 		if n < 0 {
