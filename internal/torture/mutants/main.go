@@ -54,7 +54,7 @@ var mutants = []mutant{
 		{"store.go", "WHERE s.key = $7 AND s.version = $8", "WHERE s.key = $7 AND NOT {stored} AND $8::bigint IS NOT NULL"},
 	}},
 	{"DeleteByUser looks once", []string{"-profile", "everywhere"}, []edit{
-		{"user.go", "if endedHere == len(keys) {", "if endedHere <= len(keys) {"},
+		{"user.go", "pass.ended == pass.seen", "pass.ended <= pass.seen"},
 	}},
 	{"locks are taken in any order", []string{"-profile", "order", "-coalescing", "on"}, []edit{
 		{"batch.go", ordered, ""},
