@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -23,7 +22,7 @@ func isNotFound(err error) bool { return errors.Is(err, pgsession.ErrNotFound) }
 // statement.
 type turnstile struct {
 	*fixture
-	statements
+	roundTrips
 	beforeOpening func() // what a test does while the calls are queued
 }
 
@@ -32,7 +31,7 @@ func newTurnstile(t *testing.T, plaintext bool) *turnstile {
 	t.Helper()
 	g := &turnstile{}
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
-		config.ConnConfig.Tracer = &g.statements
+		config.ConnConfig.Tracer = &g.roundTrips
 		config.ConnConfig.RuntimeParams["application_name"] = fmt.Sprintf("%.60s", t.Name())
 	})
 	open := pgsession.Plaintext
@@ -84,11 +83,11 @@ func (g *turnstile) together(t *testing.T, first func() error, calls ...func() e
 	if g.beforeOpening != nil {
 		g.beforeOpening()
 	}
-	before := g.statements.count()
+	before := g.roundTrips.count()
 	require.NoError(t, lock.Rollback(ctx))
 	group.Wait()
 	require.NoError(t, firstErr)
-	return errs, g.statements.count() - before - 1 // without the rollback
+	return errs, g.roundTrips.count() - before - 1 // without the rollback
 }
 
 func requireErrors(t *testing.T, errs []error, want ...error) {
@@ -336,25 +335,4 @@ func TestStore_Coalescing_WithoutLocks(t *testing.T) {
 	n, err = g.CleanupExpired(ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, 3, n)
-}
-
-// statements counts what is sent.
-type statements struct {
-	mu   sync.Mutex
-	sent int
-}
-
-func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sent++
-	return ctx
-}
-
-func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-func (s *statements) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sent
 }
