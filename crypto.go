@@ -346,16 +346,6 @@ func keyID(sealed []byte) (id uint32, ok bool) {
 	return binary.BigEndian.Uint32(sealed[1:]), true
 }
 
-// userKey returns what a row bears for its user, under the primary key: nil for
-// a guest, whom nothing looks up.
-func (c *Crypto) userKey(userID string) []byte {
-	ring := c.keys()
-	if len(ring) == 0 {
-		return nil
-	}
-	return ring[0].userKey(userID)
-}
-
 // userKeys returns the user's key under each key of the ring, the primary first.
 func (c *Crypto) userKeys(userID string) [][]byte {
 	if userID == "" {
