@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -40,7 +41,7 @@ func newTurnstile(t *testing.T, plaintext bool) *turnstile {
 			return pgsession.New(pool, newCrypto(t, testKey), opts...)
 		}
 	}
-	g.fixture = newFixture(t, pool, open, []pgsession.Option{pgsession.WithCoalescing(1)})
+	g.fixture = newFixture(t, pool, open, []pgsession.Option{pgsession.WithCoalescing(1), pgsession.WithMaxSize(0)})
 	return g
 }
 
@@ -67,13 +68,7 @@ func (g *turnstile) together(t *testing.T, first func() error, calls ...func() e
 	var group sync.WaitGroup
 	var firstErr error
 	group.Go(func() { firstErr = first() })
-	require.Eventually(t, func() bool {
-		var waiting int
-		err := g.pool.QueryRow(ctx, `
-			SELECT count(*) FROM pg_stat_activity
-			WHERE wait_event_type = 'Lock' AND application_name = current_setting('application_name')`).Scan(&waiting)
-		return err == nil && waiting == 1
-	}, 10*time.Second, time.Millisecond)
+	g.requireStatementsWaiting(t, 1)
 
 	errs = make([]error, len(calls))
 	for i, call := range calls {
@@ -88,6 +83,18 @@ func (g *turnstile) together(t *testing.T, first func() error, calls ...func() e
 	group.Wait()
 	require.NoError(t, firstErr)
 	return errs, g.roundTrips.count() - before - 1 // without the rollback
+}
+
+// requireStatementsWaiting waits until so many statements wait for a lock.
+func (g *turnstile) requireStatementsWaiting(t *testing.T, want int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var waiting int
+		err := g.pool.QueryRow(t.Context(), `
+			SELECT count(*) FROM pg_stat_activity
+			WHERE wait_event_type = 'Lock' AND application_name = current_setting('application_name')`).Scan(&waiting)
+		return err == nil && waiting == want
+	}, 10*time.Second, time.Millisecond)
 }
 
 func requireErrors(t *testing.T, errs []error, want ...error) {
@@ -119,6 +126,32 @@ func TestStore_Coalescing_Load(t *testing.T) {
 		require.Equal(t, sessions[1], sessions[2])
 		require.NotSame(t, sessions[1], sessions[2], "each caller has its own")
 		require.Equal(t, "bob", sessions[3].UserID)
+	})
+}
+
+// So large a value would make a shared statement too large for the server.
+func TestStore_Coalescing_LargeValues(t *testing.T) {
+	t.Parallel()
+	forBothStores(t, func(t *testing.T, g *turnstile) {
+		id, other := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour)
+		large := pgsession.Data{UserID: "ann", Values: strings.Repeat("x", pgsession.MaxShared)}
+		var saving sync.WaitGroup
+		var err error
+		g.beforeOpening = func() {
+			saving.Go(func() { err = g.Save(t.Context(), other, large, time.Hour) })
+			g.requireStatementsWaiting(t, 2)
+			require.Equal(t, 1, g.Waiting())
+		}
+		save := func() error { return g.Save(t.Context(), id, ann(1), time.Hour) }
+		errs, _ := g.together(t, save, save)
+		requireErrors(t, errs, nil)
+		saving.Wait()
+		require.NoError(t, err)
+		loaded, err := g.Load(t.Context(), other)
+		require.NoError(t, err)
+		value, err := pgsession.Decode[string](loaded)
+		require.NoError(t, err)
+		require.Len(t, value, pgsession.MaxShared)
 	})
 }
 

@@ -9,17 +9,18 @@ import (
 // A codec turns a session's user and values into a row's columns and back. An
 // encrypted store and a plaintext one differ in it alone.
 type codec interface {
-	// columns names the column that holds the payload, its type, and the
-	// column that such a store leaves empty.
-	columns() (payload, payloadType, other string)
+	// columns names the column that holds the payload, and the column that such
+	// a store leaves empty.
+	columns() (payload, other string)
+
+	// fromBytes returns the SQL that makes a payload of a bytea.
+	fromBytes(expression string) string
 
 	// encode returns the columns user_key and payload for the row at handle.
-	encode(handle Handle, userID string, v values) (userKey []byte, payload any, err error)
+	encode(handle Handle, userID string, v values) (userKey, payload []byte, err error)
 
-	// array returns payloads of encode's as one array parameter.
-	array(payloads []any) any
-
-	// decode undoes encode. A nil payload is a row of the other kind of store.
+	// decode undoes encode, and keeps nothing of userKey and payload. A nil payload
+	// is a row of the other kind of store.
 	decode(handle Handle, userKey, payload []byte) (userID string, v values, err error)
 
 	// userKeys returns all the values of user_key under which a user's rows may
@@ -35,11 +36,13 @@ type codec interface {
 // data, so that nothing planted there in clear is believed.
 type sealedCodec struct{ *Crypto }
 
-func (sealedCodec) columns() (payload, payloadType, other string) { return "sealed", "bytea", "data" }
+func (sealedCodec) columns() (payload, other string) { return "sealed", "data" }
 
-func (c sealedCodec) encode(handle Handle, userID string, v values) ([]byte, any, error) {
-	sealed, userKey, err := c.sealRow(userID, v.kind, v.bytes, handle.sum[:])
-	return userKey, sealed, err
+func (sealedCodec) fromBytes(expression string) string { return expression }
+
+func (c sealedCodec) encode(handle Handle, userID string, v values) (userKey, payload []byte, err error) {
+	payload, userKey, err = c.sealRow(userID, v.kind, v.bytes, handle.sum[:])
+	return userKey, payload, err
 }
 
 func (c sealedCodec) formerKeys(userID string) [][]byte {
@@ -47,16 +50,6 @@ func (c sealedCodec) formerKeys(userID string) [][]byte {
 		return nil
 	}
 	return c.userKeys(userID)
-}
-
-func (sealedCodec) array(payloads []any) any { return typed[[]byte](payloads) }
-
-func typed[T any](payloads []any) []T {
-	array := make([]T, len(payloads))
-	for i, payload := range payloads {
-		array[i] = payload.(T)
-	}
-	return array
 }
 
 func (c sealedCodec) decode(handle Handle, userKey, payload []byte) (string, values, error) {
@@ -88,30 +81,31 @@ const (
 	wrappedMember = "pgsession:json"
 )
 
-func (plainCodec) columns() (payload, payloadType, other string) { return "data", "jsonb", "sealed" }
+func (plainCodec) columns() (payload, other string) { return "data", "sealed" }
 
-func (plainCodec) encode(_ Handle, userID string, v values) ([]byte, any, error) {
-	data := v.bytes
-	var err error
-	if v.kind == kindRaw {
-		data = []byte(`{"` + rawMember + `":"` + base64.StdEncoding.EncodeToString(v.bytes) + `"}`)
-	} else if isEnvelope(v.bytes) {
-		data, err = json.Marshal(wrappedObject{v.bytes})
-	}
-	if userID == "" {
-		return nil, string(data), err
-	}
-	return []byte(userID), string(data), err
+func (plainCodec) fromBytes(expression string) string {
+	return "convert_from(" + expression + ", 'UTF8')::jsonb"
 }
 
-func (plainCodec) array(payloads []any) any { return typed[string](payloads) }
+func (plainCodec) encode(_ Handle, userID string, v values) (userKey, payload []byte, err error) {
+	payload = v.bytes
+	if v.kind == kindRaw {
+		payload = []byte(`{"` + rawMember + `":"` + base64.StdEncoding.EncodeToString(v.bytes) + `"}`)
+	} else if isEnvelope(v.bytes) {
+		payload, err = json.Marshal(wrappedObject{v.bytes})
+	}
+	if userID != "" {
+		userKey = []byte(userID)
+	}
+	return userKey, payload, err
+}
 
 func (plainCodec) decode(_ Handle, userKey, payload []byte) (string, values, error) {
 	if payload == nil {
 		return "", values{}, ErrUnknownKey
 	}
 	if !isEnvelope(payload) {
-		return string(userKey), values{kindJSON, payload}, nil
+		return string(userKey), values{kindJSON, bytes.Clone(payload)}, nil
 	}
 	var raw rawObject
 	if err := json.Unmarshal(payload, &raw); err == nil && raw.Raw != nil {

@@ -1,6 +1,7 @@
 package pgsession
 
 import (
+	"bytes"
 	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -172,9 +173,16 @@ type Crypto struct {
 
 // ringKey is what a master key is expanded to.
 type ringKey struct {
-	header   [payloadHeaderSize]byte
-	sealing  *xaes.AEAD
-	userMACs sync.Pool // of HMACs: to set one up costs more than to hash a user id
+	header    [payloadHeaderSize]byte
+	sealing   *xaes.AEAD
+	scratches sync.Pool // of *scratch
+}
+
+// A scratch is what a call under a key needs besides its input and output.
+type scratch struct {
+	userMAC hash.Hash // to set an HMAC up costs more than to hash a user id
+	buffer  []byte
+	sum     [sha256.Size]byte
 }
 
 // NewCrypto returns a Crypto that seals under primary, and opens under primary
@@ -263,7 +271,7 @@ func expandKey(key Key) (*ringKey, error) {
 		return nil, err
 	}
 	k := new(ringKey)
-	k.userMACs.New = func() any { return hmac.New(sha256.New, userIndex) }
+	k.scratches.New = func() any { return &scratch{userMAC: hmac.New(sha256.New, userIndex)} }
 	k.header[0] = payloadFormat
 	copy(k.header[1:], id)
 	k.sealing, err = xaes.New(sealing)
@@ -385,11 +393,11 @@ func (c *Crypto) openRow(sealed, rowKey, userKey []byte) (userID string, kind by
 	if err != nil {
 		return "", 0, nil, err
 	}
-	userID, kind, values, ok := parseEnvelope(plaintext)
-	if !ok || !hmac.Equal(key.userKey(userID), userKey) {
+	user, kind, values, ok := parseEnvelope(plaintext)
+	if !ok || !key.isUserKey(userKey, user) {
 		return "", 0, nil, ErrTampered
 	}
-	return userID, kind, values, nil
+	return string(user), kind, values, nil
 }
 
 func (k *ringKey) id() uint32 { return binary.BigEndian.Uint32(k.header[1:]) }
@@ -397,7 +405,9 @@ func (k *ringKey) id() uint32 { return binary.BigEndian.Uint32(k.header[1:]) }
 // seal appends the payload to dst. Plaintext may lie in dst's array, as
 // [xaes.AEAD.Seal] allows.
 func (k *ringKey) seal(dst, plaintext, associatedData []byte) ([]byte, error) {
-	sealed, err := k.sealing.Seal(append(dst, k.header[:]...), plaintext, k.bind(associatedData))
+	scratch := k.scratches.Get().(*scratch)
+	defer k.scratches.Put(scratch)
+	sealed, err := k.sealing.Seal(append(dst, k.header[:]...), plaintext, k.bind(scratch, associatedData))
 	if err != nil {
 		return nil, fmt.Errorf("pgsession: seal: %w", err)
 	}
@@ -405,7 +415,9 @@ func (k *ringKey) seal(dst, plaintext, associatedData []byte) ([]byte, error) {
 }
 
 func (k *ringKey) open(sealed, associatedData []byte) ([]byte, error) {
-	plaintext, err := k.sealing.Open(nil, sealed[payloadHeaderSize:], k.bind(associatedData))
+	scratch := k.scratches.Get().(*scratch)
+	defer k.scratches.Put(scratch)
+	plaintext, err := k.sealing.Open(nil, sealed[payloadHeaderSize:], k.bind(scratch, associatedData))
 	if err != nil {
 		return nil, ErrTampered
 	}
@@ -414,8 +426,9 @@ func (k *ringKey) open(sealed, associatedData []byte) ([]byte, error) {
 
 // bind joins the header to the associated data: its length is fixed, so no two
 // pairs join alike.
-func (k *ringKey) bind(associatedData []byte) []byte {
-	return slices.Concat(k.header[:], associatedData)
+func (k *ringKey) bind(scratch *scratch, associatedData []byte) []byte {
+	scratch.buffer = append(append(scratch.buffer[:0], k.header[:]...), associatedData...)
+	return scratch.buffer
 }
 
 // userKey is an HMAC and no plain hash: user ids can be guessed.
@@ -423,11 +436,26 @@ func (k *ringKey) userKey(userID string) []byte {
 	if userID == "" {
 		return nil
 	}
-	mac := k.userMACs.Get().(hash.Hash)
-	defer k.userMACs.Put(mac)
-	mac.Reset()
-	_, _ = io.WriteString(mac, userID)
-	return mac.Sum(nil)
+	scratch := k.scratches.Get().(*scratch)
+	defer k.scratches.Put(scratch)
+	scratch.buffer = append(scratch.buffer[:0], userID...)
+	return bytes.Clone(scratch.sumUser(scratch.buffer))
+}
+
+// isUserKey reports whether userKey gives userKey for that user.
+func (k *ringKey) isUserKey(userKey, userID []byte) bool {
+	if len(userID) == 0 {
+		return len(userKey) == 0
+	}
+	scratch := k.scratches.Get().(*scratch)
+	defer k.scratches.Put(scratch)
+	return hmac.Equal(scratch.sumUser(userID), userKey)
+}
+
+func (s *scratch) sumUser(userID []byte) []byte {
+	s.userMAC.Reset()
+	_, _ = s.userMAC.Write(userID)
+	return s.userMAC.Sum(s.sum[:0])
 }
 
 // appendEnvelope appends the plaintext of a row to dst.
@@ -438,20 +466,20 @@ func appendEnvelope(dst []byte, userID string, kind byte, values []byte) []byte 
 	return append(dst, values...)
 }
 
-// parseEnvelope is the inverse of appendEnvelope. Values alias b. Each envelope
-// has one form only: a length with needless bytes is refused.
-func parseEnvelope(b []byte) (userID string, kind byte, values []byte, ok bool) {
+// parseEnvelope is the inverse of appendEnvelope. What it returns aliases b. Each
+// envelope has one form only: a length with needless bytes is refused.
+func parseEnvelope(b []byte) (userID []byte, kind byte, values []byte, ok bool) {
 	length, n := binary.Uvarint(b)
 	if n <= 0 || n > 1 && b[n-1] == 0 {
-		return "", 0, nil, false
+		return nil, 0, nil, false
 	}
 	b = b[n:]
 	if length >= uint64(len(b)) { // the kind follows
-		return "", 0, nil, false
+		return nil, 0, nil, false
 	}
-	userID, kind, values = string(b[:length]), b[length], b[length+1:]
+	userID, kind, values = b[:length], b[length], b[length+1:]
 	if kind != kindJSON && kind != kindRaw {
-		return "", 0, nil, false
+		return nil, 0, nil, false
 	}
 	return userID, kind, values, true
 }
@@ -578,15 +606,15 @@ func (s *Store) resealPage(ctx context.Context, page []sealedRow, pass *resealPa
 
 var resealSQL = newStatement(`
 	WITH pgsession_held AS (
-		SELECT s.key
+		SELECT new.*
 		FROM {sessions} AS s
-		WHERE s.key = ANY($1::bytea[])
+		JOIN unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[])
+			AS new (key, user_key, sealed, version, created_at) ON new.key = s.key
+		WHERE s.sealed IS NOT NULL AND s.version = new.version AND s.created_at = new.created_at
 		ORDER BY s.key
 		{lock}
 	)
 	UPDATE {sessions} AS s
-	SET user_key = new.user_key, sealed = new.sealed, version = {next}
-	FROM pgsession_held AS held, unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[])
-		AS new (key, user_key, sealed, version, created_at)
-	WHERE s.key = held.key AND s.key = new.key AND s.sealed IS NOT NULL
-		AND s.version = new.version AND s.created_at = new.created_at`)
+	SET user_key = held.user_key, sealed = held.sealed, version = {next}
+	FROM pgsession_held AS held
+	WHERE s.key = held.key AND s.sealed IS NOT NULL AND s.version = held.version AND s.created_at = held.created_at`)

@@ -173,12 +173,12 @@ func FuzzEnvelope(f *testing.F) {
 		}
 		gotUserID, gotKind, gotValues, ok := parseEnvelope(appendEnvelope(nil, userID, kind, values))
 		require.True(t, ok)
-		require.Equal(t, userID, gotUserID)
+		require.Equal(t, userID, string(gotUserID))
 		require.Equal(t, kind, gotKind)
 		require.True(t, bytes.Equal(values, gotValues))
 
 		if userID, kind, values, ok := parseEnvelope(envelope); ok {
-			require.True(t, bytes.Equal(envelope, appendEnvelope(nil, userID, kind, values)))
+			require.True(t, bytes.Equal(envelope, appendEnvelope(nil, string(userID), kind, values)))
 		}
 	})
 }

@@ -1,5 +1,7 @@
 package pgsession
 
+const MaxShared = maxShared
+
 // Waiting returns how many calls wait to share a statement, for the tests that put
 // them there.
 func (s *Store) Waiting() int {

@@ -59,7 +59,7 @@ func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.
 
 var putEntrySQL = newStatement(`
 	INSERT INTO {sessions} AS s (key, {payload}, version, created_at, expires_at, expires_hour)
-	VALUES ($1, $2::{type}, $3, $4, $5, $6)
+	VALUES ($1, {value $2}, $3, $4, $5, $6)
 	ON CONFLICT (key) DO UPDATE
 	SET user_key = NULL, {payload} = excluded.{payload}, {other} = NULL, version = {next},
 		created_at = excluded.created_at, expires_at = excluded.expires_at, expires_hour = excluded.expires_hour`)

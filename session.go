@@ -97,10 +97,12 @@ func mintedID(token [32]byte) ID {
 // fmt calls no method on an ID in somebody's unexported field, but prints its bits: so
 // they lie under a mask, which is another in each process.
 func maskOf(handle Handle) [32]byte {
-	return sha256.Sum256(append(processSecret[:len(processSecret):len(processSecret)], handle.sum[:]...))
+	var both [len(processSecret) + len(handle.sum)]byte // short enough for one block of SHA-256
+	copy(both[copy(both[:], processSecret[:]):], handle.sum[:])
+	return sha256.Sum256(both[:])
 }
 
-var processSecret = func() (secret [32]byte) {
+var processSecret = func() (secret [16]byte) {
 	rand.Read(secret[:])
 	return secret
 }()

@@ -33,13 +33,13 @@ package pgsession
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -195,7 +195,7 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 
 // WithCoalescing sets how many statements of one kind (load, save, put, touch,
 // delete) may be in flight before further calls queue, to share the next one. The
-// default is a quarter of the pool's connections, between 2 and 8, and 0 turns
+// default is a fifth of the pool's connections, between 2 and 8, and 0 turns
 // sharing off. Most applications will not need this: a call that finds less than n
 // in flight goes out at once by itself, and nothing ever waits for company.
 //
@@ -267,12 +267,12 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 	for _, opt := range opts {
 		opt(&s.options)
 	}
-	payload, payloadType, other := codec.columns()
+	payload, other := codec.columns()
 	s.fill = strings.NewReplacer(
 		"{sessions}", parseTable(s.table).Sanitize(),
 		"{columns}", "s.key, s.user_key, s."+payload+", s.version, s.created_at, s.expires_at",
-		"{new}", strings.ReplaceAll(newRows, "{type}", payloadType),
-		"{payload}", payload, "{type}", payloadType, "{other}", other,
+		"{new}", newRows, "{new value}", codec.fromBytes(newValue),
+		"{payload}", payload, "{other}", other,
 		"{lock}", "FOR UPDATE OF s",
 		// In this form the planner expects most rows to pass, and keeps the index.
 		"{ours}", "(octet_length(s.key) = 32)::int <> 0",
@@ -283,6 +283,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 		"{next}", "(s.version & x'3fffffffffffffff'::bigint) + 1",
 	)
 	for _, template := range templates {
+		template = valueParameter.ReplaceAllString(template, codec.fromBytes("${1}::bytea"))
 		s.sql = append(s.sql, s.fill.Replace(template))
 		s.unlocked = append(s.unlocked, s.fill.Replace(strings.Replace(template, "{lock}", "", 1)))
 	}
@@ -297,14 +298,18 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 
 // A statement is SQL that stands beside its only caller, as a template that
 // newStore fills in: the table's name {sessions}, always with the alias s; the
-// {columns} that make a session; {payload}, of {type}, and {other}; the conditions
+// {columns} that make a session; {payload} and {other}; the {value $1} of a parameter
+// as the payload's type; {new} rows with their {new value}; the conditions
 // {stored}, which a tombstone fails, and {live}, for which $1 and $2 are what times
 // returns; the {next} version; the {lock} on the rows of a list; and the condition
 // {ours}, since a key of another length has no handle. The names of common table
 // expressions are long, since they hide a table of the same name.
 type statement int
 
-var templates []string
+var (
+	templates      []string
+	valueParameter = regexp.MustCompile(`\{value (\$[0-9]+)\}`)
+)
 
 func newStatement(template string) statement {
 	templates = append(templates, template)
@@ -361,7 +366,7 @@ func hourAfter(t time.Time) time.Time {
 type row struct {
 	handle  Handle
 	userKey []byte
-	payload any
+	payload []byte
 	// formerKeys are the values of user_key under which the user's row may still
 	// lie while the ring holds several keys; nil is NULL, which equals nothing.
 	formerKeys [][]byte
@@ -419,7 +424,7 @@ func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (ID, e
 
 var insertSQL = newStatement(`
 	INSERT INTO {sessions} (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
-	VALUES ($1, $2, $3::{type}, $4, $5, $6, $7)`)
+	VALUES ($1, $2, {value $3}, $4, $5, $6, $7)`)
 
 // firstVersion is random, so that a row which was removed and written anew within
 // one tick of the clock is not taken for the one before. It is small enough for any
@@ -457,7 +462,7 @@ func (s *Store) load(ctx context.Context, handle Handle) (found *Session, err er
 		defer rows.Close()
 		found = nil
 		if rows.Next() {
-			if found, err = s.scan(rows, now); err != nil {
+			if found, err = s.newScanner(now).scan(rows); err != nil {
 				return err
 			}
 		}
@@ -497,7 +502,7 @@ func (s *Store) save(ctx context.Context, r row) (written bool, err error) {
 
 var saveSQL = newStatement(`
 	UPDATE {sessions} AS s
-	SET user_key = $4, {payload} = $5::{type}, {other} = NULL, version = {next}, expires_at = $6, expires_hour = $7
+	SET user_key = $4, {payload} = {value $5}, {other} = NULL, version = {next}, expires_at = $6, expires_hour = $7
 	WHERE s.key = $3 AND {live} AND (s.user_key IS NOT DISTINCT FROM $4 OR s.user_key = ANY($8::bytea[]))`)
 
 // writeKind is what tells Save and Put apart.
@@ -511,6 +516,9 @@ type writeKind struct {
 
 func (s *Store) write(ctx context.Context, r row, data Data, kind *writeKind) error {
 	run := kind.shared
+	if len(r.payload) > maxShared {
+		run = kind.alone
+	}
 	for range retryAttempts {
 		written, err := run(ctx, r)
 		if err != nil {
@@ -620,7 +628,7 @@ func (s *Store) tryUpdate(ctx context.Context, id ID, ttl time.Duration, change 
 
 var swapSQL = newStatement(`
 	UPDATE {sessions} AS s
-	SET user_key = $4, {payload} = $5::{type}, {other} = NULL, version = {next},
+	SET user_key = $4, {payload} = {value $5}, {other} = NULL, version = {next},
 		expires_at = coalesce($6::timestamptz, s.expires_at), expires_hour = coalesce($7::timestamptz, s.expires_hour)
 	WHERE s.key = $3 AND {live} AND s.version = $8 AND s.created_at = $9`)
 
@@ -766,7 +774,7 @@ var cycleOldSQL = newStatement(`
 
 var cycleNewSQL = newStatement(`
 	INSERT INTO {sessions} (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
-	SELECT $1::bytea, $2::bytea, $3::{type}, $4::bigint, s.created_at, $5::timestamptz, $6::timestamptz
+	SELECT $1::bytea, $2::bytea, {value $3}, $4::bigint, s.created_at, $5::timestamptz, $6::timestamptz
 	FROM {sessions} AS s
 	WHERE s.key = $7 AND s.version = $8`)
 
@@ -823,40 +831,47 @@ func (s *Store) put(ctx context.Context, r row) (written bool, err error) {
 
 var putSQL = newStatement(`
 	INSERT INTO {sessions} AS s (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
-	VALUES ($3, $4, $5::{type}, $6, $1, $7, $8)
+	VALUES ($3, $4, {value $5}, $6, $1, $7, $8)
 	ON CONFLICT (key) DO UPDATE
 	SET user_key = excluded.user_key, {payload} = excluded.{payload}, {other} = NULL, version = {next},
 		created_at = CASE WHEN {live} THEN s.created_at ELSE excluded.created_at END,
 		expires_at = excluded.expires_at, expires_hour = excluded.expires_hour
 	WHERE {stored} AND (NOT ({live}) OR s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($9::bytea[]))`)
 
-// scan reads a row of {columns}. What is wrong with a row is for the session to
-// say, so that a hostile one does not hide the others; an error is the database's.
-func (s *Store) scan(rows pgx.Rows, now time.Time) (*Session, error) {
-	// All that is read into escapes to the heap: together, it is one allocation.
-	read := &struct {
-		session          Session
-		key, userKey     pgtype.PreallocBytes
-		userKeyArray     [sha256.Size]byte
-		payload          []byte
-		created, expires pgtype.Timestamptz // a time.Time would fail on infinity
-	}{}
-	found := &read.session
-	read.key, read.userKey = found.Handle.sum[:], read.userKeyArray[:]
-	if err := rows.Scan(&read.key, &read.userKey, &read.payload, &found.Version, &read.created, &read.expires); err != nil {
+// A scanner reads rows of {columns}, all rows of a result one after the other.
+type scanner struct {
+	store                 *Store
+	now                   time.Time
+	key, userKey, payload pgtype.DriverBytes // the driver's, until the next row
+	version               int64
+	created, expires      pgtype.Timestamptz // a time.Time would fail on infinity
+	targets               []any
+}
+
+func (s *Store) newScanner(now time.Time) *scanner {
+	row := &scanner{store: s, now: now}
+	row.targets = []any{&row.key, &row.userKey, &row.payload, &row.version, &row.created, &row.expires}
+	return row
+}
+
+// scan reads the current row. What is wrong with it is for the session to say, so
+// that a hostile row does not hide the others; an error is the database's.
+func (row *scanner) scan(rows pgx.Rows) (*Session, error) {
+	if err := rows.Scan(row.targets...); err != nil {
 		return nil, err
 	}
-	found.loadedAt = now
-	if len(read.key) != len(found.Handle.sum) || !isPlausible(read.created) || !isPlausible(read.expires) {
+	s := row.store
+	found := &Session{Version: row.version, loadedAt: row.now}
+	copy(found.Handle.sum[:], row.key)
+	if len(row.key) != len(found.Handle.sum) || !isPlausible(row.created) || !isPlausible(row.expires) {
 		found.broken = ErrTampered
 	} else {
-		found.CreatedAt, found.ExpiresAt = read.created.Time.UTC(), read.expires.Time.UTC()
+		found.CreatedAt, found.ExpiresAt = row.created.Time.UTC(), row.expires.Time.UTC()
 		if end := found.CreatedAt.Add(s.absoluteLifetime); s.absoluteLifetime > 0 && end.Before(found.ExpiresAt) {
 			found.ExpiresAt = end
 		}
-		found.UserID, found.values, found.broken = s.codec.decode(found.Handle, read.userKey, read.payload)
+		found.UserID, found.values, found.broken = s.codec.decode(found.Handle, row.userKey, row.payload)
 	}
-	read.payload = nil // the session outlives it
 	switch found.broken {
 	case ErrTampered:
 		s.stats.tampered.Add(1)
@@ -868,8 +883,13 @@ func (s *Store) scan(rows pgx.Rows, now time.Time) (*Session, error) {
 
 // isPlausible reports whether a store of ours may have written t.
 func isPlausible(t pgtype.Timestamptz) bool {
-	return t.InfinityModifier == pgtype.Finite && t.Time.UTC().Year() >= 0 && t.Time.UTC().Year() <= 9999
+	return t.InfinityModifier == pgtype.Finite && !t.Time.Before(yearZero) && t.Time.Before(yearTenThousand)
 }
+
+var (
+	yearZero        = time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)
+	yearTenThousand = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
+)
 
 // exec runs a statement, and returns how many rows it wrote or found.
 func (s *Store) exec(ctx context.Context, sql statement, args ...any) (int64, error) {

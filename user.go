@@ -75,8 +75,9 @@ func (s *Store) list(ctx context.Context, now time.Time, sql string, args ...any
 		}
 		defer rows.Close()
 		sessions = nil
+		row := s.newScanner(now)
 		for rows.Next() {
-			session, err := s.scan(rows, now)
+			session, err := row.scan(rows)
 			if err != nil {
 				return err
 			}

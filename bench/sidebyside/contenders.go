@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/alexedwards/scs/pgxstore"
@@ -60,10 +61,11 @@ type connections struct {
 
 // A dataSet is the sessions that every contender holds.
 type dataSet struct {
-	tokens []string // as the cookies have them
-	keys   [][]byte // of those tokens' rows in this library's table
-	size   int
-	bodies []byte
+	sessions int
+	tokens   string // all of them, as the cookies have them: one string, so that the garbage collector has little to scan
+	keys     []byte // of those tokens' rows in this library's table, all of them
+	size     int
+	bodies   []byte
 	// similar values differ in their first bytes only. PostgreSQL leaves out of the
 	// WAL what both ends of a row's new version share with the old one; sealed
 	// values share nothing.
@@ -74,23 +76,31 @@ type dataSet struct {
 const bodies = 1 << 16
 
 func newDataSet(sessions, size int, similar bool) (*dataSet, error) {
-	d := &dataSet{
-		tokens: make([]string, sessions), keys: make([][]byte, sessions), size: size, bodies: make([]byte, bodies+size),
-		similar: similar, clock: fastClock{time.Now()},
-	}
-	for i := range sessions {
+	d := &dataSet{sessions: sessions, size: size, bodies: make([]byte, bodies+size), similar: similar, clock: fastClock{time.Now()}}
+	var tokens strings.Builder
+	for range sessions {
 		id := pgsession.NewID()
-		key, err := hex.DecodeString(id.Handle().String())
-		if err != nil {
+		tokens.WriteString(id.Token())
+		var err error
+		if d.keys, err = hex.AppendDecode(d.keys, []byte(id.Handle().String())); err != nil {
 			return nil, err
 		}
-		d.tokens[i], d.keys[i] = id.Token(), key
 	}
+	d.tokens = tokens.String()
 	// Random bytes: nobody gains by compression.
 	random := rand.NewChaCha8([32]byte{})
 	random.Read(d.bodies)
 	return d, nil
 }
+
+const (
+	tokenSize = 43
+	keySize   = 32
+)
+
+func (d *dataSet) token(session int) string { return d.tokens[session*tokenSize:][:tokenSize] }
+
+func (d *dataSet) key(session int) []byte { return d.keys[session*keySize:][:keySize] }
 
 // value returns what session i holds after a save: its number, the save's, and bytes
 // that depend on the latter.
@@ -162,7 +172,7 @@ type ourTarget struct {
 }
 
 func (t ourTarget) load(ctx context.Context, session int) ([]byte, error) {
-	id, err := pgsession.ParseID(t.d.tokens[session])
+	id, err := pgsession.ParseID(t.d.token(session))
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +184,7 @@ func (t ourTarget) load(ctx context.Context, session int) ([]byte, error) {
 }
 
 func (t ourTarget) save(ctx context.Context, session int, value []byte) error {
-	id, err := pgsession.ParseID(t.d.tokens[session])
+	id, err := pgsession.ParseID(t.d.token(session))
 	if err != nil {
 		return err
 	}
@@ -199,7 +209,7 @@ func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgs
 				return err
 			}
 			return d.each(ctx, func(ctx context.Context, session int) error {
-				id, err := pgsession.ParseID(d.tokens[session])
+				id, err := pgsession.ParseID(d.token(session))
 				if err != nil {
 					return err
 				}
@@ -214,7 +224,7 @@ func (d *dataSet) each(ctx context.Context, do func(ctx context.Context, session
 	const workers = 128
 	for worker := range workers {
 		group.Go(func() error {
-			for session := worker; session < len(d.tokens); session += workers {
+			for session := worker; session < d.sessions; session += workers {
 				if err := do(ctx, session); err != nil {
 					return err
 				}
@@ -240,7 +250,7 @@ type scsTarget struct {
 var errNotFound = errors.New("session not found")
 
 func (t scsTarget) load(_ context.Context, session int) ([]byte, error) {
-	value, exists, err := t.store.Find(t.d.tokens[session])
+	value, exists, err := t.store.Find(t.d.token(session))
 	if err == nil && !exists {
 		err = errNotFound
 	}
@@ -248,7 +258,7 @@ func (t scsTarget) load(_ context.Context, session int) ([]byte, error) {
 }
 
 func (t scsTarget) save(_ context.Context, session int, value []byte) error {
-	return t.store.Commit(t.d.tokens[session], value, t.d.clock.Now().Add(timeToLive))
+	return t.store.Commit(t.d.token(session), value, t.d.clock.Now().Add(timeToLive))
 }
 
 // fillSCS makes the table as scs's documentation tells.
@@ -262,7 +272,7 @@ func (d *dataSet) fillSCS(table string) func(context.Context, connections) error
 		}
 		expires := d.clock.Now().Add(timeToLive)
 		return d.each(ctx, func(ctx context.Context, session int) error {
-			_, err := c.pgx.Exec(ctx, `INSERT INTO `+table+` VALUES ($1, $2, $3)`, d.tokens[session], d.value(session, 0), expires)
+			_, err := c.pgx.Exec(ctx, `INSERT INTO `+table+` VALUES ($1, $2, $3)`, d.token(session), d.value(session, 0), expires)
 			return err
 		})
 	}
@@ -284,7 +294,7 @@ func (t bareTarget) load(ctx context.Context, session int) (value []byte, err er
 	err = t.pool.QueryRow(ctx, `
 		SELECT user_key, sealed, version, created_at, expires_at
 		FROM bare
-		WHERE key = $1 AND expires_at > $2`, t.d.keys[session], t.d.clock.Now()).Scan(&userKey, &value, &version, &created, &expires)
+		WHERE key = $1 AND expires_at > $2`, t.d.key(session), t.d.clock.Now()).Scan(&userKey, &value, &version, &created, &expires)
 	return value, err
 }
 
@@ -294,7 +304,7 @@ func (t bareTarget) save(ctx context.Context, session int, value []byte) error {
 	tag, err := t.pool.Exec(ctx, `
 		UPDATE bare
 		SET sealed = $2, version = version + 1, expires_at = $3, expires_hour = $4
-		WHERE key = $1 AND expires_at > $5`, t.d.keys[session], value, expires, expires.Truncate(time.Hour).Add(time.Hour), now)
+		WHERE key = $1 AND expires_at > $5`, t.d.key(session), value, expires, expires.Truncate(time.Hour).Add(time.Hour), now)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errNotFound
 	}
@@ -310,7 +320,7 @@ func (d *dataSet) fillBare(ctx context.Context, c connections) error {
 		_, err := c.pgx.Exec(ctx, `
 			INSERT INTO bare (key, user_key, sealed, version, created_at, expires_at, expires_hour)
 			VALUES ($1, $2, $3, 1, $4, $5, $6)`,
-			d.keys[session], []byte(fmt.Sprintf("%032s", userOf(session))), d.value(session, 0), d.clock.start, expires, expires.Truncate(time.Hour).Add(time.Hour))
+			d.key(session), []byte(fmt.Sprintf("%032s", userOf(session))), d.value(session, 0), d.clock.start, expires, expires.Truncate(time.Hour).Add(time.Hour))
 		return err
 	})
 }

@@ -105,7 +105,7 @@ func parsePlan() (p plan, out string, err error) {
 		operation   = flag.String("operation", "", "a list of load, save")
 		callers     = flag.String("callers", "", "a list, such as 1,16,64,256")
 		only        = flag.String("only", "", "a list of contenders, by name")
-		places      = flag.String("places", "", "compares settings of WithCoalescing instead: a list, such as 0,1,2,4,8")
+		places      = flag.String("places", "", "compares settings of WithCoalescing with the first contender instead: a list, such as 0,1,2,4,8")
 		sessions    = flag.Int("sessions", 0, "sessions in each table")
 		rounds      = flag.Int("rounds", 0, "rounds, of which the median counts")
 		length      = flag.Duration("length", 0, "how long a contender's turn is, after the warm-up")
@@ -309,7 +309,7 @@ func (b *bench) measureSize(ctx context.Context, size int) ([]result, error) {
 	}
 	all := contenders(data, b.crypto)
 	if b.places != nil {
-		all = withPlaces(data, b.crypto, b.places)
+		all = append(all[:1:1], withPlaces(data, b.crypto, b.places)...)
 	}
 	if len(b.only) > 0 {
 		all = slices.DeleteFunc(all, func(c contender) bool { return !slices.Contains(b.only, c.name) })
@@ -502,7 +502,7 @@ func (b *bench) seed(round int) uint64 { return uint64(b.done)<<32 + uint64(roun
 
 // verify saves a value and loads it again.
 func verify(ctx context.Context, data *dataSet, t target) error {
-	session := rand.IntN(len(data.tokens))
+	session := rand.IntN(data.sessions)
 	stamp := rand.Uint64()
 	if err := t.save(ctx, session, data.value(session, stamp)); err != nil {
 		return err
@@ -551,12 +551,13 @@ func (b *bench) flushStatistics(ctx context.Context, c connections) error {
 // A turn is what a contender did in one round.
 type turn struct {
 	measure.Result
-	statements, wal, cpu float64 // a call; cpu in seconds
+	statements, wal           float64 // a call
+	serverSeconds, ownSeconds float64 // of CPU a call
 }
 
 func (b *bench) takeTurn(ctx context.Context, testCase testCase, data *dataSet, t target, seed uint64, length time.Duration) (one turn, err error) {
 	call := func(ctx context.Context, random *rand.Rand) error {
-		session := random.IntN(len(data.tokens))
+		session := random.IntN(data.sessions)
 		value, err := t.load(ctx, session)
 		if err != nil {
 			return err
@@ -565,7 +566,7 @@ func (b *bench) takeTurn(ctx context.Context, testCase testCase, data *dataSet, 
 	}
 	if testCase.operation == opSave {
 		call = func(ctx context.Context, random *rand.Rand) error {
-			session := random.IntN(len(data.tokens))
+			session := random.IntN(data.sessions)
 			return t.save(ctx, session, data.value(session, random.Uint64()))
 		}
 	}
@@ -578,10 +579,12 @@ func (b *bench) takeTurn(ctx context.Context, testCase testCase, data *dataSet, 
 	if err != nil {
 		return one, err
 	}
+	own := measure.CPU()
 	load := measure.Load{Callers: testCase.callers, WarmUp: b.warmUp, Length: length, Seed: seed}
 	if one.Result, err = load.Run(ctx, call); err != nil {
 		return one, err
 	}
+	own = measure.CPU() - own
 	cpuAfter, err := b.server.CPU()
 	if err != nil {
 		return one, err
@@ -593,7 +596,7 @@ func (b *bench) takeTurn(ctx context.Context, testCase testCase, data *dataSet, 
 	calls := float64(one.Calls)
 	one.statements = float64(b.sent.Count()-sent) / calls
 	one.wal = float64(walAfter-wal) / calls
-	one.cpu = cpuAfter.Since(cpu).Seconds() / calls
+	one.serverSeconds, one.ownSeconds = cpuAfter.Since(cpu).Seconds()/calls, own.Seconds()/calls
 	return one, nil
 }
 

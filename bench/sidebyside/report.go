@@ -54,6 +54,7 @@ type result struct {
 	StatementsPerCall   float64 `json:"statements_per_call"`
 	WALBytesPerCall     float64 `json:"wal_bytes_per_call"`
 	ServerMicrosPerCall float64 `json:"server_cpu_us_per_call,omitempty"`
+	ClientMicrosPerCall float64 `json:"client_cpu_us_per_call"`
 	HeapOnly            float64 `json:"hot_share,omitempty"` // of the updates
 }
 
@@ -86,7 +87,8 @@ func summarize(testCase testCase, contender string, turns, reference []turn, hea
 		HeapBytesPerCall:    median(func(t turn) float64 { return t.Bytes }),
 		StatementsPerCall:   median(func(t turn) float64 { return t.statements }),
 		WALBytesPerCall:     median(func(t turn) float64 { return t.wal }),
-		ServerMicrosPerCall: median(func(t turn) float64 { return t.cpu * 1e6 }),
+		ServerMicrosPerCall: median(func(t turn) float64 { return t.serverSeconds * 1e6 }),
+		ClientMicrosPerCall: median(func(t turn) float64 { return t.ownSeconds * 1e6 }),
 		HeapOnly:            heapOnly,
 	}
 }
@@ -157,15 +159,15 @@ func (r *report) print(to io.Writer) {
 		fmt.Fprintf(to, "\n%s, %d bytes, %s, callers: %d\n", first.Operation, first.Size, network, first.Callers)
 		reference := group[max(slices.IndexFunc(group, func(r result) bool { return r.Contender == scsPgx }), 0)]
 		table := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(table, strings.Join([]string{"", "calls/s", "ratio", "p50 ms", "p99 ms", "ratio", "allocs", "bytes", "statements", "WAL bytes", "server µs", "HOT", ""}, "\t"))
+		fmt.Fprintln(table, strings.Join([]string{"", "calls/s", "ratio", "p50 ms", "p99 ms", "ratio", "allocs", "bytes", "statements", "WAL bytes", "server µs", "client µs", "HOT", ""}, "\t"))
 		for _, one := range group {
 			heapOnly := ""
 			if one.Operation == opSave {
 				heapOnly = fmt.Sprintf("%.0f%%", 100*one.HeapOnly)
 			}
-			fmt.Fprintf(table, "%s\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.1f\t%.0f\t%.3f\t%.0f\t%.0f\t%s\t\n", one.Contender,
+			fmt.Fprintf(table, "%s\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%.1f\t%.0f\t%.3f\t%.0f\t%.0f\t%.0f\t%s\t\n", one.Contender,
 				one.PerSecond, one.Ratio, one.P50, one.P99, one.P99/reference.P99,
-				one.AllocsPerCall, one.HeapBytesPerCall, one.StatementsPerCall, one.WALBytesPerCall, one.ServerMicrosPerCall, heapOnly)
+				one.AllocsPerCall, one.HeapBytesPerCall, one.StatementsPerCall, one.WALBytesPerCall, one.ServerMicrosPerCall, one.ClientMicrosPerCall, heapOnly)
 		}
 		table.Flush()
 	}

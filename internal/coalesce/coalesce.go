@@ -9,12 +9,16 @@
 // free and then for its own run, unless there are more calls before it than one batch may hold. A call never joins a run
 // that has begun. So a call that is made after another one has returned takes effect after it, unless the other was
 // given up by its caller while its batch ran.
+//
+// Where processors are scarce, a batch that has answered lets its callers run before it gives its place back. Those who
+// call again at once are then together in the next batch; otherwise one of them would find the place free, and go alone.
 package coalesce
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -59,6 +63,7 @@ type Group[C, R any] struct {
 	mu    sync.Mutex
 	taken int           // places; all of them while anything is queued
 	queue []*call[C, R] // the oldest first
+	pool  sync.Pool     // of *call[C, R]
 
 	calls, runs atomic.Uint64
 }
@@ -96,6 +101,7 @@ func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
 
 	select {
 	case result := <-queued.done:
+		g.free(queued)
 		if result.Err == errRunAgain {
 			return g.runAgain(ctx, c)
 		}
@@ -133,9 +139,19 @@ func (g *Group[C, R]) enter(ctx context.Context, c C) *call[C, R] {
 		g.taken++
 		return nil
 	}
-	queued := &call[C, R]{ctx: ctx, c: c, done: make(chan Result[R], 1)}
+	queued, used := g.pool.Get().(*call[C, R])
+	if !used {
+		queued = &call[C, R]{done: make(chan Result[R], 1)}
+	}
+	queued.ctx, queued.c = ctx, c
 	g.queue = append(g.queue, queued)
 	return queued
+}
+
+// free keeps a call that was answered for another one.
+func (g *Group[C, R]) free(answered *call[C, R]) {
+	*answered = call[C, R]{done: answered.done}
+	g.pool.Put(answered)
 }
 
 // release hands the place to the queue. The batch gets a goroutine of its own: the caller who has just finished should
@@ -201,6 +217,7 @@ func (g *Group[C, R]) lead(b *batch[C, R]) {
 			queued.done <- results[i]
 		}
 		b.cancel()
+		runtime.Gosched() // see the package comment
 		g.release()
 	}()
 	err = g.runBatch(b.ctx, calls, results)

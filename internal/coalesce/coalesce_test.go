@@ -300,6 +300,30 @@ func TestGroup_Do_NobodyWaitsMoreThanTwoRounds(t *testing.T) {
 	})
 }
 
+// Whoever calls again as soon as a batch has answered goes with the next one: without that, one of them takes the free
+// place, and the others wait for it.
+func TestGroup_Do_CallersWhoReturnShareARun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that the scheduler has no choice
+	synctest.Test(t, func(t *testing.T) {
+		const callers, rounds = 50, 100
+		g := coalesce.New(config{Places: 1, Run: func(context.Context, []string, []result) error {
+			time.Sleep(time.Millisecond)
+			return nil
+		}})
+		var group sync.WaitGroup
+		for range callers {
+			group.Go(func() {
+				for range rounds {
+					g.Do(t.Context(), "call")
+				}
+			})
+		}
+		group.Wait()
+		_, runs := g.Stats()
+		require.Less(t, runs, uint64(2*rounds-10), "two runs a round mean one for the first who returns")
+	})
+}
+
 func TestGroup_Do_ContextEnds(t *testing.T) {
 	t.Parallel()
 

@@ -23,6 +23,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"slices"
+	"sync"
 )
 
 const (
@@ -45,8 +46,15 @@ var (
 
 // AEAD seals and opens messages under one key. It is safe for concurrent use.
 type AEAD struct {
-	block  cipher.Block
-	subkey [aes.BlockSize]byte // K1 in the specification, the same for every message
+	subkey      [aes.BlockSize]byte // K1 in the specification, the same for every message
+	derivations sync.Pool           // of *derivation: a CBC mode holds a copy of the expanded key
+}
+
+// A derivation makes message keys, one after the other.
+type derivation struct {
+	cbc  cipher.BlockMode
+	last [aes.BlockSize]byte // the ciphertext before, with which CBC xors the next block
+	key  [KeySize]byte
 }
 
 // New returns an AEAD for a key of [KeySize] bytes.
@@ -58,9 +66,9 @@ func New(key []byte) (*AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &AEAD{block: block}
-
+	a := new(AEAD)
 	var l, zero [aes.BlockSize]byte
+	a.derivations.New = func() any { return &derivation{cbc: cipher.NewCBCEncrypter(block, zero[:])} }
 	cipher.NewCBCEncrypter(block, zero[:]).CryptBlocks(l[:], l[:])
 	var carry byte
 	for i := len(l) - 1; i >= 0; i-- {
@@ -72,7 +80,7 @@ func New(key []byte) (*AEAD, error) {
 
 	// A toolchain with another AES (GOEXPERIMENT=boringcrypto) may lack GCM with
 	// random nonces. Better to hear of it here than at the first message.
-	if _, err := a.messageCipher(zero[:SaltSize]); err != nil {
+	if _, err := a.messageCipher(make([]byte, SaltSize)); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -115,8 +123,9 @@ func (a *AEAD) Open(dst, sealed, additionalData []byte) ([]byte, error) {
 
 // messageCipher returns AES-256-GCM under the key for one message.
 func (a *AEAD) messageCipher(salt []byte) (cipher.AEAD, error) {
-	key := a.deriveKey(salt)
-	block, err := aes.NewCipher(key[:])
+	d := a.derivations.Get().(*derivation)
+	defer a.derivations.Put(d)
+	block, err := aes.NewCipher(d.deriveKey(&a.subkey, salt))
 	if err != nil {
 		return nil, err
 	}
@@ -124,18 +133,16 @@ func (a *AEAD) messageCipher(salt []byte) (cipher.AEAD, error) {
 }
 
 // deriveKey is steps 3 to 5 of the specification: two single blocks, each xored with
-// the subkey and encrypted. CBC xors with what stands before a block: the
-// initialization vector, and then the first block's ciphertext, which is taken out
-// again.
-func (a *AEAD) deriveKey(salt []byte) [KeySize]byte {
-	key := [KeySize]byte{1: 1, 2: 'X', aes.BlockSize + 1: 2, aes.BlockSize + 2: 'X'}
-	first, second := key[:aes.BlockSize], key[aes.BlockSize:]
-	copy(first[4:], salt)
-	copy(second[4:], salt)
-	cbc := cipher.NewCBCEncrypter(a.block, a.subkey[:])
-	cbc.CryptBlocks(first, first)
-	subtle.XORBytes(second, second, a.subkey[:])
-	subtle.XORBytes(second, second, first)
-	cbc.CryptBlocks(second, second)
-	return key
+// the subkey and encrypted. What CBC xors with by itself is taken out again. The key
+// is good until the next call.
+func (d *derivation) deriveKey(subkey *[aes.BlockSize]byte, salt []byte) []byte {
+	d.key = [KeySize]byte{1: 1, 2: 'X', aes.BlockSize + 1: 2, aes.BlockSize + 2: 'X'}
+	for block := range slices.Chunk(d.key[:], aes.BlockSize) {
+		copy(block[4:], salt)
+		subtle.XORBytes(block, block, subkey[:])
+		subtle.XORBytes(block, block, d.last[:])
+		d.cbc.CryptBlocks(block, block)
+		copy(d.last[:], block)
+	}
+	return d.key[:]
 }
