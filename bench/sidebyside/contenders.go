@@ -208,7 +208,7 @@ func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgs
 			if err := store.Init(ctx); err != nil {
 				return err
 			}
-			return d.each(ctx, func(ctx context.Context, session int) error {
+			return each(ctx, d.sessions, func(ctx context.Context, session int) error {
 				id, err := pgsession.ParseID(d.token(session))
 				if err != nil {
 					return err
@@ -219,13 +219,14 @@ func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgs
 	}
 }
 
-func (d *dataSet) each(ctx context.Context, do func(ctx context.Context, session int) error) error {
+// each does it for 0 to n-1, with many callers.
+func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	const workers = 128
 	for worker := range workers {
 		group.Go(func() error {
-			for session := worker; session < d.sessions; session += workers {
-				if err := do(ctx, session); err != nil {
+			for i := worker; i < n; i += workers {
+				if err := do(ctx, i); err != nil {
 					return err
 				}
 			}
@@ -271,7 +272,7 @@ func (d *dataSet) fillSCS(table string) func(context.Context, connections) error
 			return err
 		}
 		expires := d.clock.Now().Add(timeToLive)
-		return d.each(ctx, func(ctx context.Context, session int) error {
+		return each(ctx, d.sessions, func(ctx context.Context, session int) error {
 			_, err := c.pgx.Exec(ctx, `INSERT INTO `+table+` VALUES ($1, $2, $3)`, d.token(session), d.value(session, 0), expires)
 			return err
 		})
@@ -316,7 +317,7 @@ func (d *dataSet) fillBare(ctx context.Context, c connections) error {
 		return err
 	}
 	expires := d.clock.Now().Add(timeToLive)
-	return d.each(ctx, func(ctx context.Context, session int) error {
+	return each(ctx, d.sessions, func(ctx context.Context, session int) error {
 		_, err := c.pgx.Exec(ctx, `
 			INSERT INTO bare (key, user_key, sealed, version, created_at, expires_at, expires_hour)
 			VALUES ($1, $2, $3, 1, $4, $5, $6)`,

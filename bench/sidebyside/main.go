@@ -54,6 +54,7 @@ type plan struct {
 	cases                         []testCase
 	only                          []string // contenders; all where empty
 	places                        []int
+	checkpoints                   bool
 	profiles                      string
 	similar                       bool
 	redraw                        string
@@ -121,7 +122,7 @@ func parsePlan() (p plan, out string, err error) {
 	}
 
 	operations, everyCaller := []string{opLoad, opSave}, []int{1, 16, 64, 256}
-	p.connections, p.profiles = *connections, *profiles
+	p.connections, p.profiles, p.checkpoints = *connections, *profiles, !*quick
 	p.sessions, p.rounds, p.warmUp, p.length = 100_000, 5, 60*time.Millisecond, 300*time.Millisecond
 	milliseconds := func(ms ...time.Duration) []time.Duration {
 		for i := range ms {
@@ -152,7 +153,7 @@ func parsePlan() (p plan, out string, err error) {
 		); err != nil {
 			return p, "", err
 		}
-		p.cases = product(sizes, roundTrips, operations, everyCaller)
+		p.cases, p.checkpoints = product(sizes, roundTrips, operations, everyCaller), false
 	}
 	for _, c := range p.cases {
 		if c.size < minSize || c.callers < 1 {
@@ -236,11 +237,9 @@ func run(ctx context.Context) (err error) {
 
 	report := b.describe(ctx)
 	for _, size := range sizesOf(p.cases) {
-		results, err := b.measureSize(ctx, size)
-		if err != nil {
+		if err := b.measureSize(ctx, size, report); err != nil {
 			return err
 		}
-		report.Results = append(report.Results, results...)
 		// What was measured is kept, whatever comes after.
 		if err := report.write(filepath.Join(out, "sidebyside.json")); err != nil {
 			return err
@@ -302,10 +301,10 @@ func (b *bench) progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%6s  %s\n", time.Since(b.started).Round(time.Second), fmt.Sprintf(format, args...))
 }
 
-func (b *bench) measureSize(ctx context.Context, size int) ([]result, error) {
+func (b *bench) measureSize(ctx context.Context, size int, report *report) error {
 	data, err := newDataSet(b.sessions, size, b.similar)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	all := contenders(data, b.crypto)
 	if b.places != nil {
@@ -315,12 +314,11 @@ func (b *bench) measureSize(ctx context.Context, size int) ([]result, error) {
 		all = slices.DeleteFunc(all, func(c contender) bool { return !slices.Contains(b.only, c.name) })
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("no contender is named so")
+		return fmt.Errorf("no contender is named so")
 	}
 	if err := b.fill(ctx, data, all); err != nil {
-		return nil, err
+		return err
 	}
-	var results []result
 	var roundTrips []time.Duration
 	for _, c := range b.cases {
 		if c.size == size && !slices.Contains(roundTrips, c.roundTrip) {
@@ -328,15 +326,59 @@ func (b *bench) measureSize(ctx context.Context, size int) ([]result, error) {
 		}
 	}
 	for _, roundTrip := range roundTrips {
-		measured, err := b.measureNetwork(ctx, data, all, roundTrip)
+		results, err := b.measureNetwork(ctx, data, all, roundTrip)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		results = append(results, measured...)
+		report.Results = append(report.Results, results...)
+	}
+	if b.checkpoints {
+		results, err := b.measureCheckpoints(ctx, data, all)
+		if err != nil {
+			return err
+		}
+		report.Checkpoints = append(report.Checkpoints, results...)
 	}
 	for _, c := range all {
 		if _, err := b.admin.Exec(ctx, `DROP TABLE IF EXISTS `+pgx.Identifier{c.table}.Sanitize()); err != nil {
-			return nil, err
+			return err
+		}
+	}
+	return nil
+}
+
+// measureCheckpoints counts the WAL of saves that follow a checkpoint: the first
+// change of a page then writes all of it. Of the sessions, in random order, so many in
+// a hundred are saved once.
+func (b *bench) measureCheckpoints(ctx context.Context, data *dataSet, all []contender) (results []checkpointResult, err error) {
+	pools, closePools, err := b.connect(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer closePools()
+	for _, percent := range []int{1, 10, 100} {
+		saved := rand.Perm(data.sessions)[:data.sessions*percent/100]
+		for _, c := range all {
+			b.progress("WAL of %d saves after a checkpoint: %s", len(saved), c.name)
+			if _, err := b.admin.Exec(ctx, `CHECKPOINT`); err != nil {
+				return nil, err
+			}
+			before, err := server.WAL(ctx, b.admin)
+			if err != nil {
+				return nil, err
+			}
+			target, seed := c.open(pools), rand.Uint64()
+			err = each(ctx, len(saved), func(ctx context.Context, i int) error {
+				return target.save(ctx, saved[i], data.value(saved[i], seed+uint64(i)))
+			})
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+			after, err := server.WAL(ctx, b.admin)
+			if err != nil {
+				return nil, err
+			}
+			results = append(results, checkpointResult{data.size, float64(percent) / 100, c.name, float64(after-before) / float64(len(saved))})
 		}
 	}
 	return results, nil

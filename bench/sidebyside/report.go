@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -17,8 +18,18 @@ import (
 
 // A report is what the run writes as JSON.
 type report struct {
-	Environment environment `json:"environment"`
-	Results     []result    `json:"results"`
+	Environment environment        `json:"environment"`
+	Results     []result           `json:"results"`
+	Checkpoints []checkpointResult `json:"checkpoints,omitempty"`
+}
+
+// A checkpointResult is the WAL of a contender's saves just after a checkpoint, when
+// that share of the sessions is saved once.
+type checkpointResult struct {
+	Size            int     `json:"value_bytes"`
+	Share           float64 `json:"share_of_sessions"`
+	Contender       string  `json:"contender"`
+	WALBytesPerSave float64 `json:"wal_bytes_per_save"`
 }
 
 type environment struct {
@@ -171,4 +182,21 @@ func (r *report) print(to io.Writer) {
 		}
 		table.Flush()
 	}
+	if len(r.Checkpoints) == 0 {
+		return
+	}
+	fmt.Fprintln(to, "\nWAL bytes a save, page images included, where a share of the sessions is saved once after a checkpoint")
+	table := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, strings.Join([]string{"", "value bytes", "share", "WAL bytes", "ratio", ""}, "\t"))
+	for _, one := range r.Checkpoints {
+		reference := slices.IndexFunc(r.Checkpoints, func(other checkpointResult) bool {
+			return other.Contender == scsPgx && other.Size == one.Size && other.Share == one.Share
+		})
+		ratio := math.NaN()
+		if reference >= 0 {
+			ratio = one.WALBytesPerSave / r.Checkpoints[reference].WALBytesPerSave
+		}
+		fmt.Fprintf(table, "%s\t%d\t%g%%\t%.0f\t%.2f\t\n", one.Contender, one.Size, 100*one.Share, one.WALBytesPerSave, ratio)
+	}
+	table.Flush()
 }

@@ -23,12 +23,12 @@ func TestBench(t *testing.T) {
 	b, err := newBench(t.Context(), plan{
 		connections: 4, sessions: 200, rounds: 2, warmUp: 10 * time.Millisecond, length: 250 * time.Millisecond,
 		cases: product([]int{size}, []time.Duration{0, 2 * time.Millisecond}, []string{opLoad, opSave}, []int{1, 8}),
+		checkpoints: true,
 	})
 	require.NoError(t, err)
 	defer b.close()
 	report := b.describe(t.Context())
-	report.Results, err = b.measureSize(t.Context(), size)
-	require.NoError(t, err)
+	require.NoError(t, b.measureSize(t.Context(), size, report))
 
 	require.Len(t, report.Results, len(b.cases)*len(styles))
 	for _, one := range report.Results {
@@ -50,6 +50,10 @@ func TestBench(t *testing.T) {
 		if one.AddedRoundTripMS > 0 {
 			require.Greater(t, one.P50, 1.9, one)
 		}
+	}
+	require.Len(t, report.Checkpoints, 3*len(styles))
+	for _, one := range report.Checkpoints {
+		require.Greater(t, one.WALBytesPerSave, float64(size), one)
 	}
 	var table bytes.Buffer
 	report.print(&table)
