@@ -37,6 +37,14 @@ type step struct{ makes, sql string }
 
 // ddl returns the steps that make the table, which come first, and then the
 // indexes that a table may turn out to lack.
+//
+// The fillfactor leaves room for a row's next version beside it (HOT). Over 24
+// simulated hours of log-ins, touches, saves, log-outs and clean-ups (bench/growth
+// -storage), with 100, 85 and 70 the updates were HOT to 81, 84 and 85 % for values of
+// 512 bytes, and to 69, 78 and 84 % for 1,400 bytes; 50 gained nothing more. The rest
+// ended a session or crossed an hour, which changes an index. Autovacuum's defaults
+// then keep the table within 1.1 times its size after the first hour, so that it has
+// no parameters of its own.
 func ddl(table string) (create, indexes []step) {
 	name := parseTable(table).Sanitize()
 	create = []step{
@@ -49,7 +57,7 @@ func ddl(table string) (create, indexes []step) {
 	created_at   timestamptz NOT NULL,    -- when this log-in began
 	expires_at   timestamptz NOT NULL,
 	expires_hour timestamptz NOT NULL     -- expires_at, rounded up to the hour
-) WITH (fillfactor = 70)`}, // room for a row's next version beside it (HOT)
+) WITH (fillfactor = 70)`},
 		// Ciphertext does not compress: do not try.
 		{"storage", `ALTER TABLE ` + name + ` ALTER COLUMN sealed SET STORAGE EXTERNAL`},
 		{"comment", `COMMENT ON TABLE ` + name + ` IS '` + schemaComment + strconv.Itoa(schemaVersion) + `'`},

@@ -22,7 +22,7 @@ func TestBench(t *testing.T) {
 	const size = 256
 	b, err := newBench(t.Context(), plan{
 		connections: 4, sessions: 200, rounds: 2, warmUp: 10 * time.Millisecond, length: 250 * time.Millisecond,
-		cases: product([]int{size}, []time.Duration{0, 2 * time.Millisecond}, []string{opLoad, opSave}, []int{1, 8}),
+		cases:       product([]int{size}, []time.Duration{0, 2 * time.Millisecond}, []string{opLoad, opSave}, []int{1, 8}),
 		checkpoints: true,
 	})
 	require.NoError(t, err)
