@@ -94,7 +94,9 @@ func (s *Store) loadBatch(ctx context.Context, handles []Handle) ([]*Session, er
 	}
 	sessions := make([]*Session, len(handles))
 	for _, session := range found {
-		sessions[first[session.Handle]] = session
+		if i, named := first[session.Handle]; named {
+			sessions[i] = session
+		}
 	}
 	for i, handle := range handles {
 		if session := sessions[first[handle]]; session != nil && sessions[i] == nil {

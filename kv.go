@@ -12,9 +12,9 @@ import (
 // can be guessed, so that a secret belongs in the value, or is long and random.
 //
 // Entries have no user, and no tombstones: the last Put or Delete wins. They never
-// meet a session, but lie beside them, so that [Store.All] lists them and
-// [Store.DeleteAll] ends them; a store of their own, with [WithTable], keeps them
-// apart. A KeyValue is safe for concurrent use.
+// meet a session, but lie beside them, so that [Store.All] lists them,
+// [Store.DeleteAll] ends them and [WithAbsoluteLifetime] bounds them; a store of their
+// own, with [WithTable], keeps them apart. A KeyValue is safe for concurrent use.
 type KeyValue struct{ store *Store }
 
 // KeyValue returns the key/value view of the store.

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/alexedwards/scs/pgxstore"
@@ -23,21 +24,32 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// timeToLive is a rolling expiry, as web applications have it.
-const timeToLive = 24 * time.Hour
-
 // minSize is what a value's own part takes.
 const minSize = 16
 
-// clockSpeed makes a session's expiry move as it would where the same session is
-// saved once in some minutes, though here it is its turn again after seconds.
-const clockSpeed = 10
+// A rolling expiry moves on by the same step at each save of a session, as if five
+// minutes had gone by since the last. So one save in twelve crosses an hour, at any
+// speed, and sessions cross at different times.
+type rolling struct {
+	start time.Time
+	saves []atomic.Uint32 // of each session
+}
 
-type fastClock struct{ start time.Time }
+// rolling returns that of a table's sessions.
+func (d *dataSet) rolling(table string) *rolling {
+	if d.expiries[table] == nil {
+		d.expiries[table] = &rolling{start: time.Now(), saves: make([]atomic.Uint32, d.sessions)}
+	}
+	return d.expiries[table]
+}
 
-func (c fastClock) Now() time.Time { return c.start.Add(clockSpeed * time.Since(c.start)) }
+// next returns when a session expires that is saved now.
+func (r *rolling) next(session int) time.Time {
+	saves := time.Duration(r.saves[session].Add(1))
+	return r.start.Add(24*time.Hour + time.Duration(session%3600)*time.Second + saves*5*time.Minute)
+}
 
-// A target is one store, opened over one network.
+// A target is one store// A target is one store, opened over one network.
 type target interface {
 	load(ctx context.Context, session int) ([]byte, error)
 	save(ctx context.Context, session int, value []byte) error
@@ -70,13 +82,14 @@ type dataSet struct {
 	// WAL what both ends of a row's new version share with the old one; sealed
 	// values share nothing.
 	similar bool
-	clock   fastClock
+
+	expiries map[string]*rolling // by table
 }
 
 const bodies = 1 << 16
 
 func newDataSet(sessions, size int, similar bool) (*dataSet, error) {
-	d := &dataSet{sessions: sessions, size: size, bodies: make([]byte, bodies+size), similar: similar, clock: fastClock{time.Now()}}
+	d := &dataSet{sessions: sessions, size: size, bodies: make([]byte, bodies+size), similar: similar, expiries: map[string]*rolling{}}
 	var tokens strings.Builder
 	for range sessions {
 		id := pgsession.NewID()
@@ -141,12 +154,15 @@ const (
 )
 
 func contenders(d *dataSet, crypto *pgsession.Crypto) []contender {
+	pgxExpiries, sqlExpiries, bareExpiries := d.rolling("sessions"), d.rolling("sessions_sql"), d.rolling("bare")
 	return []contender{
-		{scsPgx, "sessions", func(c connections) target { return scsTarget{d, pgxstore.NewWithCleanupInterval(c.pgx, 0)} }, d.fillSCS("sessions")},
+		{scsPgx, "sessions", func(c connections) target {
+			return scsTarget{d, pgxExpiries, pgxstore.NewWithCleanupInterval(c.pgx, 0)}
+		}, d.fillSCS("sessions", pgxExpiries)},
 		{scsSQL, "sessions_sql", func(c connections) target {
-			return scsTarget{d, postgresstore.NewWithConfig(c.sql, postgresstore.Config{TableName: "sessions_sql"})}
-		}, d.fillSCS("sessions_sql")},
-		{plainPgx, "bare", func(c connections) target { return bareTarget{d, c.pgx} }, d.fillBare},
+			return scsTarget{d, sqlExpiries, postgresstore.NewWithConfig(c.sql, postgresstore.Config{TableName: "sessions_sql"})}
+		}, d.fillSCS("sessions_sql", sqlExpiries)},
+		{plainPgx, "bare", func(c connections) target { return bareTarget{d, bareExpiries, c.pgx} }, d.fillBare(bareExpiries)},
 		d.ours(oursSealed, "sealed", crypto),
 		d.ours(oursAlone, "alone", crypto, pgsession.WithCoalescing(0)),
 		d.ours(oursPlain, "plain", nil),
@@ -167,8 +183,9 @@ func withPlaces(d *dataSet, crypto *pgsession.Crypto, places []int) (all []conte
 }
 
 type ourTarget struct {
-	d     *dataSet
-	store *pgsession.Store
+	d       *dataSet
+	rolling *rolling
+	store   *pgsession.Store
 }
 
 func (t ourTarget) load(ctx context.Context, session int) ([]byte, error) {
@@ -188,12 +205,13 @@ func (t ourTarget) save(ctx context.Context, session int, value []byte) error {
 	if err != nil {
 		return err
 	}
-	return t.store.Save(ctx, id, pgsession.Data{UserID: userOf(session), Values: value}, timeToLive)
+	return t.store.Save(ctx, id, pgsession.Data{UserID: userOf(session), Values: value}, time.Until(t.rolling.next(session)))
 }
 
 // ours is this library's store, in plaintext where crypto is nil.
 func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgsession.Option) contender {
-	opts = append(opts, pgsession.WithTable(table), pgsession.WithClock(d.clock))
+	opts = append(opts, pgsession.WithTable(table))
+	rolling := d.rolling(table)
 	open := func(c connections) *pgsession.Store {
 		if crypto == nil {
 			return pgsession.Plaintext(c.pgx, append(opts, pgsession.WithLogger(slog.New(slog.DiscardHandler)))...)
@@ -202,7 +220,7 @@ func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgs
 	}
 	return contender{
 		name: name, table: table,
-		open: func(c connections) target { return ourTarget{d, open(c)} },
+		open: func(c connections) target { return ourTarget{d, rolling, open(c)} },
 		fill: func(ctx context.Context, c connections) error {
 			store := open(c)
 			if err := store.Init(ctx); err != nil {
@@ -213,7 +231,7 @@ func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgs
 				if err != nil {
 					return err
 				}
-				return store.Put(ctx, id, pgsession.Data{UserID: userOf(session), Values: d.value(session, 0)}, timeToLive)
+				return store.Put(ctx, id, pgsession.Data{UserID: userOf(session), Values: d.value(session, 0)}, time.Until(rolling.next(session)))
 			})
 		},
 	}
@@ -244,8 +262,9 @@ type scsStore interface {
 // scsTarget is a store of scs's. Its session manager would encode the values by gob;
 // here the stores alone are compared. They take no context.
 type scsTarget struct {
-	d     *dataSet
-	store scsStore
+	d       *dataSet
+	rolling *rolling
+	store   scsStore
 }
 
 var errNotFound = errors.New("session not found")
@@ -259,11 +278,11 @@ func (t scsTarget) load(_ context.Context, session int) ([]byte, error) {
 }
 
 func (t scsTarget) save(_ context.Context, session int, value []byte) error {
-	return t.store.Commit(t.d.token(session), value, t.d.clock.Now().Add(timeToLive))
+	return t.store.Commit(t.d.token(session), value, t.rolling.next(session))
 }
 
 // fillSCS makes the table as scs's documentation tells.
-func (d *dataSet) fillSCS(table string) func(context.Context, connections) error {
+func (d *dataSet) fillSCS(table string, rolling *rolling) func(context.Context, connections) error {
 	return func(ctx context.Context, c connections) error {
 		_, err := c.pgx.Exec(ctx, `
 			CREATE TABLE `+table+` (token TEXT PRIMARY KEY, data BYTEA NOT NULL, expiry TIMESTAMPTZ NOT NULL);
@@ -271,9 +290,8 @@ func (d *dataSet) fillSCS(table string) func(context.Context, connections) error
 		if err != nil {
 			return err
 		}
-		expires := d.clock.Now().Add(timeToLive)
 		return each(ctx, d.sessions, func(ctx context.Context, session int) error {
-			_, err := c.pgx.Exec(ctx, `INSERT INTO `+table+` VALUES ($1, $2, $3)`, d.token(session), d.value(session, 0), expires)
+			_, err := c.pgx.Exec(ctx, `INSERT INTO `+table+` VALUES ($1, $2, $3)`, d.token(session), d.value(session, 0), rolling.next(session))
 			return err
 		})
 	}
@@ -282,8 +300,9 @@ func (d *dataSet) fillSCS(table string) func(context.Context, connections) error
 // bareTarget is what this library's table costs by itself: one statement a call, with
 // no more in it than must be, and no encryption.
 type bareTarget struct {
-	d    *dataSet
-	pool *pgxpool.Pool
+	d       *dataSet
+	rolling *rolling
+	pool    *pgxpool.Pool
 }
 
 func (t bareTarget) load(ctx context.Context, session int) (value []byte, err error) {
@@ -295,13 +314,13 @@ func (t bareTarget) load(ctx context.Context, session int) (value []byte, err er
 	err = t.pool.QueryRow(ctx, `
 		SELECT user_key, sealed, version, created_at, expires_at
 		FROM bare
-		WHERE key = $1 AND expires_at > $2`, t.d.key(session), t.d.clock.Now()).Scan(&userKey, &value, &version, &created, &expires)
+		WHERE key = $1 AND expires_at > $2`, t.d.key(session), time.Now()).Scan(&userKey, &value, &version, &created, &expires)
 	return value, err
 }
 
 func (t bareTarget) save(ctx context.Context, session int, value []byte) error {
-	now := t.d.clock.Now()
-	expires := now.Add(timeToLive)
+	now := time.Now()
+	expires := t.rolling.next(session)
 	tag, err := t.pool.Exec(ctx, `
 		UPDATE bare
 		SET sealed = $2, version = version + 1, expires_at = $3, expires_hour = $4
@@ -312,16 +331,19 @@ func (t bareTarget) save(ctx context.Context, session int, value []byte) error {
 	return err
 }
 
-func (d *dataSet) fillBare(ctx context.Context, c connections) error {
-	if _, err := c.pgx.Exec(ctx, pgsession.Schema("bare"), pgx.QueryExecModeSimpleProtocol); err != nil {
-		return err
-	}
-	expires := d.clock.Now().Add(timeToLive)
-	return each(ctx, d.sessions, func(ctx context.Context, session int) error {
-		_, err := c.pgx.Exec(ctx, `
+func (d *dataSet) fillBare(rolling *rolling) func(context.Context, connections) error {
+	return func(ctx context.Context, c connections) error {
+		if _, err := c.pgx.Exec(ctx, pgsession.Schema("bare"), pgx.QueryExecModeSimpleProtocol); err != nil {
+			return err
+		}
+		now := time.Now()
+		return each(ctx, d.sessions, func(ctx context.Context, session int) error {
+			expires := rolling.next(session)
+			_, err := c.pgx.Exec(ctx, `
 			INSERT INTO bare (key, user_key, sealed, version, created_at, expires_at, expires_hour)
 			VALUES ($1, $2, $3, 1, $4, $5, $6)`,
-			d.key(session), []byte(fmt.Sprintf("%032s", userOf(session))), d.value(session, 0), d.clock.start, expires, expires.Truncate(time.Hour).Add(time.Hour))
-		return err
-	})
+				d.key(session), []byte(fmt.Sprintf("%032s", userOf(session))), d.value(session, 0), now, expires, expires.Truncate(time.Hour).Add(time.Hour))
+			return err
+		})
+	}
 }
