@@ -49,7 +49,7 @@ func (r *rolling) next(session int) time.Time {
 	return r.start.Add(24*time.Hour + time.Duration(session%3600)*time.Second + saves*5*time.Minute)
 }
 
-// A target is one store// A target is one store, opened over one network.
+// A target is one store, opened over one network.
 type target interface {
 	load(ctx context.Context, session int) ([]byte, error)
 	save(ctx context.Context, session int, value []byte) error

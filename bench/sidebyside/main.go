@@ -316,6 +316,9 @@ func (b *bench) measureSize(ctx context.Context, size int, report *report) error
 	if len(all) == 0 {
 		return fmt.Errorf("no contender is named so")
 	}
+	if err := b.prepareWAL(ctx, size, len(all)); err != nil {
+		return err
+	}
 	if err := b.fill(ctx, data, all); err != nil {
 		return err
 	}
@@ -382,6 +385,20 @@ func (b *bench) measureCheckpoints(ctx context.Context, data *dataSet, all []con
 		}
 	}
 	return results, nil
+}
+
+// prepareWAL makes room for what the saves will write, with some to spare.
+func (b *bench) prepareWAL(ctx context.Context, size, contenders int) error {
+	const bytesPerSecond = 64 << 20
+	var saving time.Duration
+	for _, c := range b.cases {
+		if c.size == size && c.operation == opSave {
+			saving += time.Duration(contenders*b.rounds) * (b.warmUp + b.length)
+		}
+	}
+	room := int64(saving.Seconds()*bytesPerSecond) + int64(2*contenders*b.sessions*size)
+	b.progress("prepare %d MB of log", room>>20)
+	return b.server.PrepareWAL(ctx, b.admin, room)
 }
 
 func (b *bench) fill(ctx context.Context, data *dataSet, all []contender) error {

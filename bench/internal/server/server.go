@@ -22,7 +22,8 @@ import (
 
 // settings are those of a small production server, but that it makes no checkpoint
 // while a benchmark runs: after each, the first change of a page writes the whole
-// page to the WAL, and whose turn it was would be chance.
+// page to the WAL, and whose turn it was would be chance. It keeps the log segments
+// that PrepareWAL makes.
 var settings = map[string]string{
 	"fsync":              "on",
 	"full_page_writes":   "on",
@@ -30,6 +31,7 @@ var settings = map[string]string{
 	"max_connections":    "300",
 	"checkpoint_timeout": "1h",
 	"max_wal_size":       "32GB",
+	"min_wal_size":       "16GB",
 }
 
 // Server is a PostgreSQL.
@@ -185,6 +187,21 @@ func (c CPU) Since(before CPU) time.Duration {
 func WAL(ctx context.Context, conn *pgx.Conn) (written int64, err error) {
 	err = conn.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint`).Scan(&written)
 	return written, err
+}
+
+// PrepareWAL gives a server of our own so many bytes of log segments to write over, as
+// a server that has run for a while has them. A new one must first be filled with zeros
+// and synced, 16 MiB at a time, and all that is committed meanwhile waits.
+func (s *Server) PrepareWAL(ctx context.Context, conn *pgx.Conn, size int64) error {
+	if s.Kind != "local" {
+		return nil
+	}
+	const message = 1 << 20
+	if _, err := conn.Exec(ctx, `SELECT pg_logical_emit_message(false, '', repeat(' ', $1)) FROM generate_series(1, $2)`, message, size/message); err != nil {
+		return err
+	}
+	_, err := conn.Exec(ctx, `CHECKPOINT`)
+	return err
 }
 
 // Updates returns how many rows of a table were updated, and how many of them
