@@ -39,8 +39,8 @@ var ErrTooShort = errors.New("no call ended in time")
 // Run makes the calls. The first error ends them all, and is returned. Errors of its
 // own: [ErrTooShort].
 func (l Load) Run(ctx context.Context, call func(context.Context, *rand.Rand) error) (Result, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 
 	type caller struct {
 		random    *rand.Rand
@@ -60,6 +60,9 @@ func (l Load) Run(ctx context.Context, call func(context.Context, *rand.Rand) er
 	var running sync.WaitGroup
 	for i := range callers {
 		running.Go(func() {
+			// Requests do not share a context either, nor the lock within.
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
 			c := &callers[i]
 			for {
 				began := time.Now()
@@ -67,7 +70,7 @@ func (l Load) Run(ctx context.Context, call func(context.Context, *rand.Rand) er
 					return
 				}
 				if err := call(ctx, c.random); err != nil {
-					cancel(err)
+					stop(err)
 					return
 				}
 				ended := time.Now()
