@@ -47,6 +47,8 @@ func NewID() ID {
 	return mintedID(token)
 }
 
+var tokenEncoding = base64.RawURLEncoding.Strict()
+
 // ParseID reads a token that [ID.Token] gave: 43 characters of base64url. It
 // returns the zero ID and [ErrInvalidID] (which is also [ErrNotFound]) for
 // anything else. That an ID parses does not mean that there is such a session.
@@ -55,7 +57,7 @@ func ParseID(token string) (ID, error) {
 		return ID{}, ErrInvalidID
 	}
 	var bits [32]byte
-	n, err := base64.RawURLEncoding.Strict().Decode(bits[:], []byte(token))
+	n, err := tokenEncoding.Decode(bits[:], []byte(token))
 	if err != nil || n != len(bits) || bits == [32]byte{} {
 		return ID{}, ErrInvalidID
 	}
@@ -115,7 +117,7 @@ func (id ID) Token() string {
 	}
 	token := maskOf(id.handle)
 	subtle.XORBytes(token[:], token[:], id.masked[:])
-	return base64.RawURLEncoding.EncodeToString(token[:])
+	return tokenEncoding.EncodeToString(token[:])
 }
 
 // Handle returns the id's public name, which may be shown and logged.
