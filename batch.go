@@ -50,19 +50,18 @@ func (s *Store) newShared(places int) shared {
 // trip for the one before.
 func defaultPlaces(pool *pgxpool.Pool) int { return min(max(2, int(pool.Config().MaxConns)/5), 8) }
 
-func newGroup[C, R any](places int, one func(context.Context, C) (R, error), many func(context.Context, []C) ([]R, error), runAgain func(error) bool) *coalesce.Group[C, R] {
+func newGroup[C, R any](places int, one func(context.Context, C) (R, error), many func(context.Context, []C, func(int, R)) error, runAgain func(error) bool) *coalesce.Group[C, R] {
 	return coalesce.New(coalesce.Config[C, R]{
 		Places:   places,
 		MaxBatch: maxBatch,
 		RunAgain: runAgain,
-		Run: func(ctx context.Context, calls []C, results []coalesce.Result[R]) (err error) {
-			if len(calls) == 1 {
-				results[0].Value, err = one(ctx, calls[0])
-				return err
+		Run: func(ctx context.Context, calls []C, answer func(int, R)) error {
+			if len(calls) > 1 {
+				return many(ctx, calls, answer)
 			}
-			values, err := many(ctx, calls)
-			for i := range values {
-				results[i].Value = values[i]
+			result, err := one(ctx, calls[0])
+			if err == nil {
+				answer(0, result)
 			}
 			return err
 		},
@@ -80,48 +79,58 @@ func tookNoEffect(err error) bool {
 	return pgconn.SafeToRetry(err)
 }
 
-func (s *Store) loadBatch(ctx context.Context, handles []Handle) ([]*Session, error) {
+// loadBatch answers each call as soon as its row has come: the rest of the statement can
+// change nothing in it.
+func (s *Store) loadBatch(ctx context.Context, handles []Handle, answer func(int, *Session)) error {
+	named := make(map[Handle]int, len(handles))
+	for i, handle := range handles {
+		named[handle] = i
+	}
 	now, oldest := s.times()
-	found, err := s.list(ctx, now, s.sql[loadBatchSQL], now, oldest, keysOf(handles))
+	err := s.retryRead(ctx, func() error {
+		return s.query(ctx, now, func(session *Session) {
+			i, ok := named[session.Handle]
+			if !ok {
+				return
+			}
+			if len(named) < len(handles) { // several may have asked for it, and get one each
+				for j := range i {
+					if handles[j] == session.Handle {
+						own := *session
+						answer(j, &own)
+					}
+				}
+			}
+			answer(i, session)
+		}, s.sql[loadBatchSQL], now, oldest, keysOf(handles))
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	first := make(map[Handle]int, len(handles))
-	for i, handle := range handles {
-		if _, named := first[handle]; !named {
-			first[handle] = i
-		}
+	for i := range handles {
+		answer(i, nil) // no row has come for those that are left
 	}
-	sessions := make([]*Session, len(handles))
-	for _, session := range found {
-		if i, named := first[session.Handle]; named {
-			sessions[i] = session
-		}
-	}
-	for i, handle := range handles {
-		if session := sessions[first[handle]]; session != nil && sessions[i] == nil {
-			own := *session
-			sessions[i] = &own
-		}
-	}
-	return sessions, nil
+	return nil
 }
 
 var loadBatchSQL = newStatement(`
 	SELECT {columns}
 	FROM {sessions} AS s
-	WHERE s.key = ANY($3::bytea[]) AND {live}`)
+	WHERE s.key = ANY((SELECT $3::bytea[])::bytea[]) AND {live}`)
 
-func keysOf(handles []Handle) [][]byte {
-	keys := make([][]byte, len(handles))
+// A list is a parameter that pgx encodes without reflection.
+type list[T any] = pgtype.FlatArray[T]
+
+func keysOf(handles []Handle) list[[]byte] {
+	keys := make(list[[]byte], len(handles))
 	for i := range handles {
 		keys[i] = handles[i].sum[:]
 	}
 	return keys
 }
 
-func (s *Store) saveBatch(ctx context.Context, rows []row) ([]bool, error) {
-	return s.writeBatch(ctx, saveBatchSQL, rows)
+func (s *Store) saveBatch(ctx context.Context, rows []row, answer func(int, bool)) error {
+	return s.writeBatch(ctx, saveBatchSQL, rows, answer)
 }
 
 // A session whose row lies under a former key of its user's is left alone, and its
@@ -129,7 +138,7 @@ func (s *Store) saveBatch(ctx context.Context, rows []row) ([]bool, error) {
 // with another one beside it, some plans compare each row of both.
 var saveBatchSQL = newStatement(`
 	WITH pgsession_new AS (
-		SELECT new.*
+		SELECT new.key, new.user_key, new.n::int AS n
 		FROM {sessions} AS s
 		JOIN {new} ON new.key = s.key
 		WHERE {live} AND s.user_key IS NOT DISTINCT FROM new.user_key
@@ -137,19 +146,22 @@ var saveBatchSQL = newStatement(`
 		{lock}
 	)
 	UPDATE {sessions} AS s
-	SET user_key = new.user_key, {payload} = {new value}, {other} = NULL, version = {next},
-		expires_at = new.expires_at, expires_hour = new.expires_hour
+	SET {payload} = {new payload}, {other} = NULL, version = {next}, expires_at = {new expires_at}, expires_hour = {new expires_hour}
 	FROM pgsession_new AS new
 	WHERE s.key = new.key AND {live} AND s.user_key IS NOT DISTINCT FROM new.user_key
 	RETURNING s.key`)
 
-func (s *Store) putBatch(ctx context.Context, rows []row) ([]bool, error) {
-	return s.writeBatch(ctx, putBatchSQL, rows)
+func (s *Store) putBatch(ctx context.Context, rows []row, answer func(int, bool)) error {
+	versions := make([]int64, len(rows))
+	for i := range versions {
+		versions[i] = firstVersion()
+	}
+	return s.writeBatch(ctx, putBatchSQL, rows, answer, versions)
 }
 
 var putBatchSQL = newStatement(`
 	INSERT INTO {sessions} AS s (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
-	SELECT new.key, new.user_key, {new value}, new.version, $1, new.expires_at, new.expires_hour
+	SELECT new.key, new.user_key, {new payload}, ($10::bigint[])[new.n], $1, {new expires_at}, {new expires_hour}
 	FROM {new}
 	ORDER BY new.key
 	ON CONFLICT (key) DO UPDATE
@@ -160,18 +172,20 @@ var putBatchSQL = newStatement(`
 	RETURNING s.key`)
 
 // newRows are the rows of a batch as a table, from the parameters that writeBatch
-// gives. Their values are pieces of one parameter: pgx would copy the elements of a
-// large array several times.
+// gives; what has a fixed size costs less as the n-th element of its list. The payloads
+// are pieces of one parameter: pgx would copy the elements of a large array several
+// times.
 const (
-	newRows = `unnest($3::bytea[], $4::bytea[], $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::int[], $9::int[])
-		AS new (key, user_key, version, expires_at, expires_hour, start, size)`
-	newValue = `substring($10::bytea FROM new.start FOR new.size)`
+	newRows        = `unnest((SELECT $3::bytea[]), $4::bytea[]) WITH ORDINALITY AS new (key, user_key, n)`
+	newExpiresAt   = `($5::timestamptz[])[new.n]`
+	newExpiresHour = `($6::timestamptz[])[new.n]`
+	newPayload     = `substring($9::bytea FROM ($7::int[])[new.n] FOR ($8::int[])[new.n])`
 )
 
-// writeBatch reports for each row whether it was written. Of several rows for one
+// writeBatch answers for each row whether it was written. Of several rows for one
 // session the last is, as if the others had come just before it; which is only true
 // of those that name the same user.
-func (s *Store) writeBatch(ctx context.Context, sql statement, rows []row) ([]bool, error) {
+func (s *Store) writeBatch(ctx context.Context, sql statement, rows []row, answer func(int, bool), more ...any) error {
 	last := make(map[Handle]int, len(rows))
 	for i, r := range rows {
 		last[r.handle] = i
@@ -182,11 +196,10 @@ func (s *Store) writeBatch(ctx context.Context, sql statement, rows []row) ([]bo
 	}
 	now, oldest := s.times()
 	var (
-		keys     = make([][]byte, 0, len(last))
-		userKeys = make([][]byte, 0, len(last))
-		versions = make([]int64, 0, len(last))
-		expires  = make([]time.Time, 0, len(last))
-		hours    = make([]time.Time, 0, len(last))
+		keys     = make(list[[]byte], 0, len(last))
+		userKeys = make(list[[]byte], 0, len(last))
+		expires  = make(list[time.Time], 0, len(last))
+		hours    = make(list[time.Time], 0, len(last))
 		starts   = make([]int32, 0, len(last))
 		sizes    = make([]int32, 0, len(last))
 		payloads = make([]byte, 0, total)
@@ -196,20 +209,19 @@ func (s *Store) writeBatch(ctx context.Context, sql statement, rows []row) ([]bo
 			continue
 		}
 		at := expiry(now, r.ttl)
-		keys, userKeys, versions = append(keys, rows[i].handle.sum[:]), append(userKeys, r.userKey), append(versions, firstVersion())
+		keys, userKeys = append(keys, rows[i].handle.sum[:]), append(userKeys, r.userKey)
 		expires, hours = append(expires, at), append(hours, hourAfter(at))
 		starts, sizes = append(starts, int32(1+len(payloads))), append(sizes, int32(len(r.payload))) // SQL counts from 1
 		payloads = append(payloads, r.payload...)
 	}
-	written, err := s.returnedKeys(ctx, sql, now, oldest, keys, userKeys, versions, expires, hours, starts, sizes, payloads)
+	written, err := s.returnedKeys(ctx, sql, append([]any{now, oldest, keys, userKeys, expires, hours, starts, sizes, payloads}, more...)...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	outcomes := make([]bool, len(rows))
 	for i, r := range rows {
-		outcomes[i] = written[r.handle] && bytes.Equal(r.userKey, rows[last[r.handle]].userKey)
+		answer(i, written[r.handle] && bytes.Equal(r.userKey, rows[last[r.handle]].userKey))
 	}
-	return outcomes, nil
+	return nil
 }
 
 // returnedKeys runs a statement that returns keys.
@@ -232,7 +244,7 @@ func (s *Store) returnedKeys(ctx context.Context, sql statement, args ...any) (m
 	return returned, err
 }
 
-func (s *Store) touchBatch(ctx context.Context, touches []touch) ([]touched, error) {
+func (s *Store) touchBatch(ctx context.Context, touches []touch, answer func(int, touched)) error {
 	now, oldest := s.times()
 	longest := make(map[Handle]touch, len(touches))
 	for _, t := range touches {
@@ -265,17 +277,19 @@ func (s *Store) touchBatch(ctx context.Context, touches []touch) ([]touched, err
 		})
 		return err
 	})
-	outcomes := make([]touched, len(touches))
-	for i, t := range touches {
-		outcomes[i] = found[t.handle]
+	if err != nil {
+		return err
 	}
-	return outcomes, err
+	for i, t := range touches {
+		answer(i, found[t.handle])
+	}
+	return nil
 }
 
 var touchBatchSQL = newStatement(`
 	WITH pgsession_new AS (
 		SELECT new.key, new.expires_at, new.expires_hour, new.worthwhile
-		FROM unnest($3::bytea[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
+		FROM unnest((SELECT $3::bytea[]), $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
 			AS new (key, expires_at, expires_hour, worthwhile)
 	), pgsession_held AS (
 		SELECT s.key, new.expires_at, new.expires_hour, new.worthwhile
@@ -296,7 +310,12 @@ var touchBatchSQL = newStatement(`
 	JOIN pgsession_new AS new ON new.key = s.key
 	WHERE {live}`)
 
-func (s *Store) deleteBatch(ctx context.Context, handles []Handle) ([]struct{}, error) {
-	_, _, err := s.endBatch(ctx, keysOf(handles), nil)
-	return nil, err
+func (s *Store) deleteBatch(ctx context.Context, handles []Handle, answer func(int, struct{})) error {
+	if _, _, err := s.endBatch(ctx, keysOf(handles), nil); err != nil {
+		return err
+	}
+	for i := range handles {
+		answer(i, struct{}{})
+	}
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -127,6 +128,54 @@ func TestStore_Coalescing_Load(t *testing.T) {
 		require.NotSame(t, sessions[1], sessions[2], "each caller has its own")
 		require.Equal(t, "bob", sessions[3].UserID)
 	})
+}
+
+// The server keeps the plan of a shared statement, however few the calls: to plan it anew
+// costs more than to run it.
+func TestStore_Coalescing_KeepsPlans(t *testing.T) {
+	t.Parallel()
+	const connections, keptAfter = 3, 5
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+		config.MaxConns = connections
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+		config.ConnConfig.RuntimeParams["application_name"] = t.Name()
+	})
+	g := &turnstile{fixture: newFixture(t, pool, pgsession.Plaintext, []pgsession.Option{pgsession.WithCoalescing(1)})}
+	g.sql(t, `
+		INSERT INTO sessions (key, data, version, created_at, expires_at, expires_hour)
+		SELECT sha256(i::text::bytea), '0', 1, $1, $2, $2 FROM generate_series(1, 20000) AS i`, epoch, epoch.Add(time.Hour))
+	g.sql(t, `ANALYZE sessions`)
+	for range connections*keptAfter + 1 {
+		one, two := g.create(t, ann(1), time.Hour), g.create(t, bob, time.Hour)
+		for _, call := range []func(id pgsession.ID, data pgsession.Data) error{
+			func(id pgsession.ID, _ pgsession.Data) error { return second(g.Load(t.Context(), id)) },
+			func(id pgsession.ID, data pgsession.Data) error { return g.Save(t.Context(), id, data, time.Hour) },
+			func(id pgsession.ID, data pgsession.Data) error { return g.Put(t.Context(), id, data, time.Hour) },
+			func(id pgsession.ID, _ pgsession.Data) error { return g.Touch(t.Context(), id, 2*time.Hour) },
+			func(id pgsession.ID, _ pgsession.Data) error { return g.Delete(t.Context(), id) },
+		} {
+			first := func() error { return call(one, ann(1)) }
+			errs, _ := g.together(t, first, first, func() error { return call(two, bob) })
+			requireErrors(t, errs, nil, nil)
+		}
+	}
+	kept := make(map[string]bool)
+	for _, conn := range pool.AcquireAllIdle(t.Context()) {
+		rows, err := conn.Query(t.Context(), `SELECT statement, generic_plans > 0 FROM pg_prepared_statements WHERE position($1 IN statement) > 0`, `$3::bytea[]`)
+		require.NoError(t, err)
+		var statement string
+		var generic bool
+		_, err = pgx.ForEachRow(rows, []any{&statement, &generic}, func() error {
+			kept[statement] = kept[statement] || generic
+			return nil
+		})
+		require.NoError(t, err)
+		conn.Release()
+	}
+	require.Len(t, kept, 5)
+	for statement, generic := range kept {
+		require.True(t, generic, statement)
+	}
 }
 
 // So large a value would make a shared statement too large for the server.

@@ -82,7 +82,7 @@ var removeSQL = newStatement(`
 	WITH pgsession_held AS (
 		SELECT s.key
 		FROM {sessions} AS s
-		WHERE s.key = ANY($2::bytea[]) AND s.expires_at <= $1
+		WHERE s.key = ANY((SELECT $2::bytea[])::bytea[]) AND s.expires_at <= $1
 		ORDER BY s.key
 		{lock}
 	)

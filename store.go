@@ -271,7 +271,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 	s.fill = strings.NewReplacer(
 		"{sessions}", parseTable(s.table).Sanitize(),
 		"{columns}", "s.key, s.user_key, s."+payload+", s.version, s.created_at, s.expires_at",
-		"{new}", newRows, "{new value}", codec.fromBytes(newValue),
+		"{new}", newRows, "{new payload}", codec.fromBytes(newPayload), "{new expires_at}", newExpiresAt, "{new expires_hour}", newExpiresHour,
 		"{payload}", payload, "{other}", other,
 		"{lock}", "FOR UPDATE OF s",
 		// In this form the planner expects most rows to pass, and keeps the index.
@@ -299,11 +299,15 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 // A statement is SQL that stands beside its only caller, as a template that
 // newStore fills in: the table's name {sessions}, always with the alias s; the
 // {columns} that make a session; {payload} and {other}; the {value $1} of a parameter
-// as the payload's type; {new} rows with their {new value}; the conditions
+// as the payload's type; {new} rows, with their {new payload} and so on; the conditions
 // {stored}, which a tombstone fails, and {live}, for which $1 and $2 are what times
 // returns; the {next} version; the {lock} on the rows of a list; and the condition
 // {ours}, since a key of another length has no handle. The names of common table
 // expressions are long, since they hide a table of the same name.
+//
+// A list of keys comes as (SELECT $n::bytea[]), which the planner does not look into.
+// It would find that a short list costs less than the list of ten elements that it
+// assumes of one it does not know, and plan the statement anew at each call.
 type statement int
 
 var (
@@ -455,19 +459,8 @@ func (s *Store) Load(ctx context.Context, id ID) (*Session, error) {
 func (s *Store) load(ctx context.Context, handle Handle) (found *Session, err error) {
 	now, oldest := s.times()
 	err = s.retryRead(ctx, func() error {
-		rows, err := s.pool.Query(ctx, s.sql[loadSQL], now, oldest, handle.sum[:])
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
 		found = nil
-		if rows.Next() {
-			if found, err = s.newScanner(now).scan(rows); err != nil {
-				return err
-			}
-		}
-		rows.Close()
-		return rows.Err()
+		return s.query(ctx, now, func(session *Session) { found = session }, s.sql[loadSQL], now, oldest, handle.sum[:])
 	})
 	return found, err
 }
@@ -837,6 +830,25 @@ var putSQL = newStatement(`
 		created_at = CASE WHEN {live} THEN s.created_at ELSE excluded.created_at END,
 		expires_at = excluded.expires_at, expires_hour = excluded.expires_hour
 	WHERE {stored} AND (NOT ({live}) OR s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($9::bytea[]))`)
+
+// query runs a SELECT of {columns}, and gives each session to found as soon as its row
+// has come. An error may follow.
+func (s *Store) query(ctx context.Context, now time.Time, found func(*Session), sql string, args ...any) error {
+	rows, err := s.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	scanner := s.newScanner(now)
+	for rows.Next() {
+		session, err := scanner.scan(rows)
+		if err != nil {
+			return err
+		}
+		found(session)
+	}
+	return rows.Err()
+}
 
 // A scanner reads rows of {columns}, all rows of a result one after the other.
 type scanner struct {

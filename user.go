@@ -66,24 +66,10 @@ const (
 		LIMIT $3)`
 )
 
-func (s *Store) list(ctx context.Context, now time.Time, sql string, args ...any) ([]*Session, error) {
-	var sessions []*Session
-	err := s.retryRead(ctx, func() error {
-		rows, err := s.pool.Query(ctx, sql, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
+func (s *Store) list(ctx context.Context, now time.Time, sql string, args ...any) (sessions []*Session, err error) {
+	err = s.retryRead(ctx, func() error {
 		sessions = nil
-		row := s.newScanner(now)
-		for rows.Next() {
-			session, err := row.scan(rows)
-			if err != nil {
-				return err
-			}
-			sessions = append(sessions, session)
-		}
-		return rows.Err()
+		return s.query(ctx, now, func(session *Session) { sessions = append(sessions, session) }, sql, args...)
 	})
 	return sessions, err
 }
@@ -197,7 +183,7 @@ var endBatchSQL = newStatement(`
 	WITH pgsession_held AS (
 		SELECT s.key, {live} AS live
 		FROM {sessions} AS s
-		WHERE s.key = ANY($3::bytea[]) AND {stored} AND ($4::bytea[] IS NULL OR s.user_key = ANY($4::bytea[]))
+		WHERE s.key = ANY((SELECT $3::bytea[])::bytea[]) AND {stored} AND ($4::bytea[] IS NULL OR s.user_key = ANY($4::bytea[]))
 		ORDER BY s.key
 		{lock}
 	)

@@ -3,7 +3,7 @@
 // A [Group] has a number of places. While one is free, a call runs at once, by itself, on its caller's goroutine. When
 // none is, calls queue, and leave together as one batch as soon as a place falls free. So nothing waits for company, one
 // caller alone pays next to nothing, and the busier the group, the larger the batches. There is no timer, and no
-// goroutine but one for each batch in flight.
+// goroutine but one for each place that batches hold.
 //
 // The queue is first in, first out, and a free place goes to it before any newcomer: a call waits for one place to fall
 // free and then for its own run, unless there are more calls before it than one batch may hold. A call never joins a run
@@ -34,25 +34,20 @@ type Config[C, R any] struct {
 	// MaxBatch is the largest number of calls in one run. 0 means no limit.
 	MaxBatch int
 
-	// Run does the calls, which stand in the order in which they were made, and sets the result of each, at the same
-	// index. An error that it returns is that of the run as a whole; the results then do not count. It must not keep
-	// the slices, and is called by many goroutines at once.
+	// Run does the calls, which stand in the order in which they were made, and answers each by its index. Of several
+	// answers the first counts, and its caller goes on at once, also while the run does. An error that it returns is that of the calls which it
+	// did not answer, all of them alike. It must not keep the slice, nor answer when it has returned, and is called by
+	// many goroutines at once.
 	//
 	// A call by itself is run under its caller's context, a batch under one that carries no values and no deadline, and
 	// that is cancelled when the last of its callers has gone.
-	Run func(ctx context.Context, calls []C, results []Result[R]) error
+	Run func(ctx context.Context, calls []C, answer func(i int, r R)) error
 
-	// RunAgain judges the error of a run of more than one call. True: each call whose caller still waits is run again,
-	// by itself, so that nobody's bad input is another's error. False, or a nil RunAgain: every caller gets the error,
-	// as befits writes whose outcome is unknown. A panic in Run comes here as an error too; where it is false, every
-	// caller panics.
+	// RunAgain judges the error of a run of more than one call. True: each call that was not answered, and whose caller
+	// still waits, is run again, by itself, so that nobody's bad input is another's error. False, or a nil RunAgain:
+	// their callers get the error, as befits writes whose outcome is unknown. A panic in Run comes here as an error too;
+	// where it is false, they panic.
 	RunAgain func(error) bool
-}
-
-// Result is what one call gets: a value, or an error of its own.
-type Result[R any] struct {
-	Value R
-	Err   error
 }
 
 // Group coalesces calls. It is safe for concurrent use, needs no closing, and has no goroutine when idle.
@@ -102,13 +97,13 @@ func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
 	select {
 	case result := <-queued.done:
 		g.free(queued)
-		if result.Err == errRunAgain {
+		if result.err == errRunAgain {
 			return g.runAgain(ctx, c)
 		}
-		if panicked, ok := result.Err.(*panicError); ok {
+		if panicked, ok := result.err.(*panicError); ok {
 			panic(panicked)
 		}
-		return result.Value, result.Err
+		return result.r, result.err
 	case <-ctx.Done():
 		g.abandon(queued)
 		return r, ctx.Err()
@@ -119,16 +114,26 @@ func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
 type call[C, R any] struct {
 	ctx   context.Context
 	c     C
-	done  chan Result[R] // holds one, so that a batch never waits for a caller who has gone
+	done  chan result[R] // holds one, so that a batch never waits for a caller who has gone
 	batch *batch[C, R]   // nil while queued; guarded by Group.mu
+	index int            // in the batch
+}
+
+type result[R any] struct {
+	r   R
+	err error
 }
 
 // batch is the calls that left the queue together.
 type batch[C, R any] struct {
-	ctx     context.Context
-	cancel  context.CancelFunc
-	calls   []*call[C, R]
-	waiting int // callers; guarded by Group.mu
+	ctx    context.Context
+	cancel context.CancelFunc
+	brings []C
+
+	mu      sync.Mutex
+	calls   []*call[C, R] // nil where answered, or given up
+	waiting int           // those that are left
+	last    *result[R]    // the answer to the only one of them
 }
 
 // enter takes a place and returns nil, or queues the call.
@@ -141,7 +146,7 @@ func (g *Group[C, R]) enter(ctx context.Context, c C) *call[C, R] {
 	}
 	queued, used := g.pool.Get().(*call[C, R])
 	if !used {
-		queued = &call[C, R]{done: make(chan Result[R], 1)}
+		queued = &call[C, R]{done: make(chan result[R], 1)}
 	}
 	queued.ctx, queued.c = ctx, c
 	g.queue = append(g.queue, queued)
@@ -157,21 +162,24 @@ func (g *Group[C, R]) free(answered *call[C, R]) {
 // release hands the place to the queue. The batch gets a goroutine of its own: the caller who has just finished should
 // not be held by the work of others, and one who is in the batch may leave at any time.
 func (g *Group[C, R]) release() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.queue) == 0 {
-		g.taken--
-		return
+	if b := g.next(); b != nil {
+		go g.lead(b)
 	}
-	go g.lead(g.takeBatch())
 }
 
-func (g *Group[C, R]) takeBatch() *batch[C, R] {
+// next takes a batch from the queue, or gives the place back and returns nil.
+func (g *Group[C, R]) next() *batch[C, R] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	size := len(g.queue)
+	if size == 0 {
+		g.taken--
+		return nil
+	}
 	if g.config.MaxBatch > 0 {
 		size = min(size, g.config.MaxBatch)
 	}
-	b := &batch[C, R]{calls: slices.Clone(g.queue[:size]), waiting: size}
+	b := &batch[C, R]{brings: make([]C, size), calls: slices.Clone(g.queue[:size]), waiting: size}
 	g.queue = slices.Delete(g.queue, 0, size)
 
 	parent := context.Background()
@@ -179,8 +187,8 @@ func (g *Group[C, R]) takeBatch() *batch[C, R] {
 		parent = b.calls[0].ctx
 	}
 	b.ctx, b.cancel = context.WithCancel(parent)
-	for _, queued := range b.calls {
-		queued.batch = b
+	for i, queued := range b.calls {
+		queued.batch, queued.index, b.brings[i] = b, i, queued.c
 	}
 	return b
 }
@@ -189,46 +197,93 @@ func (g *Group[C, R]) takeBatch() *batch[C, R] {
 func (g *Group[C, R]) abandon(gone *call[C, R]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if gone.batch == nil {
-		i := slices.Index(g.queue, gone)
-		g.queue = slices.Delete(g.queue, i, i+1)
+	if gone.batch != nil {
+		gone.batch.abandon(gone)
 		return
 	}
-	gone.batch.waiting--
-	if gone.batch.waiting == 0 {
-		gone.batch.cancel()
+	i := slices.Index(g.queue, gone)
+	g.queue = slices.Delete(g.queue, i, i+1)
+}
+
+func (b *batch[C, R]) abandon(gone *call[C, R]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.calls[gone.index] != gone {
+		return // it was answered at the same time
+	}
+	b.calls[gone.index] = nil
+	b.waiting--
+	if b.waiting == 0 {
+		b.cancel()
 	}
 }
 
-// lead runs a batch, answers its callers and gives the place back.
-func (g *Group[C, R]) lead(b *batch[C, R]) {
-	calls := make([]C, len(b.calls))
-	for i, queued := range b.calls {
-		calls[i] = queued.c
+// answer answers a call that still waits. The last of them stays until the run has ended, so that there is always a
+// context that bounds it.
+func (b *batch[C, R]) answer(i int, r R) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	queued := b.calls[i]
+	switch {
+	case queued == nil || b.last != nil:
+	case b.waiting == 1:
+		b.last = &result[R]{r: r}
+	default:
+		b.calls[i] = nil
+		b.waiting--
+		queued.done <- result[R]{r: r}
 	}
-	results := make([]Result[R], len(b.calls))
-	err := errGoexit // stands only when runBatch does not return
+}
 
-	defer func() {
-		for i, queued := range b.calls {
-			if err != nil {
-				results[i] = Result[R]{Err: err}
-			}
-			queued.done <- results[i]
+// end answers those that still wait when the run has ended.
+func (b *batch[C, R]) end(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, queued := range b.calls {
+		if queued == nil {
+			continue
 		}
-		b.cancel()
-		runtime.Gosched() // see the package comment
-		g.release()
+		b.calls[i] = nil
+		if b.last != nil {
+			queued.done <- *b.last
+		} else {
+			queued.done <- result[R]{err: err}
+		}
+	}
+	b.cancel()
+}
+
+// lead runs a batch, and those that then wait for its place.
+func (g *Group[C, R]) lead(b *batch[C, R]) {
+	defer func() {
+		if b != nil { // Run ended the goroutine
+			g.release()
+		}
 	}()
-	err = g.runBatch(b.ctx, calls, results)
-	if err != nil && len(calls) > 1 && g.config.RunAgain != nil && g.config.RunAgain(err) {
+	for b != nil {
+		g.serve(b)
+		runtime.Gosched() // see the package comment
+		b = g.next()
+	}
+}
+
+// serve runs a batch and answers its callers.
+func (g *Group[C, R]) serve(b *batch[C, R]) {
+	err := errGoexit // stands only when runBatch does not return
+	defer func() { b.end(err) }()
+	err = g.runBatch(b)
+	switch {
+	case err == nil:
+		err = errUnanswered
+	case len(b.brings) > 1 && g.config.RunAgain != nil && g.config.RunAgain(err):
 		err = errRunAgain
 	}
 }
 
 var (
-	errGoexit   = errors.New("coalesce: the run ended its goroutine")
-	errRunAgain = errors.New("coalesce: run again") // tells a caller to run its call by itself; never leaves the package
+	errGoexit     = errors.New("coalesce: the run ended its goroutine")
+	errUnanswered = errors.New("coalesce: the run left the call without an answer")
+	errRunAgain   = errors.New("coalesce: run again") // tells a caller to run its call by itself; never leaves the package
 )
 
 // panicError takes a panic from the goroutine of a batch, where it would end the process, to those of the callers.
@@ -241,14 +296,14 @@ func (e *panicError) Error() string {
 	return fmt.Sprintf("coalesce: run panicked: %v\n\n%s", e.value, e.stack)
 }
 
-func (g *Group[C, R]) runBatch(ctx context.Context, calls []C, results []Result[R]) (err error) {
+func (g *Group[C, R]) runBatch(b *batch[C, R]) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = &panicError{value: value, stack: debug.Stack()}
 		}
 	}()
 	g.runs.Add(1)
-	return g.config.Run(ctx, calls, results)
+	return g.config.Run(b.ctx, b.brings, b.answer)
 }
 
 // runAgain runs a call of a failed batch on its caller's goroutine. There are as many places for this as for all else,
@@ -263,15 +318,20 @@ func (g *Group[C, R]) runAgain(ctx context.Context, c C) (r R, err error) {
 	}
 }
 
-func (g *Group[C, R]) alone(ctx context.Context, c C) (r R, err error) {
+func (g *Group[C, R]) alone(ctx context.Context, c C) (R, error) {
 	var only struct { // a single allocation
-		calls   [1]C
-		results [1]Result[R]
+		calls [1]C
+		result[R]
 	}
-	only.calls[0] = c
+	only.calls[0], only.err = c, errUnanswered
 	g.runs.Add(1)
-	if err := g.config.Run(ctx, only.calls[:], only.results[:]); err != nil {
-		return r, err
+	err := g.config.Run(ctx, only.calls[:], func(_ int, r R) {
+		if only.err != nil {
+			only.result = result[R]{r: r}
+		}
+	})
+	if err != nil && only.err != nil {
+		only.err = err
 	}
-	return only.results[0].Value, only.results[0].Err
+	return only.r, only.err
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,27 +26,25 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type (
 	group  = coalesce.Group[string, string]
 	config = coalesce.Config[string, string]
-	result = coalesce.Result[string]
 )
 
 // server is what stands behind a group: its runs wait until the test ends them, whatever becomes of their context.
 type server struct{ begun chan *run }
 
 type run struct {
-	ctx   context.Context
-	calls []string
-	end   chan func([]result) error
+	ctx    context.Context
+	calls  []string
+	answer func(i int) // as soon as the run is in the hands of next
+	end    chan func() error
 }
 
 func newServer() *server { return &server{begun: make(chan *run, 100)} }
 
-func (s *server) Run(ctx context.Context, calls []string, results []result) error {
-	for i, call := range calls {
-		results[i].Value = "did " + call
-	}
-	r := &run{ctx: ctx, calls: slices.Clone(calls), end: make(chan func([]result) error, 1)}
+func (s *server) Run(ctx context.Context, calls []string, answer func(int, string)) error {
+	r := &run{ctx: ctx, calls: slices.Clone(calls), end: make(chan func() error, 1)}
+	r.answer = func(i int) { answer(i, "did "+r.calls[i]) }
 	s.begun <- r
-	return (<-r.end)(results)
+	return (<-r.end)()
 }
 
 // next returns the run that has begun, which must be of these calls.
@@ -65,13 +64,16 @@ func (s *server) idle(t *testing.T) {
 	require.Empty(t, s.begun)
 }
 
-func (r *run) succeed()        { r.end <- func([]result) error { return nil } }
-func (r *run) fail(err error)  { r.end <- func([]result) error { return err } }
-func (r *run) panic(value any) { r.end <- func([]result) error { panic(value) } }
-func (r *run) goexit()         { r.end <- func([]result) error { runtime.Goexit(); return nil } }
-func (r *run) failOne(i int, e error) {
-	r.end <- func(results []result) error { results[i] = result{Err: e}; return nil }
+func (r *run) succeed() {
+	for i := range r.calls {
+		r.answer(i)
+	}
+	r.fail(nil)
 }
+
+func (r *run) fail(err error)  { r.end <- func() error { return err } }
+func (r *run) panic(value any) { r.end <- func() error { panic(value) } }
+func (r *run) goexit()         { r.end <- func() error { runtime.Goexit(); return nil } }
 
 // caller is a goroutine that makes one call.
 type caller struct {
@@ -235,17 +237,68 @@ func TestGroup_Do(t *testing.T) {
 		})
 	})
 
-	t.Run("an error of one call is its own", func(t *testing.T) {
+	t.Run("an answered caller goes on while the run does", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := coalesce.New(config{Places: 1, Run: s.Run})
+			start(t.Context(), g, "a")
+			first := s.next(t, "a")
+			b, c, d := start(t.Context(), g, "b"), start(t.Context(), g, "c"), start(t.Context(), g, "d")
+			first.succeed()
+			batch := s.next(t, "b", "c", "d")
+			batch.answer(1)
+			batch.answer(1) // as a second attempt does
+			c.succeeded(t, "c")
+			b.waits(t)
+			d.waits(t)
+			e := start(t.Context(), g, "e")
+			s.idle(t)
+			batch.succeed()
+			b.succeeded(t, "b")
+			d.succeeded(t, "d")
+			s.next(t, "e").succeed()
+			e.succeeded(t, "e")
+		})
+	})
+
+	t.Run("of several answers the first counts", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			g := coalesce.New(config{Places: 1, Run: func(_ context.Context, calls []string, answer func(int, string)) error {
+				time.Sleep(time.Second)
+				for range 2 {
+					for i := range calls {
+						answer(i, "did "+calls[i])
+					}
+					for i := range calls {
+						answer(i, "nothing")
+					}
+				}
+				return nil
+			}})
+			for call := range strings.SplitSeq("a b c d", " ") {
+				defer start(t.Context(), g, call).succeeded(t, call)
+			}
+			time.Sleep(time.Minute)
+		})
+	})
+
+	t.Run("without an answer it fails", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			s := newServer()
 			g := coalesce.New(config{Places: 1, Run: s.Run, RunAgain: always})
 			a := start(t.Context(), g, "a")
 			b, c := start(t.Context(), g, "b"), start(t.Context(), g, "c")
-			s.next(t, "a").failOne(0, errServer)
-			s.next(t, "b", "c").failOne(1, errServer)
-			a.failed(t, errServer)
+			s.next(t, "a").fail(nil)
+			batch := s.next(t, "b", "c")
+			batch.answer(0)
+			batch.fail(nil)
 			b.succeeded(t, "b")
-			c.failed(t, errServer)
+			for _, forgotten := range []*caller{a, c} {
+				synctest.Wait()
+				require.True(t, forgotten.returned)
+				require.ErrorContains(t, forgotten.err, "without an answer")
+			}
 			s.idle(t)
 		})
 	})
@@ -306,8 +359,11 @@ func TestGroup_Do_CallersWhoReturnShareARun(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that the scheduler has no choice
 	synctest.Test(t, func(t *testing.T) {
 		const callers, rounds = 50, 100
-		g := coalesce.New(config{Places: 1, Run: func(context.Context, []string, []result) error {
+		g := coalesce.New(config{Places: 1, Run: func(_ context.Context, calls []string, answer func(int, string)) error {
 			time.Sleep(time.Millisecond)
+			for i, call := range calls {
+				answer(i, call)
+			}
 			return nil
 		}})
 		var group sync.WaitGroup
@@ -322,6 +378,17 @@ func TestGroup_Do_CallersWhoReturnShareARun(t *testing.T) {
 		_, runs := g.Stats()
 		require.Less(t, runs, uint64(2*rounds-10), "two runs a round mean one for the first who returns")
 	})
+}
+
+// A slowContext is one of a caller that is queued and does not get to wait.
+type slowContext struct {
+	context.Context
+	looks chan struct{}
+}
+
+func (c slowContext) Done() <-chan struct{} {
+	<-c.looks
+	return c.Context.Done()
 }
 
 func TestGroup_Do_ContextEnds(t *testing.T) {
@@ -392,6 +459,55 @@ func TestGroup_Do_ContextEnds(t *testing.T) {
 			s.next(t, "d").succeed()
 			d.succeeded(t, "d")
 			s.idle(t)
+		})
+	})
+
+	t.Run("of all that are not answered: so does the batch's", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := coalesce.New(config{Places: 1, Run: s.Run})
+			start(t.Context(), g, "a")
+			first := s.next(t, "a")
+			ctx, cancel := context.WithCancel(t.Context())
+			b, c, d := start(t.Context(), g, "b"), start(ctx, g, "c"), start(ctx, g, "d")
+			first.succeed()
+			batch := s.next(t, "b", "c", "d")
+			batch.answer(0)
+			b.succeeded(t, "b")
+			batch.answer(2)
+			d.succeeded(t, "d")
+			batch.answer(1)
+			c.waits(t) // somebody's context must bound the run
+			require.NoError(t, batch.ctx.Err())
+			cancel()
+			c.failed(t, context.Canceled)
+			require.ErrorIs(t, batch.ctx.Err(), context.Canceled)
+			batch.fail(batch.ctx.Err())
+		})
+	})
+
+	t.Run("as it is answered: the batch goes on for the others", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			for range 20 { // b may hear of either
+				s := newServer()
+				g := coalesce.New(config{Places: 1, Run: s.Run})
+				start(t.Context(), g, "a")
+				first := s.next(t, "a")
+				ctx, cancel := context.WithCancel(t.Context())
+				slow := slowContext{ctx, make(chan struct{})}
+				b, c := start(slow, g, "b"), start(t.Context(), g, "c")
+				first.succeed()
+				batch := s.next(t, "b", "c")
+				batch.answer(0)
+				cancel()
+				close(slow.looks)
+				synctest.Wait()
+				require.True(t, b.returned)
+				c.waits(t)
+				require.NoError(t, batch.ctx.Err())
+				batch.succeed()
+				c.succeeded(t, "c")
+			}
 		})
 	})
 
@@ -670,7 +786,7 @@ func TestGroup_Stress(t *testing.T) {
 				Places:   4,
 				MaxBatch: 64,
 				RunAgain: func(error) bool { return test.runAgain },
-				Run: func(ctx context.Context, calls []int, results []coalesce.Result[int]) error {
+				Run: func(ctx context.Context, calls []int, answer func(int, int)) error {
 					now := inFlight.Add(1)
 					defer inFlight.Add(-1)
 					if len(calls) > 1 {
@@ -684,13 +800,13 @@ func TestGroup_Stress(t *testing.T) {
 					}
 					for i, call := range calls {
 						times[call].Add(1)
-						results[i].Value = 2 * call
 						switch {
 						case call%1000 == 13 && test.runAgain:
 							panic("boom")
 						case call%100 == 7:
 							return fmt.Errorf("%w: %d", errBad, call)
 						}
+						answer(i, 2*call)
 					}
 					return ctx.Err()
 				},
