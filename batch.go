@@ -43,11 +43,11 @@ func (s *Store) newShared(places int) shared {
 }
 
 // defaultPlaces was measured (bench/sidebyside -places): the optimum is broad. With 16
-// connections and 256 callers on a socket, 2, 3 and 4 places gave 2.6, 3.1 and 3.3 times
-// the loads of a store that does not coalesce, 8 gave 2.3 times; with 16 callers, who
-// might each have a connection, 1.01, 0.99, 0.88 and 0.64 times, and over a network of
-// 2 ms 0.84, 0.94 and 0.98 times. One place alone lets every call wait a whole round
-// trip for the one before.
+// connections and 256 callers on a socket, 1, 2, 3 and 4 places gave 2.9, 3.4, 3.5 and
+// 3.2 times the loads of a store that does not coalesce; with 16 callers, who might each
+// have a connection, 0.97, 1.26, 1.18 and 1.03 times. Over a network of 2 ms, where more
+// places hide more of it, 2, 3 and 4 gave 8.5, 8.8 and 9.5 times with 256 callers, and
+// 0.88, 0.93 and 0.94 times with 16.
 func defaultPlaces(pool *pgxpool.Pool) int { return min(max(2, int(pool.Config().MaxConns)/5), 8) }
 
 func newGroup[C, R any](places int, one func(context.Context, C) (R, error), many func(context.Context, []C, func(int, R)) error, runAgain func(error) bool) *coalesce.Group[C, R] {
@@ -102,7 +102,7 @@ func (s *Store) loadBatch(ctx context.Context, handles []Handle, answer func(int
 				}
 			}
 			answer(i, session)
-		}, s.sql[loadBatchSQL], now, oldest, keysOf(handles))
+		}, s.text(loadBatchSQL), now, oldest, keysOf(handles))
 	})
 	if err != nil {
 		return err
@@ -115,8 +115,9 @@ func (s *Store) loadBatch(ctx context.Context, handles []Handle, answer func(int
 
 var loadBatchSQL = newStatement(`
 	SELECT {columns}
-	FROM {sessions} AS s
-	WHERE s.key = ANY((SELECT $3::bytea[])::bytea[]) AND {live}`)
+	FROM (SELECT * FROM unnest($3::bytea[]) {few}) AS asked (key)
+	JOIN {sessions} AS s ON s.key = asked.key
+	WHERE {live}`)
 
 // A list is a parameter that pgx encodes without reflection.
 type list[T any] = pgtype.FlatArray[T]
@@ -140,7 +141,7 @@ var saveBatchSQL = newStatement(`
 	WITH pgsession_new AS (
 		SELECT new.key, new.user_key, new.n::int AS n
 		FROM {sessions} AS s
-		JOIN {new} ON new.key = s.key
+		JOIN ` + newRows + ` ON new.key = s.key
 		WHERE {live} AND s.user_key IS NOT DISTINCT FROM new.user_key
 		ORDER BY s.key
 		{lock}
@@ -162,7 +163,7 @@ func (s *Store) putBatch(ctx context.Context, rows []row, answer func(int, bool)
 var putBatchSQL = newStatement(`
 	INSERT INTO {sessions} AS s (key, user_key, {payload}, version, created_at, expires_at, expires_hour)
 	SELECT new.key, new.user_key, {new payload}, ($10::bigint[])[new.n], $1, {new expires_at}, {new expires_hour}
-	FROM {new}
+	FROM ` + newRows + `
 	ORDER BY new.key
 	ON CONFLICT (key) DO UPDATE
 	SET user_key = excluded.user_key, {payload} = excluded.{payload}, {other} = NULL, version = {next},
@@ -176,7 +177,7 @@ var putBatchSQL = newStatement(`
 // are pieces of one parameter: pgx would copy the elements of a large array several
 // times.
 const (
-	newRows        = `unnest((SELECT $3::bytea[]), $4::bytea[]) WITH ORDINALITY AS new (key, user_key, n)`
+	newRows        = `(SELECT * FROM unnest($3::bytea[], $4::bytea[]) WITH ORDINALITY {few}) AS new (key, user_key, n)`
 	newExpiresAt   = `($5::timestamptz[])[new.n]`
 	newExpiresHour = `($6::timestamptz[])[new.n]`
 	newPayload     = `substring($9::bytea FROM ($7::int[])[new.n] FOR ($8::int[])[new.n])`
@@ -288,9 +289,10 @@ func (s *Store) touchBatch(ctx context.Context, touches []touch, answer func(int
 
 var touchBatchSQL = newStatement(`
 	WITH pgsession_new AS (
-		SELECT new.key, new.expires_at, new.expires_hour, new.worthwhile
-		FROM unnest((SELECT $3::bytea[]), $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
+		SELECT *
+		FROM unnest($3::bytea[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[])
 			AS new (key, expires_at, expires_hour, worthwhile)
+		{few}
 	), pgsession_held AS (
 		SELECT s.key, new.expires_at, new.expires_hour, new.worthwhile
 		FROM {sessions} AS s
@@ -305,7 +307,7 @@ var touchBatchSQL = newStatement(`
 		WHERE s.key = held.key AND {live} AND s.expires_at <= held.worthwhile
 		RETURNING s.key
 	)
-	SELECT s.key, s.expires_at > new.worthwhile OR EXISTS (SELECT FROM pgsession_extended AS extended WHERE extended.key = s.key)
+	SELECT s.key, s.expires_at > new.worthwhile OR s.key IN (SELECT extended.key FROM pgsession_extended AS extended)
 	FROM {sessions} AS s
 	JOIN pgsession_new AS new ON new.key = s.key
 	WHERE {live}`)

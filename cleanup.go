@@ -20,8 +20,9 @@ const (
 
 // CleanupExpired removes what has expired by the store's clock, sessions and
 // tombstones, and returns how many rows. It works in transactions of at most 1,000
-// rows, and any number of nodes may run it at once. With an error, the number says
-// how many rows were removed before it.
+// rows, and any number of nodes may run it at once. To find what has expired of the
+// current hour it reads all that expires within it, which [Store.SpawnCleanup] does
+// not. With an error, the number says how many rows were removed before it.
 func (s *Store) CleanupExpired(ctx context.Context) (int64, error) {
 	now, _ := s.times()
 	return s.cleanup(ctx, now, hourAfter(now))
@@ -82,7 +83,8 @@ var removeSQL = newStatement(`
 	WITH pgsession_held AS (
 		SELECT s.key
 		FROM {sessions} AS s
-		WHERE s.key = ANY((SELECT $2::bytea[])::bytea[]) AND s.expires_at <= $1
+		JOIN (SELECT * FROM unnest($2::bytea[]) {few}) AS seen (key) ON seen.key = s.key
+		WHERE s.expires_at <= $1
 		ORDER BY s.key
 		{lock}
 	)

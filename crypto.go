@@ -608,7 +608,7 @@ var resealSQL = newStatement(`
 	WITH pgsession_held AS (
 		SELECT new.*
 		FROM {sessions} AS s
-		JOIN unnest((SELECT $1::bytea[]), $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[])
+		JOIN (SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[]) {few})
 			AS new (key, user_key, sealed, version, created_at) ON new.key = s.key
 		WHERE s.sealed IS NOT NULL AND s.version = new.version AND s.created_at = new.created_at
 		ORDER BY s.key

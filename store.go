@@ -224,8 +224,8 @@ type Store struct {
 	crypto   *Crypto           // nil in a plaintext store
 	fill     *strings.Replacer // of templates
 	sql      []string          // by statement
-	unlocked []string          // by statement, without {lock}
-	noLocks  atomic.Bool       // the server knows no row locks: see text
+	fallback []string          // by statement, without {lock} and {few}
+	fellBack atomic.Bool       // see text
 	stats    counters
 	cleanups cleanupRegistry
 }
@@ -271,9 +271,9 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 	s.fill = strings.NewReplacer(
 		"{sessions}", parseTable(s.table).Sanitize(),
 		"{columns}", "s.key, s.user_key, s."+payload+", s.version, s.created_at, s.expires_at",
-		"{new}", newRows, "{new payload}", codec.fromBytes(newPayload), "{new expires_at}", newExpiresAt, "{new expires_hour}", newExpiresHour,
+		"{new payload}", codec.fromBytes(newPayload), "{new expires_at}", newExpiresAt, "{new expires_hour}", newExpiresHour,
 		"{payload}", payload, "{other}", other,
-		"{lock}", "FOR UPDATE OF s",
+		"{lock}", "FOR UPDATE OF s", "{few}", "LIMIT (SELECT NULL::bigint)",
 		// In this form the planner expects most rows to pass, and keeps the index.
 		"{ours}", "(octet_length(s.key) = 32)::int <> 0",
 		"{stored}", "(s.data IS NOT NULL OR s.sealed IS NOT NULL)",
@@ -285,7 +285,7 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 	for _, template := range templates {
 		template = valueParameter.ReplaceAllString(template, codec.fromBytes("${1}::bytea"))
 		s.sql = append(s.sql, s.fill.Replace(template))
-		s.unlocked = append(s.unlocked, s.fill.Replace(strings.Replace(template, "{lock}", "", 1)))
+		s.fallback = append(s.fallback, s.fill.Replace(strings.NewReplacer("{lock}", "", "{few}", "").Replace(template)))
 	}
 	if s.places < 0 {
 		s.places = defaultPlaces(pool)
@@ -299,15 +299,17 @@ func newStore(pool *pgxpool.Pool, codec codec, crypto *Crypto, opts []Option) *S
 // A statement is SQL that stands beside its only caller, as a template that
 // newStore fills in: the table's name {sessions}, always with the alias s; the
 // {columns} that make a session; {payload} and {other}; the {value $1} of a parameter
-// as the payload's type; {new} rows, with their {new payload} and so on; the conditions
+// as the payload's type; the {new payload} and so on of newRows; the conditions
 // {stored}, which a tombstone fails, and {live}, for which $1 and $2 are what times
 // returns; the {next} version; the {lock} on the rows of a list; and the condition
 // {ours}, since a key of another length has no handle. The names of common table
 // expressions are long, since they hide a table of the same name.
 //
-// A list of keys comes as (SELECT $n::bytea[]), which the planner does not look into.
-// It would find that a short list costs less than the list of ten elements that it
-// assumes of one it does not know, and plan the statement anew at each call.
+// Behind a list stands {few}, which limits nothing. The planner, who does not see that,
+// expects a tenth of the list: one row. Otherwise a short list seems to cost less than
+// the ten elements that it assumes of a list it does not know, and it plans the
+// statement anew at each call; or it keeps a plan from when the table was small, which
+// reads all of it.
 type statement int
 
 var (
@@ -324,8 +326,8 @@ func newStatement(template string) statement {
 // them in key order first, so that no two wait for each other; a table that Citus
 // distributes has no such lock, and there the retry after a deadlock serves alone.
 func (s *Store) text(sql statement) string {
-	if s.noLocks.Load() {
-		return s.unlocked[sql]
+	if s.fellBack.Load() {
+		return s.fallback[sql]
 	}
 	return s.sql[sql]
 }
@@ -998,9 +1000,10 @@ func (s *Store) leftNoTrace(err error) bool {
 	case serializationFailure, deadlockDetected:
 		return true
 	case featureNotSupported:
-		// Either a plan from before a change of the table, or the lock.
+		// Either a plan from before a change of the table, or what the fallback
+		// does without.
 		if serverError(err).Routine != "RevalidateCachedQuery" {
-			s.noLocks.Store(true)
+			s.fellBack.Store(true)
 		}
 		return true
 	case "":

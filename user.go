@@ -183,7 +183,8 @@ var endBatchSQL = newStatement(`
 	WITH pgsession_held AS (
 		SELECT s.key, {live} AS live
 		FROM {sessions} AS s
-		WHERE s.key = ANY((SELECT $3::bytea[])::bytea[]) AND {stored} AND ($4::bytea[] IS NULL OR s.user_key = ANY($4::bytea[]))
+		JOIN (SELECT * FROM unnest($3::bytea[]) {few}) AS given (key) ON given.key = s.key
+		WHERE {stored} AND ($4::bytea[] IS NULL OR s.user_key = ANY($4::bytea[]))
 		ORDER BY s.key
 		{lock}
 	)

@@ -35,12 +35,12 @@ type Config[C, R any] struct {
 	MaxBatch int
 
 	// Run does the calls, which stand in the order in which they were made, and answers each by its index. Of several
-	// answers the first counts, and its caller goes on at once, also while the run does. An error that it returns is that of the calls which it
-	// did not answer, all of them alike. It must not keep the slice, nor answer when it has returned, and is called by
-	// many goroutines at once.
+	// answers the first counts, and its caller goes on at once, also while the run does. An error that Run returns goes
+	// to the calls that it did not answer, all of them alike. It must not keep the slice, nor answer once it has
+	// returned, and is called by many goroutines at once.
 	//
 	// A call by itself is run under its caller's context, a batch under one that carries no values and no deadline, and
-	// that is cancelled when the last of its callers has gone.
+	// that is cancelled when the last of its callers has gone without an answer.
 	Run func(ctx context.Context, calls []C, answer func(i int, r R)) error
 
 	// RunAgain judges the error of a run of more than one call. True: each call that was not answered, and whose caller
@@ -84,9 +84,7 @@ func (g *Group[C, R]) Waiting() int {
 // run, and one in a batch is given up: Do returns the error of ctx at once, and the batch goes on for the others. When
 // Run panics, so does Do.
 func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
-	if ctx == nil { // or it would panic in the hands of another caller
-		panic("coalesce: nil context")
-	}
+	ended := ctx.Done() // a context that panics does so before others depend on the call
 	g.calls.Add(1)
 	queued := g.enter(ctx, c)
 	if queued == nil {
@@ -104,7 +102,7 @@ func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
 			panic(panicked)
 		}
 		return result.r, result.err
-	case <-ctx.Done():
+	case <-ended:
 		g.abandon(queued)
 		return r, ctx.Err()
 	}

@@ -380,17 +380,6 @@ func TestGroup_Do_CallersWhoReturnShareARun(t *testing.T) {
 	})
 }
 
-// A slowContext is one of a caller that is queued and does not get to wait.
-type slowContext struct {
-	context.Context
-	looks chan struct{}
-}
-
-func (c slowContext) Done() <-chan struct{} {
-	<-c.looks
-	return c.Context.Done()
-}
-
 func TestGroup_Do_ContextEnds(t *testing.T) {
 	t.Parallel()
 
@@ -486,28 +475,22 @@ func TestGroup_Do_ContextEnds(t *testing.T) {
 		})
 	})
 
-	t.Run("as it is answered: the batch goes on for the others", func(t *testing.T) {
+	t.Run("with a panic: the place is not lost", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
-			for range 20 { // b may hear of either
-				s := newServer()
-				g := coalesce.New(config{Places: 1, Run: s.Run})
-				start(t.Context(), g, "a")
-				first := s.next(t, "a")
-				ctx, cancel := context.WithCancel(t.Context())
-				slow := slowContext{ctx, make(chan struct{})}
-				b, c := start(slow, g, "b"), start(t.Context(), g, "c")
-				first.succeed()
-				batch := s.next(t, "b", "c")
-				batch.answer(0)
-				cancel()
-				close(slow.looks)
-				synctest.Wait()
-				require.True(t, b.returned)
-				c.waits(t)
-				require.NoError(t, batch.ctx.Err())
-				batch.succeed()
-				c.succeeded(t, "c")
+			s := newServer()
+			g := coalesce.New(config{Places: 1, Run: s.Run})
+			a := start(t.Context(), g, "a")
+			first := s.next(t, "a")
+			for _, bad := range []context.Context{nil, struct{ context.Context }{}} {
+				b := start(bad, g, "b")
+				require.True(t, b.ended)
+				require.NotNil(t, b.panicked)
 			}
+			c := start(t.Context(), g, "c")
+			first.succeed()
+			a.succeeded(t, "a")
+			s.next(t, "c").succeed()
+			c.succeeded(t, "c")
 		})
 	})
 
