@@ -63,7 +63,7 @@ var mutants = []mutant{
 		{"cleanup.go", ordered, ""},
 	}},
 	{"the clean-up does not look again", []string{"-profile", "sweep"}, []edit{
-		{"cleanup.go", "= ANY($2::bytea[]) AND s.expires_at <= $1", "= ANY($2::bytea[]) AND $1::timestamptz IS NOT NULL"},
+		{"cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= $1", "ON seen.key = s.key\n\t\tWHERE $1::timestamptz IS NOT NULL"},
 		{"cleanup.go", "WHERE s.key = held.key AND s.expires_at <= $1", "WHERE s.key = held.key"},
 	}},
 	{"an outage is taken for no session", []string{"-faults", "on"}, []edit{
