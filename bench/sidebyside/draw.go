@@ -40,8 +40,8 @@ func (r *report) draw(folder string) error {
 	for _, metric := range metrics {
 		c := chart.Chart{
 			Title: metric.title,
-			Subtitle: fmt.Sprintf("Values of %d bytes, %d connections, %d sessions; PostgreSQL %s and its client on the same %d processors; medians of %d interleaved rounds.",
-				size, env.Connections, env.Sessions, firstWord(env.PostgreSQL), env.Processors, env.Rounds),
+			Subtitle: fmt.Sprintf("Values of %d bytes, %d connections; PostgreSQL %s and its client on the same %d processors; medians of %d rounds.",
+				size, env.Connections, firstWord(env.PostgreSQL), env.Processors, env.Rounds),
 		}
 		for _, network := range []float64{0, 2} {
 			var row []chart.Panel
