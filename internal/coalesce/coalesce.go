@@ -84,6 +84,9 @@ func (g *Group[C, R]) Waiting() int {
 // run, and one in a batch is given up: Do returns the error of ctx at once, and the batch goes on for the others. When
 // Run panics, so does Do.
 func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
+	if ctx == nil {
+		panic("coalesce: nil context")
+	}
 	ended := ctx.Done() // a context that panics does so before others depend on the call
 	g.calls.Add(1)
 	queued := g.enter(ctx, c)
@@ -237,15 +240,14 @@ func (b *batch[C, R]) answer(i int, r R) {
 func (b *batch[C, R]) end(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	left := result[R]{err: err}
+	if b.last != nil {
+		left = *b.last
+	}
 	for i, queued := range b.calls {
-		if queued == nil {
-			continue
-		}
-		b.calls[i] = nil
-		if b.last != nil {
-			queued.done <- *b.last
-		} else {
-			queued.done <- result[R]{err: err}
+		if queued != nil {
+			b.calls[i] = nil
+			queued.done <- left
 		}
 	}
 	b.cancel()

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,17 +31,16 @@ type (
 type server struct{ begun chan *run }
 
 type run struct {
-	ctx    context.Context
-	calls  []string
-	answer func(i int) // as soon as the run is in the hands of next
-	end    chan func() error
+	ctx        context.Context
+	calls      []string
+	answerWith func(i int, value string)
+	end        chan func() error
 }
 
 func newServer() *server { return &server{begun: make(chan *run, 100)} }
 
 func (s *server) Run(ctx context.Context, calls []string, answer func(int, string)) error {
-	r := &run{ctx: ctx, calls: slices.Clone(calls), end: make(chan func() error, 1)}
-	r.answer = func(i int) { answer(i, "did "+r.calls[i]) }
+	r := &run{ctx: ctx, calls: slices.Clone(calls), answerWith: answer, end: make(chan func() error, 1)}
 	s.begun <- r
 	return (<-r.end)()
 }
@@ -63,6 +61,8 @@ func (s *server) idle(t *testing.T) {
 	synctest.Wait()
 	require.Empty(t, s.begun)
 }
+
+func (r *run) answer(i int) { r.answerWith(i, "did "+r.calls[i]) }
 
 func (r *run) succeed() {
 	for i := range r.calls {
@@ -262,24 +262,26 @@ func TestGroup_Do(t *testing.T) {
 	})
 
 	t.Run("of several answers the first counts", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			g := coalesce.New(config{Places: 1, Run: func(_ context.Context, calls []string, answer func(int, string)) error {
-				time.Sleep(time.Second)
-				for range 2 {
-					for i := range calls {
-						answer(i, "did "+calls[i])
-					}
-					for i := range calls {
-						answer(i, "nothing")
-					}
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := coalesce.New(config{Places: 1, Run: s.Run})
+			a := start(t.Context(), g, "a")
+			alone := s.next(t, "a")
+			b, c, d := start(t.Context(), g, "b"), start(t.Context(), g, "c"), start(t.Context(), g, "d")
+			answerTwice := func(r *run) {
+				for i := range r.calls {
+					r.answer(i)
 				}
-				return nil
-			}})
-			for call := range strings.SplitSeq("a b c d", " ") {
-				defer start(t.Context(), g, call).succeeded(t, call)
+				for i := range r.calls {
+					r.answerWith(i, "nothing")
+				}
+				r.fail(nil)
 			}
-			time.Sleep(time.Minute)
+			answerTwice(alone)
+			answerTwice(s.next(t, "b", "c", "d"))
+			for call, caller := range map[string]*caller{"a": a, "b": b, "c": c, "d": d} {
+				caller.succeeded(t, call)
+			}
 		})
 	})
 
