@@ -254,8 +254,8 @@ func (s *Store) touchBatch(ctx context.Context, touches []touch, answer func(int
 		}
 	}
 	var (
-		keys                       [][]byte
-		expires, hours, worthwhile []time.Time
+		keys                       list[[]byte]
+		expires, hours, worthwhile list[time.Time]
 	)
 	for handle, t := range longest {
 		at, worth := t.expiries(now)

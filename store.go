@@ -324,7 +324,8 @@ func newStatement(template string) statement {
 
 // text returns a statement as this server takes it. Whoever writes several rows locks
 // them in key order first, so that no two wait for each other; a table that Citus
-// distributes has no such lock, and there the retry after a deadlock serves alone.
+// distributes has no such lock, and there the retry after a deadlock serves alone. It may
+// not take {few} either.
 func (s *Store) text(sql statement) string {
 	if s.fellBack.Load() {
 		return s.fallback[sql]

@@ -157,7 +157,7 @@ var endByUserSQL = newStatement(`
 // endBatch leaves tombstones at those keys that hold a session of the user's, or of
 // anybody's where userKeys is nil. It returns how many it left, and how many of
 // those sessions were live.
-func (s *Store) endBatch(ctx context.Context, keys, userKeys [][]byte) (ended int, live int64, err error) {
+func (s *Store) endBatch(ctx context.Context, keys list[[]byte], userKeys [][]byte) (ended int, live int64, err error) {
 	err = s.retry(ctx, func() error {
 		now, oldest := s.times()
 		grave := now.Add(tombstoneLife)
