@@ -1,74 +1,143 @@
-// Package coalesce lets concurrent calls of one kind share their runs: statements to a database, for the store.
+// Package coalesce lets concurrent calls of one kind share their runs. For the store, a run is a
+// statement to the database.
 //
-// A [Group] has a number of places. While one is free, a call runs at once, by itself, on its caller's goroutine. When
-// none is, calls queue, and leave together as one batch as soon as a place falls free. So nothing waits for company, one
-// caller alone pays next to nothing, and the busier the group, the larger the batches. There is no timer, and no
-// goroutine but one for each place that batches hold.
+// If fewer than MaxInFlight runs of a [Group] are in flight, a call runs at once, by itself, on its
+// caller's goroutine. Otherwise it queues. When a run ends, the queued calls leave together as one
+// batch. No call is delayed to fill a batch. So a single caller pays next to nothing, and the
+// batches grow with the load. The only goroutines are those that run batches.
 //
-// The queue is first in, first out, and a free place goes to it before any newcomer: a call waits for one place to fall
-// free and then for its own run, unless there are more calls before it than one batch may hold. A call never joins a run
-// that has begun. So a call that is made after another one has returned takes effect after it, unless the other was
-// given up by its caller while its batch ran.
+// The queue is first in, first out, and queued calls go before new ones. A call waits for one run
+// to end and then for its own run, unless more calls are queued before it than one batch may hold.
+// A call never joins a run that has begun. So a call made after another one has returned takes
+// effect after it, unless the caller of the other one stopped waiting while its batch ran.
 //
-// Where processors are scarce, a batch that has answered lets its callers run before it gives its place back. Those who
-// call again at once are then together in the next batch; otherwise one of them would find the place free, and go alone.
+// A run that lasts longer than SlowAfter stops counting towards MaxInFlight. So a slow run delays
+// queued calls by SlowAfter at most. The queue has one timer for this, which is set only while a
+// call is queued.
+//
+// When a batch has answered, its goroutine yields once before the next batch leaves. Callers who
+// call again at once are then queued, and share the next run. Without the yield, the first of them
+// would often find a place free and run alone, and the others would wait for it.
 package coalesce
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
-// Config says how a [Group] runs its calls. C is what a call brings, R what it gets back.
+// Config sets how a [Group] runs its calls. C is the type of a call, and R the type of its result.
 type Config[C, R any] struct {
-	// Places is the number of runs in flight from which on calls queue. 0 turns coalescing off: every call runs at
-	// once, by itself.
-	Places int
+	// MaxInFlight is the number of runs in flight from which on calls queue. 0 turns coalescing
+	// off: every call runs at once, by itself.
+	MaxInFlight int
 
 	// MaxBatch is the largest number of calls in one run. 0 means no limit.
 	MaxBatch int
 
-	// Run does the calls, which stand in the order in which they were made, and answers each by its index. Of several
-	// answers the first counts, and its caller goes on at once, also while the run does. An error that Run returns goes
-	// to the calls that it did not answer, all of them alike. It must not keep the slice, nor answer once it has
-	// returned, and is called by many goroutines at once.
+	// MaxBatchBytes is the largest sum of Size over the calls of one run. 0 means no limit. One
+	// call always fits, whatever its size.
+	MaxBatchBytes int
+
+	// Size returns the size of a call in bytes. If it is nil, every call counts as 0. It is used
+	// only if MaxBatchBytes is set.
+	Size func(C) int
+
+	// SlowAfter is how long a run may last before it stops counting towards MaxInFlight. 0 means
+	// that every run counts until it ends.
+	SlowAfter time.Duration
+
+	// Run executes calls, given in the order in which they were made, and answers each by its
+	// index. The first answer to a call counts, and its caller receives it at once, even if the
+	// run goes on; only the last caller of a batch waits for the run to end. If Run returns an
+	// error, every call without an answer gets that error. Run must not keep the slice, and must
+	// not answer after it has returned. It is called from several goroutines at once.
 	//
-	// A call by itself is run under its caller's context, a batch under one that carries no values and no deadline, and
-	// that is cancelled when the last of its callers has gone without an answer.
+	// The context of a single call has the values and the cancellation of its caller's. The
+	// context of a batch has no values. It is cancelled when every caller without an answer has
+	// stopped waiting. Its deadline is the earlier of two times: the latest time at which one of
+	// its callers stops waiting, and the earliest deadline that was passed to Do.
 	Run func(ctx context.Context, calls []C, answer func(i int, r R)) error
 
-	// RunAgain judges the error of a run of more than one call. True: each call that was not answered, and whose caller
-	// still waits, is run again, by itself, so that nobody's bad input is another's error. False, or a nil RunAgain:
-	// their callers get the error, as befits writes whose outcome is unknown. A panic in Run comes here as an error too;
-	// where it is false, they panic.
+	// RunAgain decides what follows the error of a run of more than one call. If it returns true,
+	// each call without an answer whose caller still waits runs again, by itself, so that the bad
+	// input of one call does not fail the others. If it returns false or is nil, these calls get
+	// the error: this is for writes, if it is unknown whether they took effect. A panic in Run
+	// arrives here as an error too. If it is not run again, the callers panic.
 	RunAgain func(error) bool
 }
 
-// Group coalesces calls. It is safe for concurrent use, needs no closing, and has no goroutine when idle.
+// Group coalesces calls. It is safe for concurrent use and needs no closing. An idle Group has no
+// goroutine.
 type Group[C, R any] struct {
-	config Config[C, R]
-	again  chan struct{} // holds a token for each call that is being run again
-
-	mu    sync.Mutex
-	taken int           // places; all of them while anything is queued
-	queue []*call[C, R] // the oldest first
-	pool  sync.Pool     // of *call[C, R]
-
+	config      Config[C, R]
 	calls, runs atomic.Uint64
+	pool        sync.Pool // of *call[C, R]
+
+	mu       sync.Mutex
+	inFlight inFlight
+	queue    []*call[C, R] // oldest first; if it is not empty, inFlight is full
+
+	// Calls of failed batches have the same limit for themselves. So a failed batch neither floods
+	// the database nor delays calls that were not in it.
+	rerunsInFlight inFlight
+	rerunQueue     []*call[C, R]
 }
 
 // New returns an idle Group.
 func New[C, R any](config Config[C, R]) *Group[C, R] {
-	return &Group[C, R]{config: config, again: make(chan struct{}, config.Places)}
+	g := &Group[C, R]{config: config}
+	g.inFlight = newInFlight(config.MaxInFlight, config.SlowAfter, g.onSlowRun)
+	g.rerunsInFlight = newInFlight(config.MaxInFlight, config.SlowAfter, g.onSlowRerun)
+	return g
 }
 
-// Stats returns how many calls were made and how many runs have begun: calls/runs is what coalescing gains.
+// Do runs c, by itself or in a batch, and returns its result.
+//
+// If ctx or the deadline ends first, Do returns the error of ctx or [context.DeadlineExceeded]. A
+// call that is still queued is then never run. A call in a batch is abandoned: Do returns at once,
+// and the batch goes on for the other callers. A call that runs by itself returns when Run does. A
+// zero deadline is none.
+//
+// If Run panics, so does Do.
+func (g *Group[C, R]) Do(ctx context.Context, deadline time.Time, c C) (R, error) {
+	if ctx == nil {
+		panic("coalesce: nil context")
+	}
+	// If a method of ctx panics, it must do so before the call takes a place or is queued.
+	made := call[C, R]{c: c, ctx: ctx, ended: ctx.Done(), deadline: deadline}
+	made.ctxDeadline, _ = ctx.Deadline()
+	if g.config.MaxBatchBytes > 0 && g.config.Size != nil {
+		made.size = g.config.Size(c)
+	}
+
+	g.calls.Add(1)
+	if g.config.MaxInFlight <= 0 {
+		return g.runAlone(ctx, deadline, &single[C, R]{calls: [1]C{c}})
+	}
+	alone, queued := g.enter(&made)
+	if alone != nil {
+		defer g.leave(&alone.run)
+		return g.runAlone(ctx, deadline, alone)
+	}
+
+	if isEarlier(deadline, made.ctxDeadline) {
+		queued.startTimer()
+	}
+	result := g.wait(queued)
+	if result.err == errRunAgain {
+		return g.runAgain(queued)
+	}
+	if panicked, ok := result.err.(*panicError); ok {
+		panic(panicked)
+	}
+	return result.r, result.err
+}
+
+// Stats returns how many calls were made and how many runs have begun. calls/runs is the average
+// number of calls that share a run.
 func (g *Group[C, R]) Stats() (calls, runs uint64) {
 	return g.calls.Load(), g.runs.Load()
 }
@@ -80,44 +149,23 @@ func (g *Group[C, R]) Waiting() int {
 	return len(g.queue)
 }
 
-// Do runs c, by itself or in a batch, and returns its result. When ctx ends first, a call that is still queued is never
-// run, and one in a batch is given up: Do returns the error of ctx at once, and the batch goes on for the others. When
-// Run panics, so does Do.
-func (g *Group[C, R]) Do(ctx context.Context, c C) (r R, err error) {
-	if ctx == nil {
-		panic("coalesce: nil context")
-	}
-	ended := ctx.Done() // a context that panics does so before others depend on the call
-	g.calls.Add(1)
-	queued := g.enter(ctx, c)
-	if queued == nil {
-		defer g.release()
-		return g.alone(ctx, c)
-	}
-
-	select {
-	case result := <-queued.done:
-		g.free(queued)
-		if result.err == errRunAgain {
-			return g.runAgain(ctx, c)
-		}
-		if panicked, ok := result.err.(*panicError); ok {
-			panic(panicked)
-		}
-		return result.r, result.err
-	case <-ended:
-		g.abandon(queued)
-		return r, ctx.Err()
-	}
-}
-
-// call is a call that found no free place.
+// call is a call that was queued. Its caller alone uses the first fields of it; Group.mu guards the
+// last ones.
 type call[C, R any] struct {
-	ctx   context.Context
-	c     C
-	done  chan result[R] // holds one, so that a batch never waits for a caller who has gone
-	batch *batch[C, R]   // nil while queued; guarded by Group.mu
-	index int            // in the batch
+	timer   *time.Timer      // kept when the call is reused
+	expired <-chan time.Time // the timer's channel; nil if ctx ends before deadline, or there is none
+	ended   <-chan struct{}  // the channel of ctx
+
+	c           C
+	size        int
+	ctx         context.Context
+	ctxDeadline time.Time      // zero if ctx has none
+	deadline    time.Time      // the argument of Do
+	done        chan result[R] // has a buffer of one, so that a send never blocks
+
+	batch *batch[C, R]  // nil while queued
+	index int           // in the batch
+	rerun *single[C, R] // set once the call is to run again
 }
 
 type result[R any] struct {
@@ -125,213 +173,202 @@ type result[R any] struct {
 	err error
 }
 
-// batch is the calls that left the queue together.
-type batch[C, R any] struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	brings []C
-
-	mu      sync.Mutex
-	calls   []*call[C, R] // nil where answered, or given up
-	waiting int           // those that are left
-	last    *result[R]    // the answer to the only one of them
-}
-
-// enter takes a place and returns nil, or queues the call.
-func (g *Group[C, R]) enter(ctx context.Context, c C) *call[C, R] {
+// enter takes a place and returns what runs there, or queues a copy of the call and returns it.
+func (g *Group[C, R]) enter(made *call[C, R]) (*single[C, R], *call[C, R]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.config.Places == 0 || g.taken < g.config.Places {
-		g.taken++
-		return nil
+	if len(g.queue) == 0 {
+		if g.inFlight.full() {
+			g.inFlight.removeSlow()
+		}
+		if !g.inFlight.full() {
+			alone := &single[C, R]{calls: [1]C{made.c}}
+			g.inFlight.add(&alone.run)
+			return alone, nil
+		}
 	}
-	queued, used := g.pool.Get().(*call[C, R])
-	if !used {
-		queued = &call[C, R]{done: make(chan result[R], 1)}
+	queued, reused := g.pool.Get().(*call[C, R])
+	if reused {
+		made.done, made.timer = queued.done, queued.timer
+	} else {
+		queued, made.done = new(call[C, R]), make(chan result[R], 1)
 	}
-	queued.ctx, queued.c = ctx, c
+	*queued = *made
 	g.queue = append(g.queue, queued)
-	return queued
+	g.inFlight.watch()
+	return nil, queued
 }
 
-// free keeps a call that was answered for another one.
-func (g *Group[C, R]) free(answered *call[C, R]) {
-	*answered = call[C, R]{done: answered.done}
-	g.pool.Put(answered)
+// isEarlier compares deadlines. A zero deadline is none.
+func isEarlier(a, b time.Time) bool {
+	return !a.IsZero() && (b.IsZero() || a.Before(b))
 }
 
-// release hands the place to the queue. The batch gets a goroutine of its own: the caller who has just finished should
-// not be held by the work of others, and one who is in the batch may leave at any time.
-func (g *Group[C, R]) release() {
-	if b := g.next(); b != nil {
-		go g.lead(b)
+// startTimer sets the timer to the deadline.
+func (q *call[C, R]) startTimer() {
+	wait := time.Until(q.deadline)
+	if q.timer == nil {
+		q.timer = time.NewTimer(wait)
+	} else {
+		q.timer.Reset(wait)
+	}
+	q.expired = q.timer.C
+}
+
+// hasExpired reports whether the caller has no time left.
+func (q *call[C, R]) hasExpired(now time.Time) bool {
+	return hasPassed(q.deadline, now) || hasPassed(q.ctxDeadline, now)
+}
+
+func hasPassed(deadline, now time.Time) bool {
+	return !deadline.IsZero() && !now.Before(deadline)
+}
+
+// wait returns what the call is sent, which may be errRunAgain. It abandons the call if its time
+// ends first.
+func (g *Group[C, R]) wait(q *call[C, R]) result[R] {
+	select {
+	case result := <-q.done:
+		if result.err != errRunAgain {
+			g.free(q)
+		}
+		return result
+	case <-q.ended:
+		g.abandon(q)
+		return result[R]{err: q.ctx.Err()}
+	case <-q.expired:
+		g.abandon(q)
+		return result[R]{err: context.DeadlineExceeded}
 	}
 }
 
-// next takes a batch from the queue, or gives the place back and returns nil.
-func (g *Group[C, R]) next() *batch[C, R] {
+// free keeps a call, to which no queue and no batch refers, for reuse.
+func (g *Group[C, R]) free(q *call[C, R]) {
+	if q.timer != nil {
+		q.timer.Stop()
+	}
+	*q = call[C, R]{done: q.done, timer: q.timer}
+	g.pool.Put(q)
+}
+
+// abandon removes a call whose caller stops waiting from its queue or its batch. The call is not
+// reused, because it may have been sent a result at the same time.
+func (g *Group[C, R]) abandon(q *call[C, R]) {
+	if q.timer != nil {
+		q.timer.Stop()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	size := len(g.queue)
-	if size == 0 {
-		g.taken--
-		return nil
-	}
-	if g.config.MaxBatch > 0 {
-		size = min(size, g.config.MaxBatch)
-	}
-	b := &batch[C, R]{brings: make([]C, size), calls: slices.Clone(g.queue[:size]), waiting: size}
-	g.queue = slices.Delete(g.queue, 0, size)
-
-	parent := context.Background()
-	if size == 1 {
-		parent = b.calls[0].ctx
-	}
-	b.ctx, b.cancel = context.WithCancel(parent)
-	for i, queued := range b.calls {
-		queued.batch, queued.index, b.brings[i] = b, i, queued.c
-	}
-	return b
-}
-
-// abandon takes out a call whose context has ended.
-func (g *Group[C, R]) abandon(gone *call[C, R]) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if gone.batch != nil {
-		gone.batch.abandon(gone)
-		return
-	}
-	i := slices.Index(g.queue, gone)
-	g.queue = slices.Delete(g.queue, i, i+1)
-}
-
-func (b *batch[C, R]) abandon(gone *call[C, R]) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.calls[gone.index] != gone {
-		return // it was answered at the same time
-	}
-	b.calls[gone.index] = nil
-	b.waiting--
-	if b.waiting == 0 {
-		b.cancel()
-	}
-}
-
-// answer answers a call that still waits. The last of them stays until the run has ended, so that there is always a
-// context that bounds it.
-func (b *batch[C, R]) answer(i int, r R) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	queued := b.calls[i]
 	switch {
-	case queued == nil || b.last != nil:
-	case b.waiting == 1:
-		b.last = &result[R]{r: r}
+	case q.rerun != nil:
+		if i := slices.Index(g.rerunQueue, q); i >= 0 {
+			g.rerunQueue = slices.Delete(g.rerunQueue, i, i+1)
+		} else { // its turn came at the same time
+			g.rerunsInFlight.remove(&q.rerun.run)
+			g.startReruns()
+		}
+	case q.batch != nil:
+		q.batch.abandon(q)
 	default:
-		b.calls[i] = nil
-		b.waiting--
-		queued.done <- result[R]{r: r}
-	}
-}
-
-// end answers those that still wait when the run has ended.
-func (b *batch[C, R]) end(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	left := result[R]{err: err}
-	if b.last != nil {
-		left = *b.last
-	}
-	for i, queued := range b.calls {
-		if queued != nil {
-			b.calls[i] = nil
-			queued.done <- left
+		if i := slices.Index(g.queue, q); i >= 0 { // if not, it had expired when a batch left
+			g.queue = slices.Delete(g.queue, i, i+1)
 		}
 	}
-	b.cancel()
 }
 
-// lead runs a batch, and those that then wait for its place.
-func (g *Group[C, R]) lead(b *batch[C, R]) {
-	defer func() {
-		if b != nil { // Run ended the goroutine
-			g.release()
-		}
-	}()
-	for b != nil {
-		g.serve(b)
-		runtime.Gosched() // see the package comment
-		b = g.next()
+// leave ends a run and lets queued calls take its place. They get a goroutine of their own, so that
+// the caller whose call has ended does not wait for them.
+func (g *Group[C, R]) leave(r *run) {
+	if b := g.next(r); b != nil {
+		go g.runBatches(b)
 	}
 }
 
-// serve runs a batch and answers its callers.
-func (g *Group[C, R]) serve(b *batch[C, R]) {
-	err := errGoexit // stands only when runBatch does not return
-	defer func() { b.end(err) }()
-	err = g.runBatch(b)
+// single is the run of one call on its caller's goroutine.
+type single[C, R any] struct {
+	run      run
+	calls    [1]C
+	r        R
+	answered bool
+}
+
+func (s *single[C, R]) answer(_ int, r R) {
+	if !s.answered {
+		s.r, s.answered = r, true
+	}
+}
+
+func (g *Group[C, R]) runAlone(ctx context.Context, deadline time.Time, s *single[C, R]) (r R, err error) {
+	if own, _ := ctx.Deadline(); isEarlier(deadline, own) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	g.runs.Add(1)
+	err = g.config.Run(ctx, s.calls[:], s.answer)
 	switch {
+	case s.answered:
+		return s.r, nil
 	case err == nil:
 		err = errUnanswered
-	case len(b.brings) > 1 && g.config.RunAgain != nil && g.config.RunAgain(err):
-		err = errRunAgain
 	}
+	return r, err
 }
 
-var (
-	errGoexit     = errors.New("coalesce: the run ended its goroutine")
-	errUnanswered = errors.New("coalesce: the run left the call without an answer")
-	errRunAgain   = errors.New("coalesce: run again") // tells a caller to run its call by itself; never leaves the package
-)
-
-// panicError takes a panic from the goroutine of a batch, where it would end the process, to those of the callers.
-type panicError struct {
-	value any
-	stack []byte
-}
-
-func (e *panicError) Error() string {
-	return fmt.Sprintf("coalesce: run panicked: %v\n\n%s", e.value, e.stack)
-}
-
-func (g *Group[C, R]) runBatch(b *batch[C, R]) (err error) {
-	defer func() {
-		if value := recover(); value != nil {
-			err = &panicError{value: value, stack: debug.Stack()}
-		}
-	}()
-	g.runs.Add(1)
-	return g.config.Run(b.ctx, b.brings, b.answer)
-}
-
-// runAgain runs a call of a failed batch on its caller's goroutine. There are as many places for this as for all else,
-// and apart from them, so that a failed batch neither floods what is behind Run nor delays calls that were not in it.
-func (g *Group[C, R]) runAgain(ctx context.Context, c C) (r R, err error) {
-	select {
-	case g.again <- struct{}{}:
-		defer func() { <-g.again }()
-		return g.alone(ctx, c)
-	case <-ctx.Done():
+// runAgain runs a call of a failed batch by itself, on its caller's goroutine.
+func (g *Group[C, R]) runAgain(q *call[C, R]) (r R, err error) {
+	alone := &single[C, R]{calls: [1]C{q.c}}
+	g.enterRerun(q, alone)
+	if turn := g.wait(q); turn.err != errRunAgain {
+		return r, turn.err
+	}
+	defer g.leaveRerun(alone)
+	ctx, deadline, late := q.ctx, q.deadline, q.hasExpired(time.Now())
+	g.free(q)
+	switch {
+	case ctx.Err() != nil:
 		return r, ctx.Err()
+	case late:
+		return r, context.DeadlineExceeded
+	}
+	return g.runAlone(ctx, deadline, alone)
+}
+
+// enterRerun queues the call. It is sent errRunAgain when its turn comes, or at once if a place is
+// free.
+func (g *Group[C, R]) enterRerun(q *call[C, R], alone *single[C, R]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q.batch, q.rerun = nil, alone
+	g.rerunQueue = append(g.rerunQueue, q)
+	g.startReruns()
+}
+
+// startReruns gives free places to queued calls.
+func (g *Group[C, R]) startReruns() {
+	for len(g.rerunQueue) > 0 && !g.rerunsInFlight.full() {
+		first := g.rerunQueue[0]
+		g.rerunQueue = slices.Delete(g.rerunQueue, 0, 1)
+		g.rerunsInFlight.add(&first.rerun.run)
+		first.done <- result[R]{err: errRunAgain}
+	}
+	if len(g.rerunQueue) > 0 {
+		g.rerunsInFlight.watch()
 	}
 }
 
-func (g *Group[C, R]) alone(ctx context.Context, c C) (R, error) {
-	var only struct { // a single allocation
-		calls [1]C
-		result[R]
-	}
-	only.calls[0], only.err = c, errUnanswered
-	g.runs.Add(1)
-	err := g.config.Run(ctx, only.calls[:], func(_ int, r R) {
-		if only.err != nil {
-			only.result = result[R]{r: r}
-		}
-	})
-	if err != nil && only.err != nil {
-		only.err = err
-	}
-	return only.r, only.err
+// onSlowRerun is called by the timer of rerunsInFlight.
+func (g *Group[C, R]) onSlowRerun() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rerunsInFlight.timerFired()
+	g.startReruns()
+}
+
+// leaveRerun ends a run and lets queued calls take its place.
+func (g *Group[C, R]) leaveRerun(alone *single[C, R]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rerunsInFlight.remove(&alone.run)
+	g.startReruns()
 }

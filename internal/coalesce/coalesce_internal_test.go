@@ -3,21 +3,129 @@ package coalesce
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
-// A caller whose context ends as it is answered may hear of either. It was counted
-// already, and the batch goes on for the others.
+// InFlight returns how many runs count towards MaxInFlight, and how many calls run again.
+func (g *Group[C, R]) InFlight() (runs, reruns int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.inFlight.runs), len(g.rerunsInFlight.runs)
+}
+
+// TimerSet reports whether a timer for slow runs is set.
+func (g *Group[C, R]) TimerSet() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inFlight.timerSet || g.rerunsInFlight.timerSet
+}
+
+// queue makes g queue calls with these deadlines, without goroutines that wait for them.
+func queue(t *testing.T, g *Group[string, string], deadlines ...time.Time) (calls []*call[string, string]) {
+	t.Helper()
+	for _, deadline := range deadlines {
+		_, queued := g.enter(&call[string, string]{ctx: t.Context(), deadline: deadline})
+		require.NotNil(t, queued)
+		calls = append(calls, queued)
+	}
+	return calls
+}
+
+// occupied returns a group of which the only place is taken.
+func occupied() (*Group[string, string], *run) {
+	g := New(Config[string, string]{MaxInFlight: 1})
+	alone, _ := g.enter(&call[string, string]{})
+	return g, &alone.run
+}
+
+// A caller whose context ends while it is answered may get either. It was counted already, and the
+// batch goes on for the others.
 func TestBatch_AnsweredAndAbandoned(t *testing.T) {
 	t.Parallel()
-	g := New(Config[string, string]{Places: 1})
-	g.taken = 1
-	a, b := g.enter(t.Context(), "a"), g.enter(t.Context(), "b")
-	batch := g.next()
+	g, first := occupied()
+	calls := queue(t, g, time.Time{}, time.Time{})
+	batch := g.next(first)
+	ctx := batch.context()
 	batch.answer(0, "done")
-	g.abandon(a)
-	require.NoError(t, batch.ctx.Err())
-	g.abandon(b)
-	require.ErrorIs(t, batch.ctx.Err(), context.Canceled)
+	g.abandon(calls[0])
+	require.NoError(t, ctx.Err())
+	g.abandon(calls[1])
+	require.ErrorIs(t, ctx.Err(), context.Canceled)
+}
+
+// All callers may leave between the moment at which a batch is taken and its run.
+func TestBatch_AbandonedBeforeItRuns(t *testing.T) {
+	t.Parallel()
+	g, first := occupied()
+	calls := queue(t, g, time.Time{}, time.Time{})
+	batch := g.next(first)
+	g.abandon(calls[0])
+	g.abandon(calls[1])
+	require.ErrorIs(t, batch.context().Err(), context.Canceled)
+}
+
+// A call that has expired, but that its caller has not yet removed, is not sent. Its deadline does
+// not end the batch of the others.
+func TestGroup_ExpiredCallsAreNotSent(t *testing.T) {
+	t.Parallel()
+	past, future := time.Now().Add(-time.Second), time.Now().Add(time.Hour)
+
+	t.Run("among others", func(t *testing.T) {
+		t.Parallel()
+		g, first := occupied()
+		calls := queue(t, g, future, past, time.Time{}, past)
+		batch := g.next(first)
+		require.Equal(t, []*call[string, string]{calls[0], calls[2]}, batch.calls)
+		require.Len(t, batch.requests, 2)
+		require.Equal(t, future, batch.deadline)
+		for _, expired := range []*call[string, string]{calls[1], calls[3]} {
+			require.Len(t, expired.done, 1)
+			require.ErrorIs(t, (<-expired.done).err, context.DeadlineExceeded)
+		}
+		require.Zero(t, g.Waiting())
+	})
+
+	t.Run("alone: the place is free", func(t *testing.T) {
+		t.Parallel()
+		g, first := occupied()
+		calls := queue(t, g, past, past)
+		require.Nil(t, g.next(first))
+		require.Zero(t, g.Waiting())
+		runs, _ := g.InFlight()
+		require.Zero(t, runs)
+		g.abandon(calls[0]) // its own timer may have won
+	})
+}
+
+// The timer of a slow run may have fired without having started the next batch yet. A new call must
+// not take the place that it is about to give away.
+func TestGroup_NewCallDoesNotPassQueuedOne(t *testing.T) {
+	t.Parallel()
+	g := New(Config[string, string]{MaxInFlight: 1, SlowAfter: time.Minute})
+	g.inFlight.timerSet = true // so that watch does not set the timer
+	alone, _ := g.enter(&call[string, string]{})
+	queued := queue(t, g, time.Time{})
+	alone.run.began -= time.Hour
+	queued = append(queued, queue(t, g, time.Time{})...)
+	require.Equal(t, queued, g.queue)
+}
+
+// A caller whose turn to run again comes just as it leaves gives the place on.
+func TestGroup_RerunAbandonedAtItsTurn(t *testing.T) {
+	t.Parallel()
+	g, first := occupied()
+	calls := queue(t, g, time.Time{}, time.Time{})
+	g.next(first)
+	for _, q := range calls {
+		g.enterRerun(q, &single[string, string]{})
+	}
+	require.Len(t, calls[0].done, 1)
+	require.Empty(t, calls[1].done)
+	g.abandon(calls[0])
+	require.Len(t, calls[1].done, 1)
+	g.abandon(calls[1])
+	_, reruns := g.InFlight()
+	require.Zero(t, reruns)
 }

@@ -1,0 +1,245 @@
+package coalesce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+)
+
+var (
+	errGoexit     = errors.New("coalesce: the run ended its goroutine")
+	errUnanswered = errors.New("coalesce: the run left the call without an answer")
+	errRunAgain   = errors.New("coalesce: run again") // for a caller whose call runs again; Do never returns it
+)
+
+// panicError carries a panic from the goroutine of a batch, where it would end the process, to the
+// goroutines of the callers.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string {
+	return fmt.Sprintf("coalesce: run panicked: %v\n\n%s", e.value, e.stack)
+}
+
+// batch is the run of calls that left the queue together.
+type batch[C, R any] struct {
+	run      run
+	requests []C
+	parent   context.Context
+	deadline time.Time // zero if there is none
+
+	mu      sync.Mutex
+	cancel  context.CancelFunc // nil until the run begins
+	calls   []*call[C, R]      // nil if answered or abandoned
+	waiting int                // how many are not nil
+	last    *result[R]         // the answer to the only one of them
+}
+
+// onSlowRun is called by the timer of inFlight.
+func (g *Group[C, R]) onSlowRun() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inFlight.timerFired()
+	for !g.inFlight.full() {
+		b := g.takeBatch()
+		if b == nil {
+			return
+		}
+		go g.runBatches(b)
+	}
+	if len(g.queue) > 0 {
+		g.inFlight.watch()
+	}
+}
+
+// next ends a run and returns the batch that takes its place. It returns nil if nothing is queued,
+// or if the place was already given away because the run was slow.
+func (g *Group[C, R]) next(ended *run) *batch[C, R] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.inFlight.remove(ended) {
+		return nil
+	}
+	return g.takeBatch()
+}
+
+// takeBatch takes a batch from the head of the queue and adds it to the runs in flight. It returns
+// nil if nothing is queued.
+//
+// Calls that have expired are not sent, although their callers have not yet removed them: the
+// deadline of one would end the batch of the others.
+func (g *Group[C, R]) takeBatch() *batch[C, R] {
+	if len(g.queue) == 0 {
+		return nil
+	}
+	limit := len(g.queue)
+	if g.config.MaxBatch > 0 {
+		limit = min(limit, g.config.MaxBatch)
+	}
+	calls := make([]*call[C, R], 0, limit)
+	now, taken, bytes := time.Now(), 0, 0
+	for _, q := range g.queue {
+		if q.hasExpired(now) {
+			q.done <- result[R]{err: context.DeadlineExceeded}
+			taken++
+			continue
+		}
+		tooLarge := g.config.MaxBatchBytes > 0 && q.size > g.config.MaxBatchBytes-bytes
+		if len(calls) == limit || len(calls) > 0 && tooLarge {
+			break
+		}
+		calls = append(calls, q)
+		taken++
+		bytes += q.size
+	}
+	g.queue = slices.Delete(g.queue, 0, taken)
+	if len(calls) == 0 {
+		return nil
+	}
+
+	b := &batch[C, R]{requests: make([]C, len(calls)), calls: calls, waiting: len(calls)}
+	for i, q := range calls {
+		q.batch, q.index, b.requests[i] = b, i, q.c
+	}
+	b.parent, b.deadline = contextOf(calls)
+	g.inFlight.add(&b.run)
+	return b
+}
+
+// contextOf returns the parent and the deadline of a batch's context. The batch must not outlive
+// the interest of its last caller. An abandoned call must not take effect after its own deadline.
+func contextOf[C, R any](calls []*call[C, R]) (parent context.Context, deadline time.Time) {
+	if len(calls) == 1 {
+		return calls[0].ctx, calls[0].deadline
+	}
+	var (
+		latest    time.Time // of the deadlines of the callers' contexts
+		unbounded bool      // if one of them has none
+		earliest  time.Time // of the deadlines that were passed to Do
+	)
+	for _, q := range calls {
+		switch {
+		case q.ctxDeadline.IsZero():
+			unbounded = true
+		case q.ctxDeadline.After(latest):
+			latest = q.ctxDeadline
+		}
+		if isEarlier(q.deadline, earliest) {
+			earliest = q.deadline
+		}
+	}
+	if unbounded || isEarlier(earliest, latest) {
+		return context.Background(), earliest
+	}
+	return context.Background(), latest
+}
+
+// abandon removes a call whose caller stops waiting.
+func (b *batch[C, R]) abandon(q *call[C, R]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.calls[q.index] != q {
+		return // it was answered at the same time
+	}
+	b.calls[q.index] = nil
+	b.waiting--
+	if b.waiting == 0 && b.cancel != nil {
+		b.cancel()
+	}
+}
+
+// answer answers a call whose caller waits. The last such caller waits until the run ends, so that
+// the context of a caller always bounds the run.
+func (b *batch[C, R]) answer(i int, r R) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := b.calls[i]
+	switch {
+	case q == nil || b.last != nil:
+	case b.waiting == 1:
+		b.last = &result[R]{r: r}
+	default:
+		b.calls[i] = nil
+		b.waiting--
+		q.done <- result[R]{r: r}
+	}
+}
+
+// end answers the calls that are left when the run has ended.
+func (b *batch[C, R]) end(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left := result[R]{err: err}
+	if b.last != nil {
+		left = *b.last
+	}
+	for i, q := range b.calls {
+		if q != nil {
+			b.calls[i] = nil
+			q.done <- left
+		}
+	}
+	if b.cancel != nil {
+		b.cancel()
+	}
+}
+
+// runBatches runs a batch, and then the batches that take its place.
+func (g *Group[C, R]) runBatches(b *batch[C, R]) {
+	defer func() {
+		if b != nil { // Run called runtime.Goexit
+			g.leave(&b.run)
+		}
+	}()
+	for b != nil {
+		g.runBatch(b)
+		runtime.Gosched() // the package comment says why
+		b = g.next(&b.run)
+	}
+}
+
+// runBatch runs a batch and answers its callers.
+func (g *Group[C, R]) runBatch(b *batch[C, R]) {
+	err := errGoexit // overwritten unless Run calls runtime.Goexit
+	defer func() { b.end(err) }()
+	err = g.runRecovered(b)
+	switch {
+	case err == nil:
+		err = errUnanswered
+	case len(b.requests) > 1 && g.config.RunAgain != nil && g.config.RunAgain(err):
+		err = errRunAgain
+	}
+}
+
+func (g *Group[C, R]) runRecovered(b *batch[C, R]) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = &panicError{value: value, stack: debug.Stack()}
+		}
+	}()
+	ctx := b.context()
+	g.runs.Add(1)
+	return g.config.Run(ctx, b.requests, b.answer)
+}
+
+// context returns the context of the run.
+func (b *batch[C, R]) context() (ctx context.Context) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.deadline.IsZero() {
+		ctx, b.cancel = context.WithCancel(b.parent)
+	} else {
+		ctx, b.cancel = context.WithDeadline(b.parent, b.deadline)
+	}
+	if b.waiting == 0 {
+		b.cancel() // all callers have gone since the batch was taken
+	}
+	return ctx
+}
