@@ -51,13 +51,13 @@ func TestAttack_Table(t *testing.T) {
 		"the last byte gone":             {`UPDATE sessions SET sealed = substring(sealed FROM 1 FOR length(sealed) - 1) WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
 		"a byte more":                    {`UPDATE sessions SET sealed = sealed || '\x00' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
 		"16 MiB of zeros":                {`UPDATE sessions SET sealed = decode(repeat('00', 16777216), 'hex') WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
-		"values in clear":                {`UPDATE sessions SET sealed = NULL, data = '{"Name":"ann","Count":1}' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
-		"values in clear beside":         {`UPDATE sessions SET data = '{"Name":"mallory","Count":99}' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
-		"a plaintext store's row":        {`UPDATE sessions SET sealed = NULL, data = '{"Name":"ann","Count":1}', user_key = 'ann' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, ""}},
+		"values in clear":                {`UPDATE sessions SET sealed = NULL, data = '1' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"values in clear beside":         {`UPDATE sessions SET data = '99' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"a plaintext store's row":        {`UPDATE sessions SET sealed = NULL, data = '1', user_key = 'ann' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, ""}},
 		"an endless expiry":              {`UPDATE sessions SET expires_at = 'infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
 		"the year 294276":                {`UPDATE sessions SET expires_at = '294276-01-01' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
 		"an endless beginning":           {`UPDATE sessions SET created_at = 'infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
-		"4713 BC":                        {`UPDATE sessions SET created_at = '4713-01-01 BC' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrNotFound, ""}},
+		"4713 BC":                        {`UPDATE sessions SET created_at = '4713-01-01 BC' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
 
 		// What they can do, since no seal covers it: delete, move the times, put
 		// nonsense where nothing depends on it.
@@ -66,10 +66,14 @@ func TestAttack_Table(t *testing.T) {
 		"an expiry of before": {`UPDATE sessions SET expires_at = '-infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrNotFound, ""}},
 		"the largest version": {`UPDATE sessions SET version = 9223372036854775807 WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
 		"the least version":   {`UPDATE sessions SET version = -9223372036854775808 WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
-		"an endless hour":     {`UPDATE sessions SET expires_hour = 'infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
-		"an hour of before":   {`UPDATE sessions SET expires_hour = '-infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
-		"a short key beside":  {`INSERT INTO sessions SELECT '\x00', user_key, data, sealed, version, created_at, expires_at, expires_hour FROM sessions WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
-		"a long key beside":   {`INSERT INTO sessions SELECT key || '\x00', user_key, data, sealed, version, created_at, expires_at, expires_hour FROM sessions WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"an endless end":      {`UPDATE sessions SET ends_at = 'infinity' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"an end of before":    {`UPDATE sessions SET ends_at = '2020-01-01Z' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"no patience":         {`UPDATE sessions SET idle_timeout = '0' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"negative patience":   {`UPDATE sessions SET idle_timeout = '-1 hour' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"patience for ages":   {`UPDATE sessions SET idle_timeout = '178000000 years' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{pgsession.ErrTampered, "ann"}},
+		"a mixed patience":    {`UPDATE sessions SET idle_timeout = '1 month -1 day 1 second' WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"a short key beside":  {`INSERT INTO sessions SELECT '\x00', user_key, data, sealed, version, created_at, expires_at, ends_at, idle_timeout FROM sessions WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
+		"a long key beside":   {`INSERT INTO sessions SELECT key || '\x00', user_key, data, sealed, version, created_at, expires_at, ends_at, idle_timeout FROM sessions WHERE key = $1 AND $2::bytea IS NOT NULL`, outcome{nil, "ann"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,7 +82,7 @@ func TestAttack_Table(t *testing.T) {
 			bystander := s.create(t, ann(7), time.Hour)
 			s.clock.Advance(time.Second)
 			victim := s.create(t, ann(1), time.Hour)
-			attacker := s.create(t, pgsession.Data{UserID: "mallory", Values: profile{"mallory", 99}}, time.Hour)
+			attacker := s.create(t, pgsession.Data{UserID: "mallory", Values: 99}, time.Hour)
 			s.sql(t, attack.sql, key(victim), key(attacker))
 
 			session, err := s.Load(ctx, victim)
@@ -94,7 +98,7 @@ func TestAttack_Table(t *testing.T) {
 				require.Equal(t, user == "ann", contains(found, bystander), user)
 				for _, session := range found {
 					if session.Handle == victim.Handle() && attack.want.load != nil {
-						require.ErrorIs(t, session.Decode(&profile{}), attack.want.load)
+						require.ErrorIs(t, session.Decode(new(int)), attack.want.load)
 						require.Empty(t, session.UserID)
 						require.ErrorIs(t, s.Save(ctx, bystander, session.Data(), time.Hour), pgsession.ErrEncode)
 					}
@@ -161,14 +165,10 @@ func TestAttack_OlderPayload(t *testing.T) {
 func TestAttack_OtherStore(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	plaintext := pgsession.Plaintext(s.pool, pgsession.WithClock(s.clock))
-	sealed := s.create(t, ann(1), time.Hour)
-	plain, err := plaintext.Create(t.Context(), ann(1), time.Hour)
-	require.NoError(t, err)
-	_, err = plaintext.Load(t.Context(), sealed)
-	require.ErrorIs(t, err, pgsession.ErrUnknownKey)
-	_, err = s.Load(t.Context(), plain)
-	require.ErrorIs(t, err, pgsession.ErrTampered)
+	plaintext := &fixture{pgsession.Plaintext(s.pool, pgsession.WithClock(s.clock), quiet()), s.pool, s.clock}
+	sealed, plain := s.create(t, ann(1), time.Hour), plaintext.create(t, ann(1), time.Hour)
+	require.ErrorIs(t, second(plaintext.Load(t.Context(), sealed)), pgsession.ErrUnknownKey)
+	require.ErrorIs(t, second(s.Load(t.Context(), plain)), pgsession.ErrTampered)
 	require.ErrorIs(t, s.Save(t.Context(), plain, ann(2), time.Hour), pgsession.ErrUserChanged)
 }
 
@@ -187,7 +187,7 @@ func TestAttack_StolenTable(t *testing.T) {
 	}
 	require.Equal(t, 2, s.rows(t, `s.sealed IS DISTINCT FROM (SELECT sealed FROM sessions WHERE key <> s.key)`), "the same values look different")
 
-	other := pgsession.New(s.pool, newCrypto(t, pgsession.GenerateKey()), pgsession.WithClock(s.clock))
+	other := s.node(newCrypto(t, pgsession.GenerateKey()))
 	_, err := other.Load(t.Context(), id)
 	require.ErrorIs(t, err, pgsession.ErrUnknownKey)
 	found, err := other.FindByUser(t.Context(), user, 0)
@@ -195,20 +195,28 @@ func TestAttack_StolenTable(t *testing.T) {
 	require.Empty(t, found)
 }
 
-// TestAttack_PlantedID offers an id that was not minted here: it never becomes a
-// session by any operation but Put, and Put's users derive theirs.
+// TestAttack_PlantedID offers an id that a stranger chose: no operation begins a session under it.
 func TestAttack_PlantedID(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	planted, err := pgsession.ParseID(pgsession.NewID().Token())
-	require.NoError(t, err)
+	ctx := t.Context()
+	chosen := pgsession.NewID().Token()
+	planted := must(pgsession.ParseID(chosen))
 	for name, err := range map[string]error{
-		"Save":   s.Save(t.Context(), planted, ann(1), time.Hour),
-		"Update": s.Update(t.Context(), planted, time.Hour, keep(1)),
-		"Touch":  s.Touch(t.Context(), planted, time.Hour),
-		"Cycle":  s.Cycle(t.Context(), planted, pgsession.NewID(), ann(1), time.Hour),
+		"Save":   s.Save(ctx, planted, ann(1), time.Hour),
+		"Put":    s.Put(ctx, planted, ann(1), time.Hour),
+		"Update": second(s.Update(ctx, planted, time.Hour, keep(1))),
+		"Touch":  s.Touch(ctx, planted, time.Hour),
+		"Cycle":  s.Cycle(ctx, planted, pgsession.NewID(), ann(1), time.Hour),
+		"Renew":  second(s.Renew(ctx, planted, time.Hour, login(ann(1)))),
 	} {
 		require.ErrorIs(t, err, pgsession.ErrNotFound, name)
 	}
 	require.Zero(t, s.rows(t, "true"))
+
+	live := s.create(t, ann(1), time.Hour)
+	require.ErrorIs(t, second(s.CreateAs(ctx, planted, ann(1), time.Hour)), pgsession.ErrInvalidID)
+	require.ErrorIs(t, s.Cycle(ctx, live, planted, ann(1), time.Hour), pgsession.ErrInvalidID)
+	require.Equal(t, 1, s.count(t, live))
+	require.Equal(t, 1, s.rows(t, "true"))
 }

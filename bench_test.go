@@ -26,17 +26,18 @@ func BenchmarkLoad(b *testing.B) {
 	b.Run("bare pgx", func(b *testing.B) {
 		b.ReportAllocs()
 		var (
-			row                      = key(id)
-			found, userKey, sealed   []byte
-			version                  int64
-			created, expires, oldest time.Time
+			row                    = key(id)
+			found, userKey, sealed []byte
+			version                int64
+			created, expires       time.Time
+			ends                   *time.Time
+			idle                   time.Duration
 		)
 		for b.Loop() {
 			err := s.pool.QueryRow(b.Context(), `
-				SELECT s.key, s.user_key, s.sealed, s.version, s.created_at, s.expires_at
+				SELECT s.key, s.user_key, s.sealed, s.version, s.created_at, s.expires_at, s.ends_at, s.idle_timeout
 				FROM sessions AS s
-				WHERE s.key = $3 AND (s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at >= $2`,
-				epoch, oldest, row).Scan(&found, &userKey, &sealed, &version, &created, &expires)
+				WHERE s.key = $1`, row).Scan(&found, &userKey, &sealed, &version, &created, &expires, &ends, &idle)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -66,15 +67,14 @@ func BenchmarkSave(b *testing.B) {
 		if err := s.pool.QueryRow(b.Context(), `SELECT user_key FROM sessions`).Scan(&userKey); err != nil {
 			b.Fatal(err)
 		}
-		var oldest time.Time
 		for b.Loop() {
 			expires := time.Now().Add(time.Hour)
 			tag, err := s.pool.Exec(b.Context(), `
 				UPDATE sessions AS s
-				SET user_key = $4, sealed = $5::bytea, data = NULL, version = (s.version & x'3fffffffffffffff'::bigint) + 1, expires_at = $6, expires_hour = $7
-				WHERE s.key = $3 AND (s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at >= $2
-					AND (s.user_key IS NOT DISTINCT FROM $4 OR s.user_key = ANY($8::bytea[]))`,
-				epoch, oldest, row, userKey, sealed, expires, expires.Truncate(time.Hour).Add(time.Hour), [][]byte(nil))
+				SET user_key = $3, sealed = $4, data = NULL, version = (s.version & x'3fffffffffffffff'::bigint) + 1,
+					expires_at = least($5::timestamptz, s.ends_at), idle_timeout = $6
+				WHERE s.key = $2 AND (s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.user_key IS NOT DISTINCT FROM $3`,
+				epoch, row, userKey, sealed, expires, time.Hour)
 			if err != nil || tag.RowsAffected() != 1 {
 				b.Fatal(tag, err)
 			}

@@ -77,19 +77,24 @@ func TestStore_Expiry(t *testing.T) {
 		},
 		"Touch": func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Touch(ctx, id, time.Hour) },
 		"Update": func(ctx context.Context, s *fixture, id pgsession.ID) error {
-			return s.Update(ctx, id, time.Hour, keep(2))
+			return second(s.Update(ctx, id, time.Hour, keep(2)))
 		},
 		"Update keeping the expiry": func(ctx context.Context, s *fixture, id pgsession.ID) error {
-			return s.Update(ctx, id, 0, keep(2))
+			return second(s.Update(ctx, id, 0, keep(2)))
 		},
 		"Cycle": func(ctx context.Context, s *fixture, id pgsession.ID) error {
 			return s.Cycle(ctx, id, pgsession.NewID(), ann(2), time.Hour)
 		},
 		"Cycle to another user": func(ctx context.Context, s *fixture, id pgsession.ID) error {
-			return s.Cycle(ctx, id, pgsession.NewID(), pgsession.Data{UserID: "bob"}, time.Hour)
+			return s.Cycle(ctx, id, pgsession.NewID(), bob, time.Hour)
 		},
-		"Revoke":    func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Revoke(ctx, "ann", id.Handle()) },
-		"RevokeAny": func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.RevokeAny(ctx, id.Handle()) },
+		"Renew": func(ctx context.Context, s *fixture, id pgsession.ID) error {
+			return second(s.Renew(ctx, id, 0, login(bob)))
+		},
+		"Touch by its own ttl": func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Touch(ctx, id, 0) },
+		"Put":                  func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Put(ctx, id, ann(2), time.Hour) },
+		"Revoke":               func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Revoke(ctx, "ann", id.Handle()) },
+		"RevokeAny":            func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.RevokeAny(ctx, id.Handle()) },
 		"FindByUser": func(ctx context.Context, s *fixture, id pgsession.ID) error {
 			found, err := s.FindByUser(ctx, "ann", 0)
 			return foundOne(len(found), err)
@@ -156,55 +161,31 @@ func foundOne(n int, err error) error {
 	return err
 }
 
-func TestSession_ExpiresAt(t *testing.T) {
+// TestStore_EndsAt has nodes with different options share a table: when a session ends was decided at the
+// log-in.
+func TestStore_EndsAt(t *testing.T) {
 	t.Parallel()
-	s := newStore(t, pgsession.WithAbsoluteLifetime(4*time.Hour))
+	s := newStore(t, pgsession.WithAbsoluteLifetime(2*time.Hour))
 	ctx := t.Context()
-	id := s.create(t, ann(1), time.Hour)
-	requireExpiry := func(at time.Time) {
-		t.Helper()
-		session := s.load(t, id)
-		require.Equal(t, at, session.ExpiresAt)
-		require.Equal(t, at.Sub(s.clock.Now()), session.TTL())
-		found, err := s.FindByUser(ctx, "ann", 0)
+	endless := s.node(newCrypto(t, testKey))
+	longer := s.node(newCrypto(t, testKey), pgsession.WithAbsoluteLifetime(100*time.Hour))
+	shorter := s.node(newCrypto(t, testKey), pgsession.WithAbsoluteLifetime(time.Minute))
+	id, forever := s.create(t, ann(1), time.Hour), endless.create(t, ann(1), time.Hour)
+	for _, node := range []*fixture{s, endless, longer, shorter} {
+		require.NoError(t, node.Touch(ctx, id, 24*time.Hour))
+		require.NoError(t, node.Save(ctx, id, ann(2), 24*time.Hour))
+		require.NoError(t, node.Put(ctx, id, ann(3), 24*time.Hour))
+		require.NoError(t, second(node.Update(ctx, id, 24*time.Hour, increment)))
+		session, err := node.Renew(ctx, id, 24*time.Hour, login(ann(4)))
 		require.NoError(t, err)
-		require.Len(t, found, 1)
-		require.Equal(t, at, found[0].ExpiresAt)
+		id = pgsession.NewID()
+		require.NoError(t, node.Cycle(ctx, session.ID, id, ann(5), 24*time.Hour))
+		require.Equal(t, epoch.Add(2*time.Hour), node.load(t, id).ExpiresAt)
+		require.Equal(t, epoch.Add(2*time.Hour), node.load(t, id).EndsAt)
+		require.Equal(t, 24*time.Hour, node.load(t, id).IdleTimeout)
+		require.Zero(t, node.load(t, forever).EndsAt)
 	}
-	requireExpiry(epoch.Add(time.Hour))
-	s.clock.Advance(30 * time.Minute)
-	requireExpiry(epoch.Add(time.Hour))
-	require.NoError(t, s.Touch(ctx, id, 3*time.Hour+30*time.Minute))
-	requireExpiry(epoch.Add(4 * time.Hour))
-	require.NoError(t, s.Save(ctx, id, ann(1), 100*time.Hour))
-	requireExpiry(epoch.Add(4 * time.Hour))
-	require.NoError(t, s.Save(ctx, id, ann(1), time.Hour))
-	requireExpiry(epoch.Add(90 * time.Minute))
-
-	next := pgsession.NewID()
-	require.NoError(t, s.Cycle(ctx, id, next, ann(1), 100*time.Hour))
-	id = next
-	requireExpiry(epoch.Add(4 * time.Hour))
-
-	t.Run("a new log-in has the whole lifetime", func(t *testing.T) {
-		visitor, next := s.create(t, guest, time.Hour), pgsession.NewID()
-		s.clock.Advance(10 * time.Minute)
-		require.NoError(t, s.Cycle(ctx, visitor, next, pgsession.Data{UserID: "bob"}, 100*time.Hour))
-		require.Equal(t, 4*time.Hour, s.load(t, next).TTL())
-	})
-	t.Run("a clock that is set back", func(t *testing.T) {
-		id := s.create(t, pgsession.Data{UserID: "eve"}, time.Hour)
-		s.clock.Advance(-30 * time.Minute)
-		require.Equal(t, 90*time.Minute, s.load(t, id).TTL())
-		require.NoError(t, s.Touch(ctx, id, time.Hour))
-		require.Equal(t, 90*time.Minute, s.load(t, id).TTL(), "a touch never shortens")
-	})
-	t.Run("another node with another lifetime", func(t *testing.T) {
-		id := s.create(t, guest, 10*time.Hour)
-		other := storeOn(t, s.pool, pgsession.WithClock(s.clock), pgsession.WithAbsoluteLifetime(time.Hour))
-		session, err := other.Load(ctx, id)
-		require.NoError(t, err)
-		require.Equal(t, time.Hour, session.TTL())
-		require.Equal(t, 4*time.Hour, s.load(t, id).TTL())
-	})
+	s.clock.Advance(2 * time.Hour)
+	require.ErrorIs(t, second(longer.Load(ctx, id)), pgsession.ErrNotFound, "a longer lifetime brings nothing back")
+	require.ErrorIs(t, longer.Touch(ctx, id, time.Hour), pgsession.ErrNotFound)
 }

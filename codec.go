@@ -4,64 +4,65 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+
+	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// A codec turns a session's user and values into a row's columns and back. An
-// encrypted store and a plaintext one differ in it alone.
+// A codec turns a session's user and values into what a row holds, and back. An encrypted store and a
+// plaintext one differ in it alone.
 type codec interface {
-	// columns names the column that holds the payload, and the column that such
-	// a store leaves empty.
-	columns() (payload, other string)
+	// encode returns the user key and the payload for the row under a handle.
+	encode(h Handle, userID string, v values) (userKey, payload []byte, err error)
 
-	// fromBytes returns the SQL that makes a payload of a bytea.
-	fromBytes(expression string) string
+	// decode undoes encode, and may overwrite the row's payload and keep it. A nil payload is a row
+	// of the other kind of store.
+	decode(row rows.Row) (userID string, v values, err error)
 
-	// encode returns the columns user_key and payload for the row at handle.
-	encode(handle Handle, userID string, v values) (userKey, payload []byte, err error)
-
-	// decode undoes encode, and keeps nothing of userKey and payload. A nil payload
-	// is a row of the other kind of store.
-	decode(handle Handle, userKey, payload []byte) (userID string, v values, err error)
-
-	// userKeys returns all the values of user_key under which a user's rows may
-	// lie, and none for a guest.
+	// userKeys returns all user keys under which a user's rows may lie, and none for a guest.
 	userKeys(userID string) [][]byte
 
-	// formerKeys returns the same where there may be others than that of encode,
-	// and otherwise nil.
-	formerKeys(userID string) [][]byte
+	// otherUserKeys returns the same if there may be others than that of encode, and nil otherwise.
+	otherUserKeys(userID string) [][]byte
+
+	// ring identifies the key ring that the user keys come from: it changes if they may.
+	ring() *keyRing
+
+	// isSame reports whether encoded values would be stored as those that were loaded.
+	isSame(encoded, loaded values) bool
 }
 
 // sealedCodec is the codec of an encrypted store. It never reads the column
 // data, so that nothing planted there in clear is believed.
 type sealedCodec struct{ *Crypto }
 
-func (sealedCodec) columns() (payload, other string) { return "sealed", "data" }
-
-func (sealedCodec) fromBytes(expression string) string { return expression }
-
-func (c sealedCodec) encode(handle Handle, userID string, v values) (userKey, payload []byte, err error) {
-	payload, userKey, err = c.sealRow(userID, v.kind, v.bytes, handle.sum[:])
+func (c sealedCodec) encode(h Handle, userID string, v values) (userKey, payload []byte, err error) {
+	payload, userKey, err = c.sealRow(userID, v.kind, v.bytes, h.sum[:])
 	return userKey, payload, err
 }
 
-func (c sealedCodec) formerKeys(userID string) [][]byte {
+func (c sealedCodec) decode(row rows.Row) (string, values, error) {
+	if row.Payload == nil || row.Malformed {
+		return "", values{}, ErrTampered
+	}
+	userID, kind, encoded, err := c.openRow(row.Payload, row.Key[:], row.UserKey)
+	return userID, values{kind, encoded}, err
+}
+
+func (c sealedCodec) otherUserKeys(userID string) [][]byte {
 	if userID == "" || len(c.keys()) == 1 {
 		return nil
 	}
 	return c.userKeys(userID)
 }
 
-func (c sealedCodec) decode(handle Handle, userKey, payload []byte) (string, values, error) {
-	if payload == nil {
-		return "", values{}, ErrTampered
-	}
-	userID, kind, encoded, err := c.openRow(payload, handle.sum[:], userKey)
-	return userID, values{kind, encoded}, err
+func (c sealedCodec) ring() *keyRing { return c.Crypto.ring.Load() }
+
+func (sealedCodec) isSame(encoded, loaded values) bool {
+	return encoded.kind == loaded.kind && bytes.Equal(encoded.bytes, loaded.bytes)
 }
 
-// plainCodec is the codec of a plaintext store: JSON values lie in the column
-// data as they are, to be read in psql.
+// plainCodec is the codec of a plaintext store, and of one in memory: JSON values lie in the payload as
+// they are, to be read in psql.
 type plainCodec struct{}
 
 // JSON has no bytes. Raw values are stored as an object with the one member
@@ -81,12 +82,6 @@ const (
 	wrappedMember = "pgsession:json"
 )
 
-func (plainCodec) columns() (payload, other string) { return "data", "sealed" }
-
-func (plainCodec) fromBytes(expression string) string {
-	return "convert_from(" + expression + ", 'UTF8')::jsonb"
-}
-
 func (plainCodec) encode(_ Handle, userID string, v values) (userKey, payload []byte, err error) {
 	payload = v.bytes
 	if v.kind == kindRaw {
@@ -100,12 +95,16 @@ func (plainCodec) encode(_ Handle, userID string, v values) (userKey, payload []
 	return userKey, payload, err
 }
 
-func (plainCodec) decode(_ Handle, userKey, payload []byte) (string, values, error) {
-	if payload == nil {
+func (plainCodec) decode(row rows.Row) (string, values, error) {
+	userKey, payload := row.UserKey, row.Payload
+	switch {
+	case row.Malformed:
+		return "", values{}, ErrTampered
+	case payload == nil:
 		return "", values{}, ErrUnknownKey
 	}
 	if !isEnvelope(payload) {
-		return string(userKey), values{kindJSON, bytes.Clone(payload)}, nil
+		return string(userKey), values{kindJSON, payload}, nil
 	}
 	var raw rawObject
 	if err := json.Unmarshal(payload, &raw); err == nil && raw.Raw != nil {
@@ -140,4 +139,32 @@ func (plainCodec) userKeys(userID string) [][]byte {
 	return [][]byte{[]byte(userID)}
 }
 
-func (plainCodec) formerKeys(string) [][]byte { return nil }
+func (plainCodec) otherUserKeys(string) [][]byte { return nil }
+
+func (plainCodec) ring() *keyRing { return nil }
+
+// isSame compares what JSON means: jsonb keeps neither space nor the order of members.
+func (plainCodec) isSame(encoded, loaded values) bool {
+	if encoded.kind != loaded.kind {
+		return false
+	}
+	if bytes.Equal(encoded.bytes, loaded.bytes) {
+		return true
+	}
+	return encoded.kind == kindJSON && bytes.Equal(canonical(encoded.bytes), canonical(loaded.bytes))
+}
+
+// canonical returns JSON without space and with sorted members. Numbers stay as they are written.
+func canonical(data []byte) []byte {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber()
+	var v any
+	if decoder.Decode(&v) != nil {
+		return data
+	}
+	sorted, err := json.Marshal(v)
+	if err != nil {
+		return data
+	}
+	return sorted
+}

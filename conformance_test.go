@@ -1,111 +1,225 @@
-package pgsessiontest_test
+package pgsession_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
-const absoluteLifetime = 3 * time.Hour
+// The tests of this file, of behaviour_test.go and of property_test.go run on every kind of store. This
+// is the place for what all kinds have in common: one operation on one session belongs in the table
+// below, and what takes several steps in behaviour_test.go.
 
-func ann(values any) pgsession.Data { return pgsession.Data{UserID: "ann", Values: values} }
+// A subject is an empty store of one kind. A store in memory has no pool and no table.
+type subject struct {
+	*fixture
+	table string
 
-// states returns what an id may be in when an operation meets it: each makes it so, in
-// a store with an absolute lifetime.
-func states() map[string]func(testing.TB, fixture) pgsession.ID {
-	create := func(t testing.TB, f fixture, userID string, ttl time.Duration) pgsession.ID {
-		id, err := f.Create(t.Context(), pgsession.Data{UserID: userID, Values: 1}, ttl)
-		require.NoError(t, err)
-		return id
-	}
-	return map[string]func(testing.TB, fixture) pgsession.ID{
-		"absent": func(testing.TB, fixture) pgsession.ID { return pgsession.NewID() },
-		"zero":   func(testing.TB, fixture) pgsession.ID { return pgsession.ID{} },
-		"guest":  func(t testing.TB, f fixture) pgsession.ID { return create(t, f, "", time.Hour) },
-		"ann":    func(t testing.TB, f fixture) pgsession.ID { return create(t, f, "ann", time.Hour) },
-		"bob":    func(t testing.TB, f fixture) pgsession.ID { return create(t, f, "bob", time.Hour) },
-		"expired": func(t testing.TB, f fixture) pgsession.ID {
-			id := create(t, f, "ann", time.Hour)
-			f.clock.Advance(time.Hour)
-			return id
-		},
-		"ended": func(t testing.TB, f fixture) pgsession.ID {
-			id := create(t, f, "ann", time.Hour)
-			require.NoError(t, f.Delete(t.Context(), id))
-			return id
-		},
-		"cleaned": func(t testing.TB, f fixture) pgsession.ID {
-			id := create(t, f, "ann", time.Hour)
-			require.NoError(t, f.Delete(t.Context(), id))
-			f.clock.Advance(time.Hour)
-			removed, err := f.CleanupExpired(t.Context())
-			require.NoError(t, err)
-			require.EqualValues(t, 1, removed)
-			return id
-		},
-		"too-old": func(t testing.TB, f fixture) pgsession.ID {
-			id := create(t, f, "ann", 10*time.Hour)
-			f.clock.Advance(absoluteLifetime)
-			return id
-		},
+	// beside returns another store on the same table, under the same clock. It is nil in memory.
+	beside func(opts ...pgsession.Option) *pgsession.Store
+}
+
+// A newSubject makes subjects of one kind.
+type newSubject func(t testing.TB, opts ...pgsession.Option) *subject
+
+// storeKinds returns what makes a subject, for each kind of store.
+func storeKinds(t testing.TB) map[string]newSubject {
+	crypto := newCrypto(t, testKey, pgsession.GenerateKey()) // a user's rows may lie under two user keys
+	return map[string]newSubject{
+		"memory":    newSubjectInMemory,
+		"plaintext": subjectsOnPostgreSQL(t, pgsession.Plaintext),
+		"encrypted": subjectsOnPostgreSQL(t, func(pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
+			return pgsession.New(pool, crypto, opts...)
+		}),
 	}
 }
 
-// operations returns what may be done to an id.
-func operations() map[string]func(context.Context, fixture, pgsession.ID) error {
-	return map[string]func(context.Context, fixture, pgsession.ID) error{
-		"load": func(ctx context.Context, f fixture, id pgsession.ID) error {
+func newSubjectInMemory(_ testing.TB, opts ...pgsession.Option) *subject {
+	clock := pgsession.NewManualClock(epoch)
+	opts = append([]pgsession.Option{pgsession.WithClock(clock), quiet()}, opts...)
+	return &subject{fixture: &fixture{Store: pgsession.InMemory(opts...), clock: clock}}
+}
+
+// subjectsOnPostgreSQL gives each store a table of its own, in one schema.
+func subjectsOnPostgreSQL(t testing.TB, open opener) newSubject {
+	pool := pgtest.Pool(t)
+	var tables atomic.Int64
+	return func(t testing.TB, opts ...pgsession.Option) *subject {
+		t.Helper()
+		table := "sessions_" + strconv.FormatInt(tables.Add(1), 10)
+		clock := pgsession.NewManualClock(epoch)
+		beside := func(opts ...pgsession.Option) *pgsession.Store {
+			return open(pool, append([]pgsession.Option{pgsession.WithClock(clock), quiet(), pgsession.WithTable(table)}, opts...)...)
+		}
+		store := beside(opts...)
+		require.NoError(t, store.Init(t.Context()))
+		pgtest.AfterInit(t, pool, table)
+		return &subject{&fixture{store, pool, clock}, table, beside}
+	}
+}
+
+// conformanceLifetime is the absolute lifetime of the stores that the table is about.
+const conformanceLifetime = 3 * time.Hour
+
+// A sessionState makes an id that is in one state when an operation meets it.
+type sessionState func(t testing.TB, f *subject) pgsession.ID
+
+func sessionStates() map[string]sessionState {
+	live := func(data pgsession.Data, ttl, age time.Duration) sessionState {
+		return func(t testing.TB, f *subject) pgsession.ID {
+			id := f.create(t, data, ttl)
+			f.clock.Advance(age)
+			return id
+		}
+	}
+	ended := func(age time.Duration, end func(t testing.TB, f *subject, id pgsession.ID)) sessionState {
+		return func(t testing.TB, f *subject) pgsession.ID {
+			id := f.create(t, ann(1), time.Hour)
+			end(t, f, id)
+			f.clock.Advance(age)
+			return id
+		}
+	}
+	deleteIt := func(t testing.TB, f *subject, id pgsession.ID) { require.NoError(t, f.Delete(t.Context(), id)) }
+	return map[string]sessionState{
+		"absent": func(testing.TB, *subject) pgsession.ID { return pgsession.NewID() },
+		"zero":   func(testing.TB, *subject) pgsession.ID { return pgsession.ID{} },
+
+		// Live, and old enough for a touch.
+		"guest": live(pgsession.Data{Values: 1}, time.Hour, 10*time.Minute),
+		"ann":   live(ann(1), time.Hour, 10*time.Minute),
+		"bob":   live(pgsession.Data{UserID: "bob", Values: 1}, time.Hour, 10*time.Minute),
+
+		// Over, but not tombstones.
+		"expired":       live(ann(1), time.Hour, time.Hour),
+		"past-lifetime": live(ann(1), 10*time.Hour, conformanceLifetime),
+		"past-ends-at":  live(pgsession.Data{UserID: "ann", Values: 1, EndsAt: epoch.Add(2 * time.Hour)}, 10*time.Hour, 2*time.Hour),
+
+		"ended":         ended(0, deleteIt),
+		"ended-expired": ended(2*time.Hour, deleteIt), // a tombstone that the next clean-up removes
+		"moved": ended(0, func(t testing.TB, f *subject, id pgsession.ID) {
+			_, err := f.Renew(t.Context(), id, 0, func(*pgsession.Session) (pgsession.Data, error) {
+				return pgsession.Data{UserID: "carol"}, nil
+			})
+			require.NoError(t, err)
+		}),
+		"cleaned": ended(0, func(t testing.TB, f *subject, id pgsession.ID) {
+			deleteIt(t, f, id)
+			f.clock.Advance(time.Hour)
+			require.EqualValues(t, 1, f.cleanUp(t))
+		}),
+	}
+}
+
+// sessionOperations returns what may be done to an id.
+func sessionOperations() map[string]func(context.Context, *subject, pgsession.ID) error {
+	const ttl = time.Hour
+	one := func(*pgsession.Session) (any, error) { return 1, nil }
+	two := func(*pgsession.Session) (any, error) { return 2, nil }
+	return map[string]func(context.Context, *subject, pgsession.ID) error{
+		"load": func(ctx context.Context, f *subject, id pgsession.ID) error {
 			session, err := f.Load(ctx, id)
-			if (session == nil) == (err == nil) {
-				return fmt.Errorf("either a session or an error: %v, %w", session, err)
-			}
-			return err
+			return f.eitherSessionOrError(ctx, session, err)
 		},
-		"save": func(ctx context.Context, f fixture, id pgsession.ID) error {
-			return f.Save(ctx, id, ann(2), time.Hour)
+		"create-as": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			session, err := f.CreateAs(ctx, id, ann(2), ttl)
+			return f.eitherSessionOrError(ctx, session, err)
 		},
-		"update": func(ctx context.Context, f fixture, id pgsession.ID) error {
-			return f.Update(ctx, id, time.Hour, func(*pgsession.Session) (any, error) { return 2, nil })
+		"create-as-parsed": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			session, err := f.CreateAs(ctx, asParsed(id), ann(2), ttl)
+			return f.eitherSessionOrError(ctx, session, err)
 		},
-		"touch": func(ctx context.Context, f fixture, id pgsession.ID) error {
-			return f.Touch(ctx, id, 2*time.Hour)
+		"save": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Save(ctx, id, ann(2), ttl)
 		},
-		"cycle": func(ctx context.Context, f fixture, id pgsession.ID) error {
-			return f.Cycle(ctx, id, pgsession.NewID(), ann(2), time.Hour)
+		"save-parsed": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Save(ctx, asParsed(id), ann(2), ttl)
 		},
-		"cycle-onto": func(ctx context.Context, f fixture, id pgsession.ID) error {
-			old, err := f.Create(ctx, pgsession.Data{UserID: "carol"}, time.Hour)
+		"put": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Put(ctx, id, ann(2), ttl)
+		},
+		"put-parsed": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Put(ctx, asParsed(id), ann(2), ttl)
+		},
+		"update": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			session, err := f.Update(ctx, id, ttl, two)
+			return f.eitherSessionOrError(ctx, session, err)
+		},
+		"update-ttl-0": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			session, err := f.Update(ctx, id, 0, two)
+			return f.eitherSessionOrError(ctx, session, err)
+		},
+		"update-unchanged": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			session, err := f.Update(ctx, id, 0, one)
+			return f.eitherSessionOrError(ctx, session, err)
+		},
+		"touch": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Touch(ctx, id, 2*ttl)
+		},
+		"touch-ttl-0": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Touch(ctx, id, 0)
+		},
+		"renew": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			session, err := f.Renew(ctx, id, ttl, func(s *pgsession.Session) (pgsession.Data, error) { return s.Data(), nil })
+			return f.eitherSessionOrError(ctx, session, err)
+		},
+		"renew-to-carol": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			session, err := f.Renew(ctx, id, 0, func(*pgsession.Session) (pgsession.Data, error) {
+				return pgsession.Data{UserID: "carol"}, nil
+			})
+			return f.eitherSessionOrError(ctx, session, err)
+		},
+		"cycle": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Cycle(ctx, id, pgsession.NewID(), ann(2), ttl)
+		},
+		"cycle-to-parsed": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Cycle(ctx, id, asParsed(pgsession.NewID()), ann(2), ttl)
+		},
+		"cycle-onto": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			old, err := f.Create(ctx, pgsession.Data{UserID: "carol"}, ttl)
 			if err != nil {
 				return err
 			}
-			return f.Cycle(ctx, old, id, ann(2), time.Hour)
+			return f.Cycle(ctx, old.ID, id, ann(2), ttl)
 		},
-		"cycle-itself": func(ctx context.Context, f fixture, id pgsession.ID) error {
-			return f.Cycle(ctx, id, id, ann(2), time.Hour)
+		"cycle-onto-parsed": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			old, err := f.Create(ctx, pgsession.Data{UserID: "carol"}, ttl)
+			if err != nil {
+				return err
+			}
+			return f.Cycle(ctx, old.ID, asParsed(id), ann(2), ttl)
 		},
-		"delete": func(ctx context.Context, f fixture, id pgsession.ID) error { return f.Delete(ctx, id) },
-		"put": func(ctx context.Context, f fixture, id pgsession.ID) error {
-			return f.Put(ctx, id, ann(2), time.Hour)
+		"cycle-onto-itself": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Cycle(ctx, id, id, ann(2), ttl)
 		},
-		"revoke": func(ctx context.Context, f fixture, id pgsession.ID) error {
+		"delete": func(ctx context.Context, f *subject, id pgsession.ID) error { return f.Delete(ctx, id) },
+		"delete-parsed": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.Delete(ctx, asParsed(id))
+		},
+		"revoke": func(ctx context.Context, f *subject, id pgsession.ID) error {
 			return f.Revoke(ctx, "ann", id.Handle())
 		},
-		"revoke-any": func(ctx context.Context, f fixture, id pgsession.ID) error {
+		"revoke-any": func(ctx context.Context, f *subject, id pgsession.ID) error {
 			return f.RevokeAny(ctx, id.Handle())
 		},
-		"find-by-user": func(ctx context.Context, f fixture, _ pgsession.ID) error {
+		"find-by-user": func(ctx context.Context, f *subject, _ pgsession.ID) error {
 			found, err := f.FindByUser(ctx, "ann", 0)
-			return counted(len(found), err)
+			return countedAs(len(found), err)
 		},
-		"all": func(ctx context.Context, f fixture, _ pgsession.ID) error {
+		"all": func(ctx context.Context, f *subject, _ pgsession.ID) error {
 			n := 0
 			for _, err := range f.All(ctx) {
 				if err != nil {
@@ -113,80 +227,158 @@ func operations() map[string]func(context.Context, fixture, pgsession.ID) error 
 				}
 				n++
 			}
-			return counted(n, nil)
+			return countedAs(n, nil)
 		},
-		"delete-by-user": func(ctx context.Context, f fixture, _ pgsession.ID) error {
+		"delete-by-user": func(ctx context.Context, f *subject, _ pgsession.ID) error {
 			n, err := f.DeleteByUser(ctx, "ann")
-			return counted(n, err)
+			return countedAs(n, err)
 		},
-		"delete-all": func(ctx context.Context, f fixture, _ pgsession.ID) error {
+		"delete-all": func(ctx context.Context, f *subject, _ pgsession.ID) error {
 			n, err := f.DeleteAll(ctx)
-			return counted(n, err)
+			return countedAs(n, err)
 		},
-		"clean-up": func(ctx context.Context, f fixture, _ pgsession.ID) error {
+		"clean-up": func(ctx context.Context, f *subject, _ pgsession.ID) error {
 			n, err := f.CleanupExpired(ctx)
-			return counted(n, err)
+			return countedAs(n, err)
 		},
-		"reseal": func(ctx context.Context, f fixture, _ pgsession.ID) error {
+		"reseal": func(ctx context.Context, f *subject, _ pgsession.ID) error {
 			n, err := f.Reseal(ctx)
-			return counted(n, err)
+			return countedAs(n, err)
+		},
+
+		// An entry whose key is the session's token is another row.
+		"entry-get": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return second(f.KeyValue().Get(ctx, id.Token()))
+		},
+		"entry-take": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return second(f.KeyValue().Take(ctx, id.Token()))
+		},
+		"entry-put": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.KeyValue().Put(ctx, id.Token(), nil, ttl)
+		},
+		"entry-delete": func(ctx context.Context, f *subject, id pgsession.ID) error {
+			return f.KeyValue().Delete(ctx, id.Token())
 		},
 	}
 }
 
-// errCount gives the number that an operation returned, where it is not 0, a place in
-// the table.
-type errCount int64
+// asParsed returns the id as a request's cookie gives it.
+func asParsed(id pgsession.ID) pgsession.ID {
+	if id.IsZero() {
+		return id
+	}
+	return must(pgsession.ParseID(id.Token()))
+}
 
-func (n errCount) Error() string { return fmt.Sprint(int64(n)) }
+// eitherSessionOrError returns err, or another error if an operation returned a session and an error,
+// neither, or a session that is not as a load gives it.
+func (f *subject) eitherSessionOrError(ctx context.Context, session *pgsession.Session, err error) error {
+	if (session == nil) == (err == nil) {
+		return fmt.Errorf("either a session or an error: %v, %w", session, err)
+	}
+	if err != nil {
+		return err
+	}
+	loaded, err := f.Load(ctx, session.ID)
+	if err != nil {
+		return fmt.Errorf("what was returned does not load: %w", err)
+	}
+	for _, s := range []*pgsession.Session{session, loaded} {
+		if s.ID.Handle() != s.Handle || s.Handle.IsZero() {
+			return fmt.Errorf("id %v under handle %v", s.ID, s.Handle)
+		}
+	}
+	if got, want := describe(session), describe(loaded); got != want || session.Version != loaded.Version {
+		return fmt.Errorf("returned %s, version %d; loaded %s, version %d", got, session.Version, want, loaded.Version)
+	}
+	return nil
+}
 
-func counted[N int | int64](n N, err error) error {
+// describe returns all of a session but its version and its id.
+func describe(session *pgsession.Session) string {
+	data := session.Data()
+	if values, ok := data.Values.(json.RawMessage); ok {
+		var v any
+		err := json.Unmarshal(values, &v) // PostgreSQL keeps no white space
+		data.Values = fmt.Sprint("JSON ", v, err)
+	}
+	return fmt.Sprintf("user %q, values %v, created at %v, expires at %v, ends at %v, idle timeout %v, ttl %v",
+		data.UserID, data.Values, session.CreatedAt, session.ExpiresAt, session.EndsAt, session.IdleTimeout, session.TTL())
+}
+
+// countError gives the number that an operation returned, unless it is 0, a place in the table.
+type countError int64
+
+func (n countError) Error() string { return fmt.Sprint(int64(n)) }
+
+func countedAs[N int | int64](n N, err error) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	return errCount(n)
+	return countError(n)
 }
 
-// conformance tells, for each operation in each state, what comes of it: nil, an error's
-// name or a number, and the state after it.
+// conformance tells, for each operation on an id in each state, what comes of it: nil, an error's name or
+// a number, and the state after it. A state before is one of sessionStates, a state after one of
+// stateOf's.
 const conformance = `
-operation       absent           zero           guest             ann              bob               expired           ended            cleaned          too-old
-load            NotFound/absent  NotFound/zero  nil/live          nil/live         nil/live          NotFound/expired  NotFound/ended   NotFound/absent  NotFound/expired
-save            NotFound/absent  NotFound/zero  UserChanged/live  nil/live         UserChanged/live  NotFound/expired  NotFound/ended   NotFound/absent  NotFound/expired
-update          NotFound/absent  NotFound/zero  nil/live          nil/live         nil/live          NotFound/expired  NotFound/ended   NotFound/absent  NotFound/expired
-touch           NotFound/absent  NotFound/zero  nil/live          nil/live         nil/live          NotFound/expired  NotFound/ended   NotFound/absent  NotFound/expired
-cycle           NotFound/absent  NotFound/zero  nil/ended         nil/ended        nil/ended         NotFound/expired  NotFound/ended   NotFound/absent  NotFound/expired
-cycle-onto      nil/live         NotFound/zero  Exists/live       Exists/live      Exists/live       Exists/expired    Exists/ended     nil/live         Exists/expired
-cycle-itself    NotFound/absent  NotFound/zero  Exists/live       Exists/live      Exists/live       NotFound/expired  NotFound/ended   NotFound/absent  NotFound/expired
-delete          nil/absent       nil/zero       nil/ended         nil/ended        nil/ended         nil/ended         nil/ended        nil/absent       nil/ended
-put             nil/live         NotFound/zero  UserChanged/live  nil/live         UserChanged/live  nil/live          Revoked/ended    nil/live         nil/live
-revoke          NotFound/absent  NotFound/zero  NotFound/live     nil/ended        NotFound/live     NotFound/ended    NotFound/ended   NotFound/absent  NotFound/ended
-revoke-any      NotFound/absent  NotFound/zero  nil/ended         nil/ended        nil/ended         NotFound/ended    NotFound/ended   NotFound/absent  NotFound/ended
-find-by-user    nil/absent       nil/zero       nil/live          1/live           nil/live          nil/expired       nil/ended        nil/absent       nil/expired
-all             nil/absent       nil/zero       1/live            1/live           1/live            nil/expired       nil/ended        nil/absent       nil/expired
-delete-by-user  nil/absent       nil/zero       nil/live          1/ended          nil/live          nil/ended         nil/ended        nil/absent       nil/ended
-delete-all      nil/absent       nil/zero       1/ended           1/ended          1/ended           nil/ended         nil/ended        nil/absent       nil/ended
-clean-up        nil/absent       nil/zero       nil/live          nil/live         nil/live          1/absent          nil/ended        nil/absent       nil/expired
-reseal          nil/absent       nil/zero       nil/live          nil/live         nil/live          nil/expired       nil/ended        nil/absent       nil/expired
+operation          absent            zero            guest             ann             bob               expired            past-lifetime      past-ends-at       ended            ended-expired    moved            cleaned
+load               NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+create-as          nil/live          InvalidID/zero  Exists/live       Exists/live     Exists/live       Exists/expired     Exists/expired     Exists/expired     Exists/ended     Exists/ended     Exists/ended     nil/live
+create-as-parsed   InvalidID/absent  InvalidID/zero  InvalidID/live    InvalidID/live  InvalidID/live    InvalidID/expired  InvalidID/expired  InvalidID/expired  InvalidID/ended  InvalidID/ended  InvalidID/ended  InvalidID/absent
+save               NotFound/absent   NotFound/zero   UserChanged/live  nil/live        UserChanged/live  NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+save-parsed        NotFound/absent   NotFound/zero   UserChanged/live  nil/live        UserChanged/live  NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+put-parsed         NotFound/absent   NotFound/zero   UserChanged/live  nil/live        UserChanged/live  NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+put                nil/live          NotFound/zero   UserChanged/live  nil/live        UserChanged/live  NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    nil/live
+update             NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+update-ttl-0       NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+update-unchanged   NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+touch              NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+touch-ttl-0        NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+renew              NotFound/absent   NotFound/zero   nil/ended         nil/ended       nil/ended         NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+renew-to-carol     NotFound/absent   NotFound/zero   nil/ended         nil/ended       nil/ended         NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+cycle              NotFound/absent   NotFound/zero   nil/ended         nil/ended       nil/ended         NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+cycle-to-parsed    InvalidID/absent  NotFound/zero   InvalidID/live    InvalidID/live  InvalidID/live    InvalidID/expired  InvalidID/expired  InvalidID/expired  InvalidID/ended  InvalidID/ended  InvalidID/ended  InvalidID/absent
+cycle-onto         nil/live          InvalidID/zero  Exists/live       Exists/live     Exists/live       Exists/expired     Exists/expired     Exists/expired     Exists/ended     Exists/ended     Exists/ended     nil/live
+cycle-onto-parsed  InvalidID/absent  InvalidID/zero  InvalidID/live    InvalidID/live  InvalidID/live    InvalidID/expired  InvalidID/expired  InvalidID/expired  InvalidID/ended  InvalidID/ended  InvalidID/ended  InvalidID/absent
+cycle-onto-itself  NotFound/absent   NotFound/zero   Exists/live       Exists/live     Exists/live       NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+delete             nil/absent        nil/zero        nil/ended         nil/ended       nil/ended         nil/ended          nil/ended          nil/ended          nil/ended        nil/ended        nil/ended        nil/absent
+delete-parsed      nil/absent        nil/zero        nil/ended         nil/ended       nil/ended         nil/ended          nil/ended          nil/ended          nil/ended        nil/ended        nil/ended        nil/absent
+revoke             NotFound/absent   NotFound/zero   NotFound/live     nil/ended       NotFound/live     NotFound/ended     NotFound/ended     NotFound/ended     Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+revoke-any         NotFound/absent   NotFound/zero   nil/ended         nil/ended       nil/ended         NotFound/ended     NotFound/ended     NotFound/ended     Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
+find-by-user       nil/absent        nil/zero        nil/live          1/live          nil/live          nil/expired        nil/expired        nil/expired        nil/ended        nil/ended        nil/ended        nil/absent
+all                nil/absent        nil/zero        1/live            1/live          1/live            nil/expired        nil/expired        nil/expired        nil/ended        nil/ended        1/ended          nil/absent
+delete-by-user     nil/absent        nil/zero        nil/live          1/ended         nil/live          nil/ended          nil/ended          nil/ended          nil/ended        nil/ended        nil/ended        nil/absent
+delete-all         nil/absent        nil/zero        1/ended           1/ended         1/ended           nil/ended          nil/ended          nil/ended          nil/ended        nil/ended        1/ended          nil/absent
+clean-up           nil/absent        nil/zero        nil/live          nil/live        nil/live          1/absent           1/absent           1/absent           nil/ended        1/absent         nil/ended        nil/absent
+reseal             nil/absent        nil/zero        nil/live          nil/live        nil/live          nil/expired        nil/expired        nil/expired        nil/ended        nil/ended        nil/ended        nil/absent
+entry-get          NotFound/absent   NotFound/zero   NotFound/live     NotFound/live   NotFound/live     NotFound/expired   NotFound/expired   NotFound/expired   NotFound/ended   NotFound/ended   NotFound/ended   NotFound/absent
+entry-take         NotFound/absent   NotFound/zero   NotFound/live     NotFound/live   NotFound/live     NotFound/expired   NotFound/expired   NotFound/expired   NotFound/ended   NotFound/ended   NotFound/ended   NotFound/absent
+entry-put          nil/absent        NotFound/zero   nil/live          nil/live        nil/live          nil/expired        nil/expired        nil/expired        nil/ended        nil/ended        nil/ended        nil/absent
+entry-delete       nil/absent        nil/zero        nil/live          nil/live        nil/live          nil/expired        nil/expired        nil/expired        nil/ended        nil/ended        nil/ended        nil/absent
 `
 
-// writes names the operations that change a session which stays live.
-var writes = map[string]bool{"save": true, "update": true, "touch": true, "put": true}
+// writesLive names the operations that change a session and leave it live.
+var writesLive = map[string]bool{
+	"save": true, "save-parsed": true, "put": true, "put-parsed": true,
+	"update": true, "update-ttl-0": true, "touch": true, "touch-ttl-0": true,
+}
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	lines := strings.Split(strings.TrimSpace(conformance), "\n")
-	names := strings.Fields(lines[0])[1:]
-	require.Len(t, lines, 1+len(operations()))
-	require.Len(t, names, len(states()))
-	for kind, newStore := range kinds(t) {
+	states := strings.Fields(lines[0])[1:]
+	require.Len(t, lines, 1+len(sessionOperations()))
+	require.Len(t, states, len(sessionStates()))
+	for kind, newSubject := range storeKinds(t) {
 		for _, line := range lines[1:] {
 			cells := strings.Fields(line)
+			require.Len(t, cells, 1+len(states), line)
 			for i, want := range cells[1:] {
-				t.Run(kind+"/"+cells[0]+"/"+names[i], func(t *testing.T) {
+				t.Run(kind+"/"+cells[0]+"/"+states[i], func(t *testing.T) {
 					t.Parallel()
-					f := newStore(t, pgsession.WithAbsoluteLifetime(absoluteLifetime))
-					require.Equal(t, want, f.meet(t, names[i], cells[0]))
+					f := newSubject(t, pgsession.WithAbsoluteLifetime(conformanceLifetime))
+					require.Equal(t, want, f.meet(t, states[i], cells[0]))
 				})
 			}
 		}
@@ -194,49 +386,49 @@ func TestConformance(t *testing.T) {
 }
 
 // meet runs an operation on an id in a state, and returns what comes of it.
-func (f fixture) meet(t *testing.T, state, operation string) string {
+func (f *subject) meet(t *testing.T, state, operation string) string {
 	t.Helper()
-	require.Contains(t, operations(), operation)
-	require.Contains(t, states(), state)
-	id := states()[state](t, f)
+	require.Contains(t, sessionOperations(), operation)
+	require.Contains(t, sessionStates(), state)
+	id := sessionStates()[state](t, f)
 	before, beforeErr := f.Load(t.Context(), id)
-	err := operations()[operation](t.Context(), f, id)
+	err := sessionOperations()[operation](t.Context(), f, id)
 	after, afterErr := f.Load(t.Context(), id)
 	if beforeErr == nil && afterErr == nil {
-		changed := writes[operation] && err == nil
-		require.Equal(t, changed, before.Version != after.Version, "the version, if and only if it was written")
+		changed := writesLive[operation] && err == nil
+		require.Equal(t, changed, before.Version != after.Version, "the version changes if and only if the session was written")
 		if !changed {
 			require.Equal(t, before, after)
 		}
 	}
-	return nameOf(err) + "/" + f.stateOf(t, id)
+	return errorName(err) + "/" + f.stateOf(t, id)
 }
 
-// stateOf finds out in which state an id is, and leaves it in another.
-func (f fixture) stateOf(t *testing.T, id pgsession.ID) string {
+// stateOf finds out in which state an id is. It may begin a session under it.
+func (f *subject) stateOf(t testing.TB, id pgsession.ID) string {
 	t.Helper()
 	if id.IsZero() {
 		return "zero"
 	}
 	_, err := f.Load(t.Context(), id)
-	if err == nil {
+	switch errorName(err) {
+	case "nil":
 		return "live"
+	case "Revoked":
+		return "ended"
 	}
-	require.ErrorIs(t, err, pgsession.ErrNotFound)
-	old, err := f.Create(t.Context(), pgsession.Data{}, time.Hour)
-	require.NoError(t, err)
-	if err := f.Cycle(t.Context(), old, id, pgsession.Data{}, time.Hour); err == nil {
+	require.Equal(t, "NotFound", errorName(err))
+	if _, err = f.CreateAs(t.Context(), id, pgsession.Data{}, time.Hour); err == nil {
 		return "absent"
 	}
-	if err := f.Put(t.Context(), id, pgsession.Data{}, time.Hour); err == nil {
-		return "expired"
-	}
-	return "ended"
+	require.ErrorIs(t, err, pgsession.ErrExists)
+	return "expired"
 }
 
-// nameOf returns the name of a sentinel error, without its Err.
-func nameOf(err error) string {
-	var n errCount
+// errorName returns the name of a sentinel error, without its Err. The text of one that has no name is
+// returned as it is.
+func errorName(err error) string {
+	var n countError
 	switch {
 	case err == nil:
 		return "nil"
@@ -247,8 +439,8 @@ func nameOf(err error) string {
 		name string
 		err  error
 	}{
-		{"Revoked", pgsession.ErrRevoked}, // which is also ErrNotFound
-		{"InvalidID", pgsession.ErrInvalidID},
+		{"Revoked", pgsession.ErrRevoked},     // also ErrNotFound
+		{"InvalidID", pgsession.ErrInvalidID}, // also ErrNotFound
 		{"NotFound", pgsession.ErrNotFound},
 		{"Exists", pgsession.ErrExists},
 		{"UserChanged", pgsession.ErrUserChanged},
@@ -262,21 +454,26 @@ func nameOf(err error) string {
 		{"Schema", pgsession.ErrSchema},
 	} {
 		if errors.Is(err, sentinel.err) {
+			if sentinel.name == "Revoked" || sentinel.name == "InvalidID" {
+				if !errors.Is(err, pgsession.ErrNotFound) {
+					return sentinel.name + " that is not NotFound"
+				}
+			}
 			return sentinel.name
 		}
 	}
 	return err.Error()
 }
 
-type cycle struct{ Next *cycle }
+type cyclicValues struct{ Next *cyclicValues }
 
-// longest is the longest ttl.
-const longest = 100 * 365 * 24 * time.Hour
+// longestTTL is the longest ttl that is allowed.
+const longestTTL = 100 * 365 * 24 * time.Hour
 
 func TestConformance_Input(t *testing.T) {
 	t.Parallel()
 	const maxSize = 100
-	round := &cycle{}
+	round := &cyclicValues{}
 	round.Next = round
 	quoted := func(size int) string { return strings.Repeat("x", size-len(`""`)) }
 	cases := []struct {
@@ -290,8 +487,8 @@ func TestConformance_Input(t *testing.T) {
 		{"negative ttl", "ann", 1, -time.Second, "InvalidTTL"},
 		{"least ttl", "ann", 1, math.MinInt64, "InvalidTTL"},
 		{"largest ttl", "ann", 1, math.MaxInt64, "InvalidTTL"},
-		{"ttl over the longest", "ann", 1, longest + 1, "InvalidTTL"},
-		{"longest ttl", "ann", 1, longest, "nil"},
+		{"ttl over the longest", "ann", 1, longestTTL + 1, "InvalidTTL"},
+		{"longest ttl", "ann", 1, longestTTL, "nil"},
 		{"ttl of a nanosecond", "ann", 1, 1, "nil"},
 		{"channel", "ann", make(chan int), time.Hour, "Encode"},
 		{"function", "ann", func() {}, time.Hour, "Encode"},
@@ -313,57 +510,66 @@ func TestConformance_Input(t *testing.T) {
 		{"bad ttl before bad values", "ann", math.NaN(), 0, "InvalidTTL"},
 		{"long user id before bad values", strings.Repeat("a", 1001), math.NaN(), time.Hour, "TooLarge"},
 	}
-	for kind, newStore := range kinds(t) {
+	for kind, newSubject := range storeKinds(t) {
 		for _, c := range cases {
 			t.Run(kind+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
 				ctx := t.Context()
-				f := newStore(t, pgsession.WithMaxSize(maxSize))
+				f := newSubject(t, pgsession.WithMaxSize(maxSize))
 				data := pgsession.Data{UserID: c.userID, Values: c.values}
 
 				created, err := f.Create(ctx, data, c.ttl)
-				require.Equal(t, c.want, nameOf(err), "create")
-				require.Equal(t, err != nil, created.IsZero())
+				require.Equal(t, c.want, errorName(f.eitherSessionOrError(ctx, created, err)), "create")
 				derived := pgsession.DeriveID(c.name)
-				require.Equal(t, c.want, nameOf(f.Put(ctx, derived, data, c.ttl)), "put")
-				require.Equal(t, c.want, nameOf(f.Put(ctx, derived, data, c.ttl)), "put again")
+				createdAs, err := f.CreateAs(ctx, derived, data, c.ttl)
+				require.Equal(t, c.want, errorName(f.eitherSessionOrError(ctx, createdAs, err)), "create as")
+				put := pgsession.NewID()
+				require.Equal(t, c.want, errorName(f.Put(ctx, put, data, c.ttl)), "put")
+				require.Equal(t, c.want, errorName(f.Put(ctx, put, data, c.ttl)), "put again")
 
 				// A session that takes the data if any does.
 				user := pgsession.Data{UserID: c.userID, Values: 0}
 				if len(user.UserID) > 1000 {
 					user.UserID = "ann"
 				}
-				old, err := f.Create(ctx, user, time.Hour)
-				require.NoError(t, err)
-				before, err := f.Load(ctx, old)
-				require.NoError(t, err)
-				require.Equal(t, c.want, nameOf(f.Save(ctx, old, data, c.ttl)), "save")
+				old := f.create(t, user, time.Hour)
+				before := f.load(t, old)
+				require.Equal(t, c.want, errorName(f.Save(ctx, old, data, c.ttl)), "save")
 				if len(c.userID) <= 1000 && c.ttl != 0 {
-					err = f.Update(ctx, old, c.ttl, func(*pgsession.Session) (any, error) { return c.values, nil })
-					require.Equal(t, c.want, nameOf(err), "update")
+					updated, err := f.Update(ctx, old, c.ttl, func(*pgsession.Session) (any, error) { return c.values, nil })
+					require.Equal(t, c.want, errorName(f.eitherSessionOrError(ctx, updated, err)), "update")
 				}
 				if c.want == "InvalidTTL" {
-					require.ErrorIs(t, f.Touch(ctx, old, c.ttl), pgsession.ErrInvalidTTL)
-					require.ErrorIs(t, f.keyValue.Put(ctx, "key", nil, c.ttl), pgsession.ErrInvalidTTL)
+					require.ErrorIs(t, f.KeyValue().Put(ctx, "key", nil, c.ttl), pgsession.ErrInvalidTTL)
+					if c.ttl != 0 {
+						require.ErrorIs(t, f.Touch(ctx, old, c.ttl), pgsession.ErrInvalidTTL)
+					}
 				}
 				next := pgsession.NewID()
+				renew := func(id pgsession.ID) (*pgsession.Session, error) {
+					return f.Renew(ctx, id, c.ttl, func(*pgsession.Session) (pgsession.Data, error) { return data, nil })
+				}
 				if c.want != "nil" {
-					after, err := f.Load(ctx, old)
-					require.NoError(t, err)
-					require.Equal(t, before, after, "a refused write changes nothing")
-					require.Equal(t, c.want, nameOf(f.Cycle(ctx, old, next, data, c.ttl)), "cycle")
-					_, err = f.Load(ctx, old)
-					require.NoError(t, err, "nor does a refused cycle")
+					require.Equal(t, before, f.load(t, old), "a refused write changes nothing")
+					require.Equal(t, c.want, errorName(f.Cycle(ctx, old, next, data, c.ttl)), "cycle")
+					if c.ttl != 0 {
+						renewed, err := renew(old)
+						require.Equal(t, c.want, errorName(f.eitherSessionOrError(ctx, renewed, err)), "renew")
+					}
+					require.Equal(t, before, f.load(t, old), "nor does a refused cycle or renew")
+					require.Equal(t, "1", errorName(sessionOperations()["all"](ctx, f, old)), "nothing else is stored")
 					return
 				}
 				require.NoError(t, f.Cycle(ctx, old, next, data, c.ttl))
-				for _, id := range []pgsession.ID{created, derived, next} {
-					session, err := f.Load(ctx, id)
-					require.NoError(t, err)
+				renewed, err := renew(created.ID)
+				require.NoError(t, f.eitherSessionOrError(ctx, renewed, err))
+				for _, id := range []pgsession.ID{renewed.ID, derived, put, next} {
+					session := f.load(t, id)
 					require.Equal(t, c.userID, session.UserID)
 					require.Equal(t, max(c.ttl, time.Microsecond), session.TTL())
+					require.Equal(t, max(c.ttl, time.Microsecond), session.IdleTimeout)
 				}
-				wanted := 3
+				wanted := 4
 				if c.userID == "" {
 					wanted = 0
 				}
@@ -377,71 +583,150 @@ func TestConformance_Input(t *testing.T) {
 		}
 		t.Run(kind+"/lists of a user id that is too long", func(t *testing.T) {
 			t.Parallel()
-			f, long := newStore(t), strings.Repeat("a", 1001)
-			_, err := f.FindByUser(t.Context(), long, 0)
-			require.ErrorIs(t, err, pgsession.ErrTooLarge)
-			_, err = f.DeleteByUser(t.Context(), long)
-			require.ErrorIs(t, err, pgsession.ErrTooLarge)
+			f, long := newSubject(t), strings.Repeat("a", 1001)
+			require.ErrorIs(t, second(f.FindByUser(t.Context(), long, 0)), pgsession.ErrTooLarge)
+			require.ErrorIs(t, second(f.DeleteByUser(t.Context(), long)), pgsession.ErrTooLarge)
 			require.ErrorIs(t, f.Revoke(t.Context(), long, pgsession.NewID().Handle()), pgsession.ErrTooLarge)
 			require.ErrorIs(t, f.Revoke(t.Context(), "", pgsession.NewID().Handle()), pgsession.ErrNotFound)
 		})
 		t.Run(kind+"/ttl past the year 9999", func(t *testing.T) {
 			t.Parallel()
-			f := newStore(t)
+			f := newSubject(t)
 			f.clock.Set(time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC))
-			_, err := f.Create(t.Context(), ann(1), time.Hour)
-			require.ErrorIs(t, err, pgsession.ErrInvalidTTL)
-			id, err := f.Create(t.Context(), ann(1), time.Hour-time.Microsecond)
-			require.NoError(t, err)
-			_, err = f.Load(t.Context(), id)
-			require.NoError(t, err)
+			require.ErrorIs(t, second(f.Create(t.Context(), ann(1), time.Hour)), pgsession.ErrInvalidTTL)
+			f.load(t, f.create(t, ann(1), time.Hour-time.Microsecond))
 		})
+		t.Run(kind+"/absolute lifetime of 292 years", func(t *testing.T) {
+			t.Parallel()
+			f := newSubject(t, pgsession.WithAbsoluteLifetime(math.MaxInt64))
+			session := f.load(t, f.create(t, ann(1), time.Hour))
+			require.Equal(t, time.Hour, session.TTL())
+			require.Equal(t, epoch.Year()+292, session.EndsAt.Year())
+		})
+	}
+}
+
+func TestConformance_EndsAt(t *testing.T) {
+	t.Parallel()
+	const ttl = 2 * time.Hour
+	last := time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
+	cases := []struct {
+		name    string
+		endsAt  time.Time
+		want    string // an error's name, or when the session ends
+		expires time.Duration
+	}{
+		{"long ago", time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC), "InvalidTTL", 0},
+		{"before", epoch.Add(-time.Microsecond), "InvalidTTL", 0},
+		{"now", epoch, "InvalidTTL", 0},
+		{"now, in whole microseconds", epoch.Add(999), "InvalidTTL", 0},
+		{"in a microsecond", epoch.Add(1999), epoch.Add(time.Microsecond).String(), time.Microsecond},
+		{"before the ttl is over", epoch.Add(time.Hour), epoch.Add(time.Hour).String(), time.Hour},
+		{"with the ttl", epoch.Add(ttl), epoch.Add(ttl).String(), ttl},
+		{"after the ttl is over", epoch.Add(3 * time.Hour), epoch.Add(3 * time.Hour).String(), ttl},
+		{"in another zone", epoch.Add(3 * time.Hour).In(time.FixedZone("", 3600)), epoch.Add(3 * time.Hour).String(), ttl},
+		{"at the end of 9999", last, last.String(), ttl},
+		{"at the end of 9999, in 10000 by its zone", last.In(time.FixedZone("", 3600)), last.String(), ttl},
+		{"in the year 10000", last.Add(time.Microsecond), "InvalidTTL", 0},
+		{"in the year 200000", time.Date(200_000, 1, 1, 0, 0, 0, 0, time.UTC), "InvalidTTL", 0},
+		{"none", time.Time{}, time.Time{}.String(), ttl},
+	}
+	for kind, newSubject := range storeKinds(t) {
+		for _, c := range cases {
+			for name, begin := range logIns() {
+				t.Run(kind+"/"+c.name+"/"+name, func(t *testing.T) {
+					t.Parallel()
+					f := newSubject(t)
+					guests := f.create(t, pgsession.Data{}, time.Hour)
+					before := f.load(t, guests)
+					session, err := begin(t.Context(), f, guests, pgsession.Data{UserID: "ann", EndsAt: c.endsAt}, ttl)
+					if err != nil {
+						require.Equal(t, c.want, errorName(err))
+						require.Equal(t, before, f.load(t, guests), "nothing was written")
+						require.Equal(t, "1", errorName(sessionOperations()["all"](t.Context(), f, guests)))
+						return
+					}
+					require.Equal(t, c.want, session.EndsAt.String())
+					require.Equal(t, epoch.Add(c.expires), session.ExpiresAt)
+					require.Equal(t, ttl, session.IdleTimeout)
+				})
+			}
+		}
+	}
+}
+
+// logIns returns what begins a log-in, given a guest's session, and loads the session that it made.
+func logIns() map[string]func(ctx context.Context, f *subject, guests pgsession.ID, data pgsession.Data, ttl time.Duration) (*pgsession.Session, error) {
+	type logIn = func(ctx context.Context, f *subject, guests pgsession.ID, data pgsession.Data, ttl time.Duration) (*pgsession.Session, error)
+	blind := func(begin func(ctx context.Context, f *subject, guests, next pgsession.ID, data pgsession.Data, ttl time.Duration) error) logIn {
+		return func(ctx context.Context, f *subject, guests pgsession.ID, data pgsession.Data, ttl time.Duration) (*pgsession.Session, error) {
+			next := pgsession.NewID()
+			if err := begin(ctx, f, guests, next, data, ttl); err != nil {
+				return nil, err
+			}
+			return f.Load(ctx, next)
+		}
+	}
+	return map[string]logIn{
+		"create": func(ctx context.Context, f *subject, _ pgsession.ID, data pgsession.Data, ttl time.Duration) (*pgsession.Session, error) {
+			session, err := f.Create(ctx, data, ttl)
+			return session, f.eitherSessionOrError(ctx, session, err)
+		},
+		"create-as": func(ctx context.Context, f *subject, _ pgsession.ID, data pgsession.Data, ttl time.Duration) (*pgsession.Session, error) {
+			session, err := f.CreateAs(ctx, pgsession.DeriveID("secret"), data, ttl)
+			return session, f.eitherSessionOrError(ctx, session, err)
+		},
+		"renew": func(ctx context.Context, f *subject, guests pgsession.ID, data pgsession.Data, ttl time.Duration) (*pgsession.Session, error) {
+			session, err := f.Renew(ctx, guests, ttl, func(*pgsession.Session) (pgsession.Data, error) { return data, nil })
+			return session, f.eitherSessionOrError(ctx, session, err)
+		},
+		"put": blind(func(ctx context.Context, f *subject, _, next pgsession.ID, data pgsession.Data, ttl time.Duration) error {
+			return f.Put(ctx, next, data, ttl)
+		}),
+		"cycle": blind(func(ctx context.Context, f *subject, guests, next pgsession.ID, data pgsession.Data, ttl time.Duration) error {
+			return f.Cycle(ctx, guests, next, data, ttl)
+		}),
 	}
 }
 
 func TestConformance_CancelledContext(t *testing.T) {
 	t.Parallel()
-	for kind, newStore := range kinds(t) {
-		for name, operation := range operations() {
+	for kind, newSubject := range storeKinds(t) {
+		for name, operation := range sessionOperations() {
+			if strings.HasSuffix(name, "-parsed") {
+				continue // the id is refused, or it is the same operation
+			}
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				f := newStore(t)
-				id, err := f.Create(t.Context(), ann(1), time.Hour)
-				require.NoError(t, err)
-				before, err := f.Load(t.Context(), id)
-				require.NoError(t, err)
+				f := newSubject(t)
+				id := f.create(t, ann(1), time.Hour)
+				before := f.load(t, id)
 
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel()
-				err = operation(ctx, f, id)
-				if kind == "plaintext" && name == "reseal" {
+				err := operation(ctx, f, id)
+				if kind != "encrypted" && name == "reseal" {
 					require.NoError(t, err, "there is nothing to do")
 				} else {
 					require.ErrorIs(t, err, context.Canceled)
 					require.NotErrorIs(t, err, pgsession.ErrNotFound)
 					require.Regexp(t, "^pgsession: ", err.Error())
 				}
-
-				after, err := f.Load(t.Context(), id)
-				require.NoError(t, err)
-				require.Equal(t, before, after)
+				require.Equal(t, before, f.load(t, id))
 			})
 		}
 		t.Run(kind+"/others", func(t *testing.T) {
 			t.Parallel()
-			f := newStore(t)
+			f := newSubject(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			for name, run := range map[string]func() error{
-				"init":   func() error { return f.Init(ctx) },
-				"create": func() error { _, err := f.Create(ctx, ann(1), time.Hour); return err },
-				"check":  func() error { return f.Check(ctx) },
-				"get":    func() error { _, err := f.keyValue.Get(ctx, "key"); return err },
-				"put":    func() error { return f.keyValue.Put(ctx, "key", nil, time.Hour) },
-				"delete": func() error { return f.keyValue.Delete(ctx, "key") },
-				"prune":  func() error { _, err := f.keyValue.PruneExpired(ctx); return err },
+			for name, err := range map[string]error{
+				"init":   f.Init(ctx),
+				"create": second(f.Create(ctx, ann(1), time.Hour)),
+				"check":  f.Check(ctx),
+				"prune":  second(f.KeyValue().PruneExpired(ctx)),
 			} {
-				require.ErrorIs(t, run(), context.Canceled, name)
+				require.ErrorIs(t, err, context.Canceled, name)
 			}
 			require.ErrorIs(t, f.Revoke(ctx, "", pgsession.NewID().Handle()), pgsession.ErrNotFound, "there is nothing to ask")
 			require.Equal(t, pgsession.Unhealthy, f.Health(ctx).Status)
@@ -449,4 +734,10 @@ func TestConformance_CancelledContext(t *testing.T) {
 			require.NoError(t, f.Check(t.Context()))
 		})
 	}
+}
+
+func TestWithTimeout_Panics(t *testing.T) {
+	t.Parallel()
+	require.PanicsWithValue(t, "pgsession: WithTimeout: negative duration", func() { pgsession.InMemory(pgsession.WithTimeout(-1)) })
+	require.NotPanics(t, func() { pgsession.InMemory(pgsession.WithTimeout(0)) })
 }

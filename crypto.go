@@ -2,7 +2,6 @@ package pgsession
 
 import (
 	"bytes"
-	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
@@ -20,9 +19,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"unique"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgsession/pgsession/internal/xaes"
 )
@@ -168,8 +164,11 @@ func (Key) MarshalText() ([]byte, error) { return []byte(redactedKey), nil }
 // too early, its rows do not open, and [Store.DeleteByUser], "log out
 // everywhere", misses them: they come back to life with the key.
 type Crypto struct {
-	ring atomic.Pointer[[]*ringKey] // the primary first, none twice; never empty
+	ring atomic.Pointer[keyRing]
 }
+
+// A keyRing is the primary first, none twice, and never empty.
+type keyRing []*ringKey
 
 // ringKey is what a master key is expanded to.
 type ringKey struct {
@@ -231,7 +230,7 @@ func (c *Crypto) SetKeys(primary Key, others ...Key) error {
 	if c == nil {
 		return errNoKeys
 	}
-	ring := make([]*ringKey, 0, 1+len(others))
+	ring := make(keyRing, 0, 1+len(others))
 	byID := make(map[uint32]Key, 1+len(others))
 	for i, key := range append([]Key{primary}, others...) {
 		if key == (Key{}) {
@@ -299,11 +298,12 @@ func (c *Crypto) Seal(plaintext, associatedData []byte) ([]byte, error) {
 // belongs to other associatedData, and [ErrUnknownKey] if it was sealed under a
 // key that is not in the ring. Neither says anything more, on purpose.
 func (c *Crypto) Open(sealed, associatedData []byte) ([]byte, error) {
-	_, plaintext, err := c.open(sealed, associatedData)
+	_, plaintext, err := c.open(nil, sealed, associatedData)
 	return plaintext, err
 }
 
-func (c *Crypto) open(sealed, associatedData []byte) (*ringKey, []byte, error) {
+// open appends the plaintext to dst, as [xaes.AEAD.Open] does.
+func (c *Crypto) open(dst, sealed, associatedData []byte) (*ringKey, []byte, error) {
 	ring := c.keys()
 	if len(ring) == 0 {
 		return nil, nil, ErrUnknownKey
@@ -318,13 +318,13 @@ func (c *Crypto) open(sealed, associatedData []byte) (*ringKey, []byte, error) {
 	if i < 0 {
 		return nil, nil, ErrUnknownKey
 	}
-	plaintext, err := ring[i].open(sealed, associatedData)
+	plaintext, err := ring[i].open(dst, sealed, associatedData)
 	return ring[i], plaintext, err
 }
 
 // keys returns the ring, the primary first, or nil for a Crypto without one.
 // Whoever needs two keys that match takes them from one call.
-func (c *Crypto) keys() []*ringKey {
+func (c *Crypto) keys() keyRing {
 	if c == nil {
 		return nil
 	}
@@ -336,13 +336,12 @@ func (c *Crypto) keys() []*ringKey {
 
 func (c *Crypto) hasKeys() bool { return len(c.keys()) > 0 }
 
-// primaryID returns the id of the key that seals, or 0 without one.
-func (c *Crypto) primaryID() uint32 {
-	ring := c.keys()
-	if len(ring) == 0 {
-		return 0
+// primaryID returns the id of the key that seals, as payloads bear it.
+func (c *Crypto) primaryID() (id [4]byte) {
+	if ring := c.keys(); len(ring) > 0 {
+		copy(id[:], ring[0].header[1:])
 	}
-	return ring[0].id()
+	return id
 }
 
 // keyID returns the id of the key that sealed a payload, and whether it has the
@@ -385,11 +384,12 @@ func (c *Crypto) sealRow(userID string, kind byte, values, rowKey []byte) (seale
 	return sealed, ring[0].userKey(userID), nil
 }
 
-// openRow opens what sealRow sealed. The user key of the row must be that of the
+// openRow opens what sealRow sealed, in place. The user key of the row must be that of the
 // sealed user: otherwise whoever writes the table could show a session, and its
 // log-out, to another user.
 func (c *Crypto) openRow(sealed, rowKey, userKey []byte) (userID string, kind byte, values []byte, err error) {
-	key, plaintext, err := c.open(sealed, rowKey)
+	start := min(payloadHeaderSize+xaes.SaltSize, len(sealed))
+	key, plaintext, err := c.open(sealed[start:start], sealed, rowKey)
 	if err != nil {
 		return "", 0, nil, err
 	}
@@ -414,10 +414,10 @@ func (k *ringKey) seal(dst, plaintext, associatedData []byte) ([]byte, error) {
 	return sealed, nil
 }
 
-func (k *ringKey) open(sealed, associatedData []byte) ([]byte, error) {
+func (k *ringKey) open(dst, sealed, associatedData []byte) ([]byte, error) {
 	scratch := k.scratches.Get().(*scratch)
 	defer k.scratches.Put(scratch)
-	plaintext, err := k.sealing.Open(nil, sealed[payloadHeaderSize:], k.bind(scratch, associatedData))
+	plaintext, err := k.sealing.Open(dst, sealed[payloadHeaderSize:], k.bind(scratch, associatedData))
 	if err != nil {
 		return nil, ErrTampered
 	}
@@ -483,138 +483,3 @@ func parseEnvelope(b []byte) (userID []byte, kind byte, values []byte, ok bool) 
 	}
 	return userID, kind, values, true
 }
-
-// resealPasses bounds how often Reseal looks again for rows that were written under
-// it.
-const resealPasses = 10
-
-// Reseal seals anew, under the primary key, the rows that lie under another, and
-// returns how many. It is the last step of a rotation before the old key is retired:
-// see [Crypto]. It works beside all other operations, 500 rows a transaction, and may
-// be run again after an error. It returns [ErrUnknownKey] or [ErrTampered], and how
-// many, where rows do not open; they stay as they are, and all others are resealed. It
-// returns [ErrConflict] where a node that it does not know of keeps sealing under an
-// old key. In a plaintext store it does nothing.
-func (s *Store) Reseal(ctx context.Context) (int64, error) {
-	if s.crypto == nil {
-		return 0, nil
-	}
-	var resealed int64
-	for range resealPasses {
-		pass, err := s.resealPass(ctx)
-		resealed += pass.resealed
-		if err != nil {
-			return resealed, s.wrap("reseal", err)
-		}
-		if pass.overtaken == 0 {
-			return resealed, pass.unopened()
-		}
-	}
-	return resealed, ErrConflict
-}
-
-type resealPass struct {
-	resealed  int64
-	overtaken int64 // written by somebody else between the look and the swap
-	tampered  int64
-	unknown   int64
-}
-
-func (p resealPass) unopened() error {
-	var errs []error
-	if p.tampered > 0 {
-		errs = append(errs, fmt.Errorf("%w: %d rows", ErrTampered, p.tampered))
-	}
-	if p.unknown > 0 {
-		errs = append(errs, fmt.Errorf("%w: %d rows", ErrUnknownKey, p.unknown))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *Store) resealPass(ctx context.Context) (pass resealPass, err error) {
-	last := []byte{}
-	for {
-		page, err := s.rowsUnderOtherKeys(ctx, last)
-		if err != nil || len(page) == 0 {
-			return pass, err
-		}
-		last = page[len(page)-1].Key
-		if err := s.resealPage(ctx, page, &pass); err != nil {
-			return pass, err
-		}
-	}
-}
-
-type sealedRow struct {
-	Key, UserKey, Sealed []byte
-	Version              int64
-	CreatedAt            pgtype.Timestamptz
-}
-
-func (s *Store) rowsUnderOtherKeys(ctx context.Context, after []byte) (page []sealedRow, err error) {
-	primary := binary.BigEndian.AppendUint32(nil, s.crypto.primaryID())
-	err = s.retryRead(ctx, func() error {
-		rows, err := s.pool.Query(ctx, s.sql[otherKeysSQL], after, primary, pageSize)
-		if err != nil {
-			return err
-		}
-		page, err = pgx.CollectRows(rows, pgx.RowToStructByPos[sealedRow])
-		return err
-	})
-	return page, err
-}
-
-// The key id is the payload's second to fifth byte.
-var otherKeysSQL = newStatement(`
-	SELECT s.key, s.user_key, s.sealed, s.version, s.created_at
-	FROM {sessions} AS s
-	WHERE s.key > $1 AND {ours} AND s.sealed IS NOT NULL AND substring(s.sealed FROM 2 FOR 4) <> $2
-	ORDER BY s.key
-	LIMIT $3`)
-
-func (s *Store) resealPage(ctx context.Context, page []sealedRow, pass *resealPass) error {
-	var (
-		keys, userKeys, payloads [][]byte
-		versions                 []int64
-		created                  []pgtype.Timestamptz
-	)
-	for _, row := range page {
-		userID, kind, values, err := s.crypto.openRow(row.Sealed, row.Key, row.UserKey)
-		switch {
-		case errors.Is(err, ErrUnknownKey):
-			pass.unknown++
-			continue
-		case err != nil:
-			pass.tampered++
-			continue
-		}
-		sealed, userKey, err := s.crypto.sealRow(userID, kind, values, row.Key)
-		if err != nil {
-			return err
-		}
-		keys, userKeys, payloads = append(keys, row.Key), append(userKeys, userKey), append(payloads, sealed)
-		versions, created = append(versions, row.Version), append(created, row.CreatedAt)
-	}
-	swapped, err := s.exec(ctx, resealSQL, keys, userKeys, payloads, versions, created)
-	if err != nil {
-		return err
-	}
-	pass.resealed += swapped
-	pass.overtaken += int64(len(keys)) - swapped
-	return nil
-}
-
-var resealSQL = newStatement(`
-	WITH pgsession_held AS (
-		SELECT new.*
-		FROM {sessions} AS s
-		JOIN (SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[]) {few})
-			AS new (key, user_key, sealed, version, created_at) ON new.key = s.key
-		WHERE s.sealed IS NOT NULL AND s.version = new.version AND s.created_at = new.created_at
-		ORDER BY s.key
-		{lock}
-	)
-	UPDATE {sessions} AS s
-	SET user_key = held.user_key, sealed = held.sealed, version = {next}
-	FROM pgsession_held AS held
-	WHERE s.key = held.key AND s.sealed IS NOT NULL AND s.version = held.version AND s.created_at = held.created_at`)

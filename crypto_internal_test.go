@@ -2,6 +2,7 @@ package pgsession
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"testing"
 
@@ -40,9 +41,10 @@ func TestCrypto_Row(t *testing.T) {
 			require.Equal(t, crypto.userKey(test.userID), userKey)
 			id, ok := keyID(sealed)
 			require.True(t, ok)
-			require.Equal(t, crypto.primaryID(), id)
+			primary := crypto.primaryID()
+			require.Equal(t, binary.BigEndian.Uint32(primary[:]), id)
 
-			userID, kind, values, err := crypto.openRow(sealed, row, userKey)
+			userID, kind, values, err := crypto.openRow(bytes.Clone(sealed), row, userKey) // in place
 			require.NoError(t, err)
 			require.Equal(t, test.userID, userID)
 			require.Equal(t, test.kind, kind)
@@ -52,14 +54,14 @@ func TestCrypto_Row(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, appendEnvelope(nil, test.userID, test.kind, test.values), plaintext)
 
-			_, _, _, err = crypto.openRow(sealed, bytes.Repeat([]byte{8}, 32), userKey)
+			_, _, _, err = crypto.openRow(bytes.Clone(sealed), bytes.Repeat([]byte{8}, 32), userKey)
 			require.Equal(t, ErrTampered, err, "another row")
 			for _, wrong := range [][]byte{crypto.userKey("mallory"), {0}, make([]byte, 32), append(bytes.Clone(userKey), 0)} {
-				_, _, _, err = crypto.openRow(sealed, row, wrong)
+				_, _, _, err = crypto.openRow(bytes.Clone(sealed), row, wrong)
 				require.Equal(t, ErrTampered, err, "another user's key")
 			}
 			if test.userID != "" {
-				_, _, _, err = crypto.openRow(sealed, row, nil)
+				_, _, _, err = crypto.openRow(bytes.Clone(sealed), row, nil)
 				require.Equal(t, ErrTampered, err, "a guest's key")
 			}
 		})
@@ -75,10 +77,10 @@ func TestCrypto_Row_AfterRotation(t *testing.T) {
 	require.NoError(t, err)
 
 	require.NoError(t, crypto.SetKeys(newer, older))
-	userID, _, _, err := crypto.openRow(sealed, row, userKey)
+	userID, _, _, err := crypto.openRow(bytes.Clone(sealed), row, userKey)
 	require.NoError(t, err, "the user key is that of the key that sealed")
 	require.Equal(t, "alice", userID)
-	_, _, _, err = crypto.openRow(sealed, row, crypto.userKey("alice"))
+	_, _, _, err = crypto.openRow(bytes.Clone(sealed), row, crypto.userKey("alice"))
 	require.Equal(t, ErrTampered, err, "the user key under another key of the ring")
 	require.Equal(t, [][]byte{crypto.userKey("alice"), userKey}, crypto.userKeys("alice"))
 
@@ -102,7 +104,7 @@ func TestCrypto_UserKeys(t *testing.T) {
 	frozen, err := ParseKey("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
 	require.NoError(t, err)
 	crypto = newTestCrypto(t, frozen)
-	require.Equal(t, uint32(0xc68300d0), crypto.primaryID())
+	require.Equal(t, [4]byte{0xc6, 0x83, 0x00, 0xd0}, crypto.primaryID())
 	require.Equal(t, "84b2675645671b3738f46d8db33625eb9245082105bef78be12cae1758bdf83b", hex.EncodeToString(crypto.userKey("alice")))
 }
 
@@ -198,8 +200,10 @@ func BenchmarkCrypto_Row(b *testing.B) {
 	})
 	b.Run("open", func(b *testing.B) {
 		b.ReportAllocs()
+		scratch := bytes.Clone(sealed)
 		for b.Loop() {
-			if _, _, _, err := crypto.openRow(sealed, row, userKey); err != nil {
+			copy(scratch, sealed) // it is opened in place
+			if _, _, _, err := crypto.openRow(scratch, row, userKey); err != nil {
 				b.Fatal(err)
 			}
 		}

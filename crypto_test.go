@@ -49,13 +49,6 @@ func parseKey(t testing.TB, s string) pgsession.Key {
 	return key
 }
 
-func newCrypto(t testing.TB, primary pgsession.Key, others ...pgsession.Key) *pgsession.Crypto {
-	t.Helper()
-	crypto, err := pgsession.NewCrypto(primary, others...)
-	require.NoError(t, err)
-	return crypto
-}
-
 func TestCrypto_FrozenPayload(t *testing.T) {
 	t.Parallel()
 	crypto := newCrypto(t, parseKey(t, frozenKey))

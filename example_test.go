@@ -61,17 +61,21 @@ func ExampleStore_Create() {
 	defer stop()
 	ctx := context.Background()
 
-	id, err := store.Create(ctx, pgsession.Data{UserID: "alice", Values: Cart{Items: []string{"tea"}}}, 24*time.Hour)
+	session, err := store.Create(ctx, pgsession.Data{UserID: "alice", Values: Cart{Items: []string{"tea"}}}, 24*time.Hour)
 	if err != nil {
 		panic(err)
 	}
 	cookie := &http.Cookie{
-		Name: "__Host-session", Value: id.Token(), Path: "/",
+		Name: "__Host-session", Value: session.ID.Token(), Path: "/",
 		HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode,
 	}
 
-	id, _ = pgsession.ParseID(cookie.Value) // where it fails, the zero ID finds no session
-	session, err := store.Load(ctx, id)
+	// A later request brings the cookie back.
+	id, err := pgsession.ParseID(cookie.Value)
+	if err != nil {
+		panic(err)
+	}
+	session, err = store.Load(ctx, id)
 	if err != nil {
 		panic(err)
 	}
@@ -80,15 +84,14 @@ func ExampleStore_Create() {
 	// Output: alice [tea] <nil>
 }
 
-// A request reads its session, and keeps it alive. Only ErrNotFound means that nobody
-// is logged in; all else is an outage, and no reason to show the log-in page.
+// A request reads its session, and keeps it alive. Only ErrNotFound means that nobody is logged in. Any
+// other error is an outage, and no reason to show the log-in page.
 func ExampleStore_Load() {
 	store, stop := exampleStore()
 	defer stop()
-	const ttl = 24 * time.Hour
 
 	handler := func(w http.ResponseWriter, r *http.Request) {
-		var id pgsession.ID
+		var id pgsession.ID // the zero ID, without a valid cookie: no session is found
 		if cookie, err := r.Cookie("__Host-session"); err == nil {
 			id, _ = pgsession.ParseID(cookie.Value)
 		}
@@ -101,8 +104,8 @@ func ExampleStore_Load() {
 			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
 			return
 		}
-		if session.TTL() < ttl*9/10 {
-			if err := store.Touch(r.Context(), id, ttl); err != nil {
+		if session.TTL() < session.IdleTimeout*9/10 {
+			if err := store.Touch(r.Context(), id, 0); err != nil { // 0: its IdleTimeout
 				slog.Warn("session not prolonged", "session", session, "error", err)
 			}
 		}
@@ -115,10 +118,11 @@ func ExampleStore_Update() {
 	store, stop := exampleStore()
 	defer stop()
 	ctx := context.Background()
-	id, _ := store.Create(ctx, pgsession.Data{UserID: "alice", Values: Cart{}}, time.Hour)
+	session, _ := store.Create(ctx, pgsession.Data{UserID: "alice", Values: Cart{}}, time.Hour)
 
 	for _, item := range []string{"tea", "milk"} {
-		err := store.Update(ctx, id, 0, func(session *pgsession.Session) (any, error) {
+		var err error
+		session, err = store.Update(ctx, session.ID, 0, func(session *pgsession.Session) (any, error) {
 			cart, err := pgsession.Decode[Cart](session)
 			cart.Items = append(cart.Items, item)
 			return cart, err
@@ -127,62 +131,100 @@ func ExampleStore_Update() {
 			panic(err)
 		}
 	}
-	session, _ := store.Load(ctx, id)
 	cart, _ := pgsession.Decode[Cart](session)
 	fmt.Println(cart.Items)
 	// Output: [tea milk]
 }
 
-// A log-in moves what the guest had to a new id: whoever knew the old one has nothing.
-func ExampleStore_Cycle() {
+// A log-in moves what the guest had to a new id. The old id, which somebody may have known, opens nothing
+// any more.
+func ExampleStore_Renew() {
 	store, stop := exampleStore()
 	defer stop()
 	ctx := context.Background()
 	guest, _ := store.Create(ctx, pgsession.Data{Values: Cart{Items: []string{"tea"}}}, time.Hour)
 
-	session, _ := store.Load(ctx, guest)
-	data := session.Data()
-	data.UserID = "alice"
-	id := pgsession.NewID()
-	if err := store.Cycle(ctx, guest, id, data, 24*time.Hour); err != nil {
+	session, err := store.Renew(ctx, guest.ID, 24*time.Hour, func(guest *pgsession.Session) (pgsession.Data, error) {
+		data := guest.Data()
+		data.UserID = "alice"
+		return data, nil
+	})
+	if err != nil {
 		panic(err)
 	}
+	// The cookie is now session.ID.Token().
+	cart, _ := pgsession.Decode[Cart](session)
+	fmt.Println(session.UserID, cart.Items)
 
-	_, err := store.Load(ctx, guest)
-	fmt.Println(err)
-	session, _ = store.Load(ctx, id)
-	fmt.Println(session.UserID)
+	_, err = store.Load(ctx, guest.ID)
+	fmt.Println(errors.Is(err, pgsession.ErrNotFound), err)
 	// Output:
-	// pgsession: session not found
-	// alice
+	// alice [tea]
+	// true pgsession: session was ended
 }
 
-// A page of the user's devices, one of which is revoked by its handle, and all others
-// at once.
+// "Remember me" is a longer ttl and a later end.
+func ExampleData_rememberMe() {
+	store, stop := exampleStore()
+	defer stop()
+
+	const day = 24 * time.Hour
+	session, err := store.Create(context.Background(), pgsession.Data{
+		UserID: "alice",
+		EndsAt: time.Now().Add(90 * day),
+	}, 30*day)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(session.IdleTimeout, session.EndsAt.Sub(session.CreatedAt).Round(day))
+	// Output: 720h0m0s 2160h0m0s
+}
+
+// A page lists the user's devices. One is logged out by its handle, and all others but this one at once.
 func ExampleStore_FindByUser() {
 	store, stop := exampleStore()
 	defer stop()
 	ctx := context.Background()
+	store.Create(ctx, pgsession.Data{UserID: "alice", Values: "tablet"}, time.Hour)
 	phone, _ := store.Create(ctx, pgsession.Data{UserID: "alice", Values: "phone"}, time.Hour)
 	laptop, _ := store.Create(ctx, pgsession.Data{UserID: "alice", Values: "laptop"}, time.Hour)
 
 	devices, _ := store.FindByUser(ctx, "alice", 20)
 	for _, device := range devices {
 		name, err := pgsession.Decode[string](device)
-		fmt.Println(name, device.Handle == laptop.Handle(), err)
+		fmt.Println(name, device.Handle == laptop.Handle, err)
 	}
 
-	fmt.Println(store.Revoke(ctx, "alice", phone.Handle()))
-	ended, _ := store.DeleteByUser(ctx, "alice", laptop.Handle())
+	fmt.Println(store.Revoke(ctx, "alice", phone.Handle))
+	ended, _ := store.DeleteByUser(ctx, "alice", laptop.Handle)
 	fmt.Println(ended, "more ended")
 	// Output:
 	// laptop true <nil>
 	// phone false <nil>
+	// tablet false <nil>
 	// <nil>
-	// 0 more ended
+	// 1 more ended
 }
 
-// A rotation in three steps, each on all nodes before the next begins.
+// A framework that makes its own tokens derives ids from them.
+func ExampleDeriveID() {
+	store, stop := exampleStore()
+	defer stop()
+	ctx := context.Background()
+
+	const token = "8Yc0oOKqMnSx3XL0Jjb1c9GPGkvWbS2S" // the framework's, from its own cookie
+	if err := store.Put(ctx, pgsession.DeriveID(token), pgsession.Data{UserID: "alice"}, time.Hour); err != nil {
+		panic(err)
+	}
+	session, err := store.Load(ctx, pgsession.DeriveID(token))
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(session.UserID)
+	// Output: alice
+}
+
+// A rotation has three steps. Each is taken on all nodes before the next begins.
 func ExampleCrypto_SetKeys() {
 	ctx := context.Background()
 	old, fresh := pgsession.GenerateKey(), pgsession.GenerateKey()
@@ -194,18 +236,19 @@ func ExampleCrypto_SetKeys() {
 	if err := crypto.SetKeys(old, fresh); err != nil {
 		panic(err)
 	}
-	// 2. Every node seals under the new key; then one of them reseals the rest.
+	// 2. Every node seals under the new key. Then one of them reseals the rest.
 	if err := crypto.SetKeys(fresh, old); err != nil {
 		panic(err)
 	}
 	if _, err := store.Reseal(ctx); err != nil {
 		panic(err)
 	}
-	// 3. No row bears the old key's id: it can go.
+	// 3. No row bears the old key's id, so that it can go.
 	fmt.Println(crypto.SetKeys(fresh))
 	// Output: <nil>
 }
 
+// A one-time value is taken once.
 func ExampleStore_KeyValue() {
 	store, stop := exampleStore()
 	defer stop()
@@ -215,15 +258,24 @@ func ExampleStore_KeyValue() {
 	if err := states.Put(ctx, "oauth state 4711", []byte("/cart"), 10*time.Minute); err != nil {
 		panic(err)
 	}
-	target, err := states.Get(ctx, "oauth state 4711")
+	target, err := states.Take(ctx, "oauth state 4711")
 	fmt.Println(string(target), err)
-	// Output: /cart <nil>
+	_, err = states.Take(ctx, "oauth state 4711")
+	fmt.Println(err)
+	// Output:
+	// /cart <nil>
+	// pgsession: session not found
 }
 
-func ExampleManualClock() {
+// Tests need no database, and move the clock.
+func ExampleInMemory() {
+	ctx := context.Background()
 	clock := pgsession.NewManualClock(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
-	// store := pgsession.New(pool, crypto, pgsession.WithClock(clock))
-	clock.Advance(25 * time.Hour)
-	fmt.Println(clock.Now().Format(time.DateTime))
-	// Output: 2026-01-02 01:00:00
+	store := pgsession.InMemory(pgsession.WithClock(clock))
+
+	session, _ := store.Create(ctx, pgsession.Data{UserID: "alice"}, 24*time.Hour)
+	clock.Advance(24 * time.Hour)
+	_, err := store.Load(ctx, session.ID)
+	fmt.Println(err)
+	// Output: pgsession: session not found
 }

@@ -1,9 +1,6 @@
 package pgsession
 
-const MaxShared = maxShared
+import "github.com/pgsession/pgsession/internal/pgtable"
 
-// Waiting returns how many calls wait to share a statement, for the tests that put
-// them there.
-func (s *Store) Waiting() int {
-	return s.loads.Waiting() + s.saves.Waiting() + s.puts.Waiting() + s.touches.Waiting() + s.deletes.Waiting()
-}
+// Waiting returns how many calls wait to share a statement, for the tests that put them there.
+func (s *Store) Waiting() int { return s.table.(*pgtable.Table).Waiting() }

@@ -3,20 +3,21 @@ package pgsession
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
+	"unicode"
 )
 
 const (
-	healthTimeout = 2 * time.Second
-	maxClockSkew  = 5 * time.Second
+	healthTimeout    = 2 * time.Second
+	maxClockSkew     = 5 * time.Second
+	unknownKeyMemory = 5 * time.Minute // how long a row that no key opens degrades the store
+	lookInterval     = time.Second
 )
 
 // A Status is the short form of a [Health].
@@ -32,7 +33,7 @@ const (
 // Health is what [Store.Health] found.
 type Health struct {
 	Status  Status
-	Reasons []string // for operators; empty where healthy
+	Reasons []string // for operators; empty if healthy
 	Err     error    // what failed; nil unless unhealthy
 }
 
@@ -46,59 +47,37 @@ func (s *Store) Check(ctx context.Context) error {
 	return health.Err
 }
 
-// Health reads the table, within 2 seconds, and looks around.
+// Health reads the table within 2 seconds and looks for what an operator should know. Each call looks
+// anew; [Store.HealthHandler] lets probes share a look.
 //
-// The store is Unhealthy when that fails, or when the server cannot write: it is in
-// recovery, a standby, or read-only. It is Degraded when the pool has no free
-// connection; when the clocks of application and server differ by more than 5
-// seconds; when synchronous_commit is weaker than on, or the table is unlogged, so that
-// a crash or a fail-over may lose a write that was acknowledged; and when a clean-up from
-// [Store.SpawnCleanup] has not succeeded for three of its intervals.
+// The store is Unhealthy if
+//   - the table cannot be read, or no connection can be had for it;
+//   - the server cannot write: it is in recovery, a standby, or read-only;
+//   - row level security hides rows from this role, or the role lacks SELECT, INSERT or UPDATE;
+//   - a setting changes how values are written as text, in a query mode that reads text.
+//
+// It is Degraded if
+//   - every connection of the pool is in use;
+//   - the clocks of application and server differ by more than 5 seconds;
+//   - synchronous_commit is weaker than on, or the table is unlogged, so that a crash or a fail-over
+//     may lose a write that was acknowledged;
+//   - a clean-up from [Store.SpawnCleanup] has not succeeded for three of its intervals, has ended
+//     with its context while no other one runs, or lacks the privilege DELETE;
+//   - a row was met in the last 5 minutes that no key of the ring opens.
 func (s *Store) Health(ctx context.Context) Health {
-	var reasons []string
-	if s.cleanups.anyLate() {
-		reasons = append(reasons, "the clean-up has not succeeded for three intervals")
-	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-
-	exhausted := isExhausted(s.pool)
-	conn, err := s.pool.Acquire(ctx)
-	exhausted = exhausted || err != nil && isExhausted(s.pool)
-	if exhausted {
-		reasons = append(reasons, "every connection of the pool is in use")
-	}
-	if exhausted && errors.Is(err, context.DeadlineExceeded) {
-		return Health{Status: Degraded, Reasons: reasons}
-	}
+	condition, err := s.table.Examine(ctx)
 	if err != nil {
-		return unhealthy(s.wrap("health", err))
+		err = wrap("health", err)
+		return Health{Status: Unhealthy, Reasons: []string{err.Error()}, Err: err}
 	}
-	defer conn.Release()
-
-	before := s.clock.Now()
-	var (
-		serverTime        time.Time
-		synchronousCommit string
-		readOnly          bool
-		unlogged, found   bool
-	)
-	err = conn.QueryRow(ctx, s.sql[healthSQL], parseTable(s.table).Sanitize()).Scan(&serverTime, &synchronousCommit, &readOnly, &unlogged, &found)
-	after := s.clock.Now()
-	switch {
-	case err != nil:
-		return unhealthy(s.wrap("health", err))
-	case readOnly:
-		return unhealthy(errors.New("pgsession: health: the server is in recovery or read-only, and cannot write"))
+	reasons := append(condition.Reasons, s.cleanups.reasons(condition.CannotDelete)...)
+	if skew := condition.Clock.Abs(); skew > maxClockSkew {
+		reasons = append(reasons, clockReason(skew))
 	}
-	if skew := max(before.Sub(serverTime), serverTime.Sub(after)); skew > maxClockSkew {
-		reasons = append(reasons, fmt.Sprintf("the clocks of application and server differ by %s", skew.Round(time.Second)))
-	}
-	if synchronousCommit != "on" && synchronousCommit != "remote_apply" {
-		reasons = append(reasons, fmt.Sprintf("synchronous_commit is %s: an acknowledged write may be lost", synchronousCommit))
-	}
-	if unlogged {
-		reasons = append(reasons, "the table is unlogged: a crash empties it")
+	if s.stats.metUnknownKey(unknownKeyMemory) {
+		reasons = append(reasons, "rows were met that no key of the ring opens: is a key missing from it?")
 	}
 	if len(reasons) > 0 {
 		return Health{Status: Degraded, Reasons: reasons}
@@ -106,83 +85,99 @@ func (s *Store) Health(ctx context.Context) Health {
 	return Health{Status: Healthy}
 }
 
-// The columns are named, so that a table without them is seen. clock_timestamp is
-// compared with the store's clock, and judges no session.
-var healthSQL = newStatement(`
-	SELECT clock_timestamp(), current_setting('synchronous_commit'),
-		pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,
-		(SELECT c.relpersistence = 'u' FROM pg_class AS c WHERE c.oid = $1::text::regclass),
-		EXISTS (SELECT {columns}, s.{other}, s.expires_hour FROM {sessions} AS s WHERE s.key = '')`)
-
-func isExhausted(pool *pgxpool.Pool) bool {
-	stat := pool.Stat()
-	return stat.AcquiredConns() >= stat.MaxConns()
+func clockReason(skew time.Duration) string {
+	return fmt.Sprintf("the clocks of application and server differ by %s", skew.Round(time.Second))
 }
 
-func unhealthy(err error) Health {
-	return Health{Status: Unhealthy, Reasons: []string{err.Error()}, Err: err}
-}
-
-// HealthHandler returns a handler for a health endpoint: it answers 200, or 503 when
-// the store is unhealthy, with the status as JSON, {"status":"healthy"}. The reasons
-// are for the log alone.
+// HealthHandler returns a handler for a health endpoint: it answers 200, or 503 if the store is
+// unhealthy, with the status as JSON, {"status":"healthy"}. The reasons are for the log alone, and are
+// logged when they begin and when they end.
+//
+// Probes share one look a second, which no client can cancel, so that strangers may reach the endpoint.
 func (s *Store) HealthHandler() http.Handler {
+	probes := &probes{store: s}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		health := s.Health(r.Context())
-		code := http.StatusOK
-		if health.Status == Unhealthy {
-			code = http.StatusServiceUnavailable
+		status, err := probes.look(r.Context())
+		if err != nil {
+			return // the client has gone
 		}
-		if health.Status != Healthy && r.Context().Err() == nil {
-			s.logger.LogAttrs(r.Context(), slog.LevelWarn, "pgsession: "+string(health.Status),
-				slog.String("reasons", strings.Join(health.Reasons, "; ")))
+		code := http.StatusOK
+		if status == Unhealthy {
+			code = http.StatusServiceUnavailable
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(code)
-		json.NewEncoder(w).Encode(map[string]Status{"status": health.Status})
+		json.NewEncoder(w).Encode(map[string]Status{"status": status})
 	})
 }
 
-// Stats are the counters of one [Store] since it was made.
-type Stats struct {
-	Loads      int64 // sessions asked for, one by one
-	Hits       int64 // of them, those that were live and opened
-	Saves      int64 // sessions written, by whatever operation
-	Conflicts  int64 // times that Update began anew
-	Revoked    int64 // Saves and Puts refused, since the session had been ended
-	Tampered   int64 // rows met that do not open
-	UnknownKey int64 // rows met that are sealed under a key not in the ring
-	Cleaned    int64 // expired rows removed
+// probes let the requests of one handler share looks.
+type probes struct {
+	store *Store
 
-	LastCleanup         time.Time     // when it succeeded last, by the store's clock; zero before
-	LastCleanupDuration time.Duration // how long it took
+	mu      sync.Mutex
+	running chan struct{} // closed when the look under way has ended; nil without one
+	ended   time.Time     // when the last look did
+	status  Status        // what it found
+	reasons []string      // those that were logged
 }
 
-// Stats returns a snapshot of the counters.
-func (s *Store) Stats() Stats {
-	stats := Stats{
-		Loads:      s.stats.loads.Load(),
-		Hits:       s.stats.hits.Load(),
-		Saves:      s.stats.saves.Load(),
-		Conflicts:  s.stats.conflicts.Load(),
-		Revoked:    s.stats.revoked.Load(),
-		Tampered:   s.stats.tampered.Load(),
-		UnknownKey: s.stats.unknownKey.Load(),
-		Cleaned:    s.stats.cleaned.Load(),
+// look returns the status of a look that is under way or not older than a second, or looks. An error is
+// that of ctx.
+func (p *probes) look(ctx context.Context) (Status, error) {
+	p.mu.Lock()
+	if p.running == nil {
+		if !p.ended.IsZero() && time.Since(p.ended) < lookInterval {
+			defer p.mu.Unlock()
+			return p.status, nil
+		}
+		p.running = make(chan struct{})
+		go p.run(context.WithoutCancel(ctx), p.running)
 	}
-	if last := s.stats.lastCleanup.Load(); last != nil {
-		stats.LastCleanup, stats.LastCleanupDuration = last.at, last.took
+	running := p.running
+	p.mu.Unlock()
+	select {
+	case <-running:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.status, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
 	}
-	return stats
 }
 
-type counters struct {
-	loads, hits, saves, conflicts, revoked, tampered, unknownKey, cleaned atomic.Int64
-	lastCleanup                                                           atomic.Pointer[cleanupRun]
+func (p *probes) run(ctx context.Context, running chan struct{}) {
+	health := p.store.Health(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log(ctx, health)
+	p.status, p.ended, p.running = health.Status, time.Now(), nil
+	close(running)
 }
 
-type cleanupRun struct {
-	at   time.Time
-	took time.Duration
+// log tells which reasons have begun and ended since the last look. A number in a reason may change.
+func (p *probes) log(ctx context.Context, health Health) {
+	kind := func(reason string) string {
+		return strings.Map(func(r rune) rune {
+			if unicode.IsDigit(r) {
+				return -1
+			}
+			return r
+		}, reason)
+	}
+	has := func(reasons []string, reason string) bool {
+		return slices.ContainsFunc(reasons, func(other string) bool { return kind(other) == kind(reason) })
+	}
+	for _, reason := range health.Reasons {
+		if !has(p.reasons, reason) {
+			p.store.logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: "+string(health.Status), slog.String("reason", reason))
+		}
+	}
+	for _, reason := range p.reasons {
+		if !has(health.Reasons, reason) {
+			p.store.logger.LogAttrs(ctx, slog.LevelInfo, "pgsession: no longer", slog.String("reason", reason))
+		}
+	}
+	p.reasons = health.Reasons
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,131 +13,78 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// requireEntry says what lies under a key.
-func requireEntry(t testing.TB, kv *pgsession.KeyValue, key string, want []byte) {
-	t.Helper()
-	value, err := kv.Get(t.Context(), key)
-	require.NoError(t, err)
-	require.Equal(t, string(want), string(value))
+// What every kind of store does is in behaviour_test.go.
+
+func TestKeyValue_Rows(t *testing.T) {
+	t.Parallel()
+	for name, s := range bothStores(t, pgsession.WithAbsoluteLifetime(time.Minute)) {
+		t.Run(name, func(t *testing.T) {
+			ctx, kv := t.Context(), s.KeyValue()
+			const entry = `num_nulls(user_key, ends_at, coalesce(data, to_jsonb(sealed))) = 2 AND expires_at = $1 AND idle_timeout = '1 hour'`
+			require.NoError(t, kv.Put(ctx, "日本", []byte("one"), 2*time.Hour))
+			require.NoError(t, kv.Put(ctx, "日本", []byte("two"), time.Hour))
+			require.Equal(t, 1, s.rows(t, entry, epoch.Add(time.Hour)))
+			require.Equal(t, 1, s.rows(t, "true"))
+			require.Zero(t, s.rows(t, `key::text LIKE '%' || encode(convert_to('日本', 'UTF8'), 'hex') || '%'`), "keys are kept hashed")
+
+			require.NoError(t, second(s.DeleteAll(ctx)))
+			require.NoError(t, kv.Put(ctx, "日本", []byte("three"), time.Hour))
+			require.Equal(t, 1, s.rows(t, entry, epoch.Add(time.Hour)), "a tombstone makes no difference")
+			require.NoError(t, kv.Delete(ctx, "日本"))
+			require.Zero(t, s.rows(t, "true"), "an entry leaves no tombstone")
+			require.NoError(t, kv.Put(ctx, "日本", []byte("four"), time.Hour))
+			require.NoError(t, second(kv.Take(ctx, "日本")))
+			require.Zero(t, s.rows(t, "true"))
+		})
+	}
 }
 
-func TestKeyValue(t *testing.T) {
+// TestKeyValue_AnyBytes stores what a text column would refuse.
+func TestKeyValue_AnyBytes(t *testing.T) {
 	t.Parallel()
+	all := make([]byte, 256)
+	for i := range all {
+		all[i] = byte(i)
+	}
 	for name, s := range bothStores(t) {
-		kv := s.KeyValue()
-		requireNone := func(t testing.TB, key string) {
-			t.Helper()
-			require.ErrorIs(t, second(kv.Get(t.Context(), key)), pgsession.ErrNotFound)
-		}
-		t.Run(name+"/Put replaces", func(t *testing.T) {
-			requireNone(t, "state")
-			require.NoError(t, kv.Put(t.Context(), "state", []byte("one"), time.Hour))
-			requireEntry(t, kv, "state", []byte("one"))
-			require.NoError(t, kv.Put(t.Context(), "state", []byte("two"), time.Minute))
-			requireEntry(t, kv, "state", []byte("two"))
-			requireNone(t, "State")
-			requireNone(t, "state ")
-			require.Equal(t, 1, s.rows(t, `user_key IS NULL`))
-		})
-		t.Run(name+"/expiry", func(t *testing.T) {
-			s.clock.Set(epoch)
-			require.NoError(t, kv.Put(t.Context(), "code", []byte("one"), time.Minute))
-			s.clock.Advance(time.Minute - time.Microsecond)
-			requireEntry(t, kv, "code", []byte("one"))
-			s.clock.Advance(time.Microsecond)
-			requireNone(t, "code")
-			require.NoError(t, kv.Put(t.Context(), "code", []byte("two"), time.Minute), "over an expired one")
-			requireEntry(t, kv, "code", []byte("two"))
-			s.clock.Advance(time.Minute - time.Microsecond)
-			requireEntry(t, kv, "code", []byte("two"))
-		})
-		t.Run(name+"/Delete leaves no tombstone", func(t *testing.T) {
-			s.sql(t, `DELETE FROM sessions`)
-			require.NoError(t, kv.Put(t.Context(), "state", []byte("one"), time.Hour))
-			require.NoError(t, kv.Put(t.Context(), "other", []byte("other"), time.Hour))
-			require.NoError(t, kv.Delete(t.Context(), "state"))
-			requireNone(t, "state")
-			require.Equal(t, 1, s.rows(t, "true"))
-			require.NoError(t, kv.Delete(t.Context(), "state"), "idempotent")
-			require.NoError(t, kv.Put(t.Context(), "state", []byte("two"), time.Hour))
-			requireEntry(t, kv, "state", []byte("two"))
-			requireEntry(t, kv, "other", []byte("other"))
-		})
-		t.Run(name+"/the store's DeleteAll", func(t *testing.T) {
-			require.NoError(t, kv.Put(t.Context(), "state", []byte("one"), 3*time.Hour))
-			require.NoError(t, second(s.DeleteAll(t.Context())))
-			requireNone(t, "state")
-			require.NoError(t, kv.Put(t.Context(), "state", []byte("two"), time.Hour), "the last Put wins")
-			requireEntry(t, kv, "state", []byte("two"))
-		})
-		t.Run(name+"/PruneExpired", func(t *testing.T) {
-			s.sql(t, `DELETE FROM sessions`)
-			s.clock.Set(epoch)
-			require.NoError(t, kv.Put(t.Context(), "short", nil, time.Minute))
-			require.NoError(t, kv.Put(t.Context(), "long", nil, time.Hour))
-			s.create(t, ann(1), time.Minute)
-			s.clock.Advance(time.Minute - time.Microsecond)
-			removed, err := kv.PruneExpired(t.Context())
-			require.NoError(t, err)
-			require.Zero(t, removed)
-			s.clock.Advance(time.Microsecond)
-			removed, err = kv.PruneExpired(t.Context())
-			require.NoError(t, err)
-			require.EqualValues(t, 2, removed)
-			require.Equal(t, 1, s.rows(t, "true"))
-			requireEntry(t, kv, "long", nil)
-		})
-		t.Run(name+"/the empty key", func(t *testing.T) {
-			before := s.rows(t, "true")
-			requireNone(t, "")
-			require.ErrorIs(t, kv.Put(t.Context(), "", []byte("one"), time.Hour), pgsession.ErrNotFound)
-			requireNone(t, "")
-			require.NoError(t, kv.Delete(t.Context(), ""))
-			require.Equal(t, before, s.rows(t, "true"))
-		})
-		t.Run(name+"/keys", func(t *testing.T) {
-			keys := map[string]string{
-				"NUL": "\x00", "two NULs": "\x00\x00", "not UTF-8": "\xff\xfe", "a MiB": strings.Repeat("k", 1<<20), "quotes": `'"`, "unicode": "日本",
-				"a blank": " ",
-			}
-			for name, key := range keys {
-				require.NoError(t, kv.Put(t.Context(), key, []byte(name), time.Hour), name)
-			}
-			for name, key := range keys {
-				requireEntry(t, kv, key, []byte(name))
-			}
-			require.Zero(t, s.rows(t, `key::text LIKE '%' || encode('日本', 'hex') || '%'`), "keys are kept hashed")
-		})
-		t.Run(name+"/values", func(t *testing.T) {
-			all := make([]byte, 256)
-			for i := range all {
-				all[i] = byte(i)
-			}
-			for name, value := range map[string][]byte{
-				"nil": nil, "empty": {}, "NUL": {0}, "all bytes": all, "not UTF-8": []byte("\xff\xfe"), "JSON": []byte(`{"a":1}`), "JSON null": []byte("null"),
-				"quotes": []byte(`'"\`), "the plaintext store's own form": []byte(`{"pgsession:raw":"QQ=="}`), "64 KiB": make([]byte, 64<<10),
+		t.Run(name, func(t *testing.T) {
+			kv := s.KeyValue()
+			for _, text := range [][]byte{
+				{0}, {0, 0}, all, []byte("\xff\xfe"), []byte(`{"a":1}`), []byte("null"), []byte(`'"\`), []byte(" "), []byte("日本"),
+				[]byte(`{"pgsession:raw":"QQ=="}`), make([]byte, 64<<10),
 			} {
-				require.NoError(t, kv.Put(t.Context(), "value", value, time.Hour), name)
-				requireEntry(t, kv, "value", value)
+				require.NoError(t, kv.Put(t.Context(), string(text), text, time.Hour))
+				requireEntry(t, kv, string(text), text)
 			}
-			require.NoError(t, kv.Put(t.Context(), "value", []byte("small"), time.Hour))
-			require.ErrorIs(t, kv.Put(t.Context(), "value", make([]byte, 64<<10+1), time.Hour), pgsession.ErrTooLarge)
-			requireEntry(t, kv, "value", []byte("small"))
 		})
-		t.Run(name+"/a value is a copy", func(t *testing.T) {
-			value := []byte("one")
-			require.NoError(t, kv.Put(t.Context(), "copy", value, time.Hour))
-			got, err := kv.Get(t.Context(), "copy")
-			require.NoError(t, err)
-			value[0], got[0] = 'X', 'X'
-			requireEntry(t, kv, "copy", []byte("one"))
-		})
-		t.Run(name+"/ErrInvalidTTL", func(t *testing.T) {
-			for _, ttl := range []time.Duration{0, -1, -time.Hour, 101 * 365 * 24 * time.Hour} {
-				require.ErrorIs(t, kv.Put(t.Context(), "ttl", []byte("one"), ttl), pgsession.ErrInvalidTTL)
+	}
+}
+
+// TestKeyValue_Take_Race has many take one entry: one gets it.
+func TestKeyValue_Take_Race(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	kv := s.KeyValue()
+	for range 20 {
+		require.NoError(t, kv.Put(t.Context(), "code", []byte("value"), time.Hour))
+		const callers = 8
+		var values [callers][]byte
+		var errs [callers]error
+		var group sync.WaitGroup
+		for i := range callers {
+			group.Go(func() { values[i], errs[i] = kv.Take(t.Context(), "code") })
+		}
+		group.Wait()
+		taken := 0
+		for i, err := range errs {
+			if err == nil {
+				taken++
+				require.Equal(t, "value", string(values[i]))
+			} else {
+				require.ErrorIs(t, err, pgsession.ErrNotFound)
 			}
-			requireNone(t, "ttl")
-		})
+		}
+		require.Equal(t, 1, taken)
 	}
 }
 
@@ -157,7 +103,7 @@ func TestKeyValue_MeetsNoSession(t *testing.T) {
 			require.NoError(t, err)
 			sum := sha256.Sum256(bits)
 			keys := []string{"text", minted.Token(), string(bits), minted.Handle().String(), string(sum[:]), derived.Handle().String(),
-				string(key(derived)), "pgsession derived session id\x00text"}
+				string(key(derived)), "pgsession/v1: the id of a session, derived from a token of a framework\x00text"}
 			for _, text := range keys {
 				require.ErrorIs(t, second(kv.Get(ctx, text)), pgsession.ErrNotFound)
 				require.NoError(t, kv.Delete(ctx, text))
@@ -170,7 +116,7 @@ func TestKeyValue_MeetsNoSession(t *testing.T) {
 			}
 			for _, text := range keys {
 				requireEntry(t, kv, text, []byte(text))
-				id := pgsession.DeriveID("pgsession key/value entry\x00" + text)
+				id := pgsession.DeriveID("pgsession/v1: the id of an entry of a key/value view, derived from its key\x00" + text)
 				require.ErrorIs(t, second(s.Load(ctx, id)), pgsession.ErrNotFound, "no session id leads to an entry")
 			}
 		})
@@ -191,10 +137,15 @@ func TestKeyValue_Get_ErrTampered(t *testing.T) {
 	require.ErrorIs(t, second(kv.Get(ctx, "yours")), pgsession.ErrTampered)
 	require.EqualValues(t, 1, s.Stats().Tampered)
 
-	other := pgsession.New(s.pool, newCrypto(t, must(pgsession.ParseKey(strings.Repeat("ab", 32)))), pgsession.WithClock(s.clock)).KeyValue()
+	other := s.node(newCrypto(t, pgsession.GenerateKey())).KeyValue()
 	require.ErrorIs(t, second(other.Get(ctx, "mine")), pgsession.ErrUnknownKey)
 	require.NoError(t, other.Put(ctx, "mine", []byte("again"), time.Hour), "whatever was there")
 	requireEntry(t, other, "mine", []byte("again"))
+
+	for key, want := range map[string]error{"mine": pgsession.ErrUnknownKey, "yours": pgsession.ErrTampered} {
+		require.ErrorIs(t, second(kv.Take(ctx, key)), want)
+		require.ErrorIs(t, second(kv.Take(ctx, key)), pgsession.ErrNotFound, "what does not open is removed too")
+	}
 }
 
 func TestKeyValue_ConcurrentUse(t *testing.T) {

@@ -1,12 +1,13 @@
-package pgsessiontest_test
+package pgsession_test
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
-	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,269 +16,399 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/internal/pgtest"
-	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
-// A pair is a store in memory beside one on PostgreSQL, under one clock. Each step does
-// the same to both, and compares what comes of it.
-type pair struct {
-	stores   [2]fixture
-	ids      []pgsession.ID
-	versions map[pgsession.Handle][2]int64 // as last seen in each
+func init() {
+	// A few seconds' worth. -rapid.checks=1000 on the command line has the last word.
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
+	}
 }
 
-func TestProperty_SameAsOnPostgreSQL(t *testing.T) {
+// alike are stores of all kinds under one clock. Each step does the same to all of them, and compares
+// what comes of it.
+type alike struct {
+	stores []*subject
+	clock  *pgsession.ManualClock
+
+	// ids are those that the steps draw from. An element has one id for each store, since Create and
+	// Renew make their own.
+	ids [][]pgsession.ID
+
+	versions [][]int64 // as last seen, for each of ids and each store; 0 if there is no live session
+}
+
+const (
+	drawnIDs = 8
+	noID     = 0 // the place of the zero ID in alike.ids
+)
+
+func newAlike(stores []*subject) *alike {
+	a := &alike{stores: stores, clock: stores[0].clock}
+	for _, id := range []pgsession.ID{{}, pgsession.NewID(), pgsession.NewID(), pgsession.DeriveID("derived")} {
+		a.ids = append(a.ids, slices.Repeat([]pgsession.ID{id}, len(stores)))
+		a.versions = append(a.versions, make([]int64, len(stores)))
+	}
+	return a
+}
+
+func TestProperty_AllKindsAreAlike(t *testing.T) {
 	t.Parallel()
-	for kind, open := range realStores {
-		for name, lifetime := range map[string]time.Duration{"without absolute lifetime": 0, "with absolute lifetime": 2 * time.Hour} {
-			t.Run(kind+"/"+name, func(t *testing.T) {
-				t.Parallel()
-				pool := pgtest.Pool(t)
-				clock, options := newClock([]pgsession.Option{
-					pgsession.WithLogger(slog.New(slog.DiscardHandler)), pgsession.WithMaxSize(50), pgsession.WithAbsoluteLifetime(lifetime),
-				})
-				require.NoError(t, open(pool, options...).Init(t.Context()))
-				pgtest.AfterInit(t, pool, "sessions")
-				rapid.Check(t, func(t *rapid.T) {
-					_, err := pool.Exec(t.Context(), `DELETE FROM sessions`)
-					require.NoError(t, err)
-					clock.Set(epoch)
-					memory, real := pgsessiontest.New(options...), open(pool, options...)
-					p := &pair{
-						stores:   [2]fixture{{memory, memory.KeyValue(), clock}, {real, real.KeyValue(), clock}},
-						ids:      []pgsession.ID{{}, pgsession.NewID(), pgsession.NewID(), pgsession.DeriveID("derived")},
-						versions: make(map[pgsession.Handle][2]int64),
-					}
-					t.Repeat(p.steps())
-				})
+	kinds := storeKinds(t)
+	for name, lifetime := range map[string]time.Duration{"without absolute lifetime": 0, "with absolute lifetime": 2 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			clock := pgsession.NewManualClock(epoch)
+			options := []pgsession.Option{pgsession.WithClock(clock), pgsession.WithMaxSize(50), pgsession.WithAbsoluteLifetime(lifetime)}
+			encrypted, plaintext := kinds["encrypted"](t, options...), kinds["plaintext"](t, options...)
+			rapid.Check(t, func(t *rapid.T) {
+				clock.Set(epoch)
+				stores := []*subject{{fixture: &fixture{Store: pgsession.InMemory(options...)}}}
+				for _, s := range []*subject{encrypted, plaintext} {
+					s.empty(t)
+					// Another store, whose counters begin at 0.
+					stores = append(stores, &subject{fixture: &fixture{Store: s.beside(options...)}})
+				}
+				for _, s := range stores {
+					s.clock = clock
+				}
+				t.Repeat(newAlike(stores).steps())
 			})
+		})
+	}
+}
+
+// empty removes all that is stored.
+func (f *subject) empty(t *rapid.T) {
+	_, err := f.pool.Exec(t.Context(), `DELETE FROM `+f.table)
+	require.NoError(t, err)
+}
+
+// compare does something to every store, and compares what it returns. Place is the store's place.
+func compare[R any](t *rapid.T, a *alike, do func(ctx context.Context, place int, f *subject) R) R {
+	t.Helper()
+	now := a.clock.Now()
+	first := do(t.Context(), 0, a.stores[0])
+	for place, f := range a.stores[1:] {
+		a.clock.Set(now) // which do may have moved
+		require.Equal(t, first, do(t.Context(), place+1, f))
+	}
+	return first
+}
+
+// compareErrors does something to the id at place n of every store, and compares the errors.
+func (a *alike) compareErrors(t *rapid.T, n int, do func(ctx context.Context, f *subject, id pgsession.ID) error) {
+	t.Helper()
+	compare(t, a, func(ctx context.Context, place int, f *subject) string {
+		return textOf(do(ctx, f, a.ids[n][place]))
+	})
+}
+
+// compareBegun lets every store begin a session under an id of its own, and compares the sessions.
+func (a *alike) compareBegun(t *rapid.T, begin func(ctx context.Context, place int, f *subject) (*pgsession.Session, []string, error)) {
+	t.Helper()
+	ids := make([]pgsession.ID, len(a.stores))
+	compare(t, a, func(ctx context.Context, place int, f *subject) []string {
+		session, seen, err := begin(ctx, place, f)
+		if err == nil {
+			ids[place] = session.ID
+			seen = append(seen, describe(session))
+			err = f.eitherSessionOrError(ctx, session, err)
+		}
+		return append(seen, textOf(err))
+	})
+	if !ids[0].IsZero() && len(a.ids) < drawnIDs {
+		a.ids = append(a.ids, ids)
+		a.versions = append(a.versions, make([]int64, len(a.stores)))
+	}
+}
+
+// nameIn returns what a session is called in every store: the place of its id.
+func (a *alike) nameIn(place int, session *pgsession.Session) string {
+	n := slices.IndexFunc(a.ids, func(ids []pgsession.ID) bool { return ids[place].Handle() == session.Handle })
+	return fmt.Sprintf("%d: %s", n, describe(session))
+}
+
+func (a *alike) steps() map[string]func(*rapid.T) {
+	userIDs := rapid.OneOf(rapid.Just("ann"), rapid.SampledFrom([]string{"", "ann", "bob", strings.Repeat("a", 1001)}))
+	durations := rapid.OneOf(
+		rapid.SampledFrom([]time.Duration{time.Microsecond, time.Minute, time.Hour, 3 * time.Hour}),
+		rapid.Map(rapid.Int64Range(-1, int64(4*time.Hour)), func(n int64) time.Duration { return time.Duration(n) }),
+	)
+	drawData := func(t *rapid.T) pgsession.Data {
+		data := pgsession.Data{
+			UserID: userIDs.Draw(t, "user"),
+			Values: rapid.OneOf(
+				rapid.Map(rapid.Int(), func(n int) any { return n }),
+				rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 51), func(b []byte) any { return b }),
+				rapid.SampledFrom([]any{nil, math.NaN(), []byte(nil), `<é"`, map[string]int{"b": 1, "a": 2}, json.RawMessage(`{"pgsession:raw":""}`)}),
+			).Draw(t, "values"),
+		}
+		if rapid.Bool().Draw(t, "with EndsAt") {
+			data.EndsAt = a.clock.Now().Add(durations.Draw(t, "ends in"))
+		}
+		return data
+	}
+	drawID := func(t *rapid.T) int { return rapid.IntRange(0, len(a.ids)-1).Draw(t, "id") }
+	drawTTL := func(t *rapid.T) time.Duration { return durations.Draw(t, "ttl") }
+	drawTTLOrZero := func(t *rapid.T) time.Duration {
+		return rapid.OneOf(rapid.Just(time.Duration(0)), durations).Draw(t, "ttl")
+	}
+	drawKey := func(t *rapid.T) string {
+		return rapid.SampledFrom([]string{"", "state", "code"}).Draw(t, "key")
+	}
+	// drawForm returns what makes an id a parsed one, or leaves it.
+	drawForm := func(t *rapid.T) func(pgsession.ID) pgsession.ID {
+		isParsed := rapid.IntRange(0, 4).Draw(t, "parsed") == 0
+		return func(id pgsession.ID) pgsession.ID {
+			if isParsed && id.Token() != "" {
+				return asParsed(id)
+			}
+			return id
 		}
 	}
-}
+	// drawMeanwhile returns what another caller does while an operation is at work on a session.
+	drawMeanwhile := func(t *rapid.T) func(context.Context, *subject, *pgsession.Session) {
+		meanwhile := rapid.SampledFrom([]string{"nothing", "save", "update", "touch", "put", "delete", "renew", "time"}).Draw(t, "meanwhile")
+		return func(ctx context.Context, f *subject, session *pgsession.Session) {
+			switch meanwhile {
+			case "save":
+				f.Save(ctx, session.ID, session.Data(), time.Hour)
+			case "update":
+				f.Update(ctx, session.ID, 0, keep(7))
+			case "touch":
+				f.Touch(ctx, session.ID, 2*time.Hour)
+			case "put":
+				f.Put(ctx, session.ID, session.Data(), time.Hour)
+			case "delete":
+				f.Delete(ctx, session.ID)
+			case "renew":
+				f.Renew(ctx, session.ID, 0, login(session.Data()))
+			case "time":
+				f.clock.Advance(time.Hour)
+			}
+		}
+	}
+	count := func(n int64, err error) string { return fmt.Sprint(n, textOf(err)) }
 
-// both does something to both stores, and compares what it returns.
-func both[R any](t *rapid.T, p *pair, do func(ctx context.Context, f fixture) R) {
-	t.Helper()
-	now := p.stores[0].clock.Now()
-	inMemory := do(t.Context(), p.stores[0])
-	p.stores[0].clock.Set(now) // which do may have moved
-	require.Equal(t, do(t.Context(), p.stores[1]), inMemory)
-}
-
-func (p *pair) steps() map[string]func(*rapid.T) {
-	users := rapid.SampledFrom([]string{"", "ann", "bob", strings.Repeat("a", 1001)})
-	userIDs := func(t *rapid.T) string {
-		return rapid.OneOf(rapid.Just("ann"), users).Draw(t, "user")
-	}
-	data := func(t *rapid.T) pgsession.Data {
-		values := rapid.OneOf(
-			rapid.Map(rapid.Int(), func(n int) any { return n }),
-			rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 51), func(b []byte) any { return b }),
-			rapid.SampledFrom([]any{nil, math.NaN(), []byte(nil)}),
-		)
-		return pgsession.Data{UserID: userIDs(t), Values: values.Draw(t, "values")}
-	}
-	id := func(t *rapid.T) pgsession.ID { return rapid.SampledFrom(p.ids).Draw(t, "id") }
-	ttl := func(t *rapid.T) time.Duration {
-		return rapid.OneOf(
-			rapid.SampledFrom([]time.Duration{time.Microsecond, time.Minute, time.Hour, 3 * time.Hour}),
-			rapid.Map(rapid.Int64Range(-1, int64(4*time.Hour)), func(n int64) time.Duration { return time.Duration(n) }),
-		).Draw(t, "ttl")
-	}
-	keys := rapid.SampledFrom([]string{"", "state", "code"})
 	return map[string]func(*rapid.T){
+		"create": func(t *rapid.T) {
+			data, ttl := drawData(t), drawTTL(t)
+			a.compareBegun(t, func(ctx context.Context, _ int, f *subject) (*pgsession.Session, []string, error) {
+				session, err := f.Create(ctx, data, ttl)
+				return session, nil, err
+			})
+		},
+		"create as": func(t *rapid.T) {
+			n, form, data, ttl := drawID(t), drawForm(t), drawData(t), drawTTL(t)
+			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error {
+				session, err := f.CreateAs(ctx, form(id), data, ttl)
+				return f.eitherSessionOrError(ctx, session, err)
+			})
+		},
 		"put": func(t *rapid.T) {
-			id, data, ttl := id(t), data(t), ttl(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.Put(ctx, id, data, ttl)) })
+			n, form, data, ttl := drawID(t), drawForm(t), drawData(t), drawTTL(t)
+			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error { return f.Put(ctx, form(id), data, ttl) })
 		},
 		"save": func(t *rapid.T) {
-			id, data, ttl := id(t), data(t), ttl(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.Save(ctx, id, data, ttl)) })
+			n, data, ttl := drawID(t), drawData(t), drawTTL(t)
+			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error { return f.Save(ctx, id, data, ttl) })
+		},
+		"write back": func(t *rapid.T) {
+			n, put := drawID(t), rapid.Bool().Draw(t, "put")
+			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error {
+				session, err := f.Load(ctx, id)
+				if err != nil {
+					return err
+				}
+				write := f.Save
+				if put {
+					write = f.Put
+				}
+				require.NoError(t, write(ctx, id, session.Data(), session.IdleTimeout))
+				after, err := f.Load(ctx, id)
+				require.NoError(t, err)
+				require.Equal(t, session.Data(), after.Data())
+				return nil
+			})
 		},
 		"update": func(t *rapid.T) {
-			id, data, ttl := id(t), data(t), ttl(t)
-			if rapid.Bool().Draw(t, "keep the expiry") {
-				ttl = 0
-			}
-			meanwhile := rapid.SampledFrom([]string{"nothing", "save", "touch", "put", "delete", "time"}).Draw(t, "meanwhile")
-			both(t, p, func(ctx context.Context, f fixture) []string {
+			n, data, ttl, meanwhile := drawID(t), drawData(t), drawTTLOrZero(t), drawMeanwhile(t)
+			changes := rapid.Bool().Draw(t, "changes")
+			compare(t, a, func(ctx context.Context, place int, f *subject) []string {
 				var seen []string
-				err := f.Update(ctx, id, ttl, func(session *pgsession.Session) (any, error) {
-					if seen = append(seen, describe(session)); len(seen) > 1 {
-						return data.Values, nil
+				session, err := f.Update(ctx, a.ids[n][place], ttl, func(session *pgsession.Session) (any, error) {
+					if seen = append(seen, describe(session)); len(seen) == 1 {
+						meanwhile(ctx, f, session)
 					}
-					switch meanwhile {
-					case "save":
-						f.Save(ctx, id, session.Data(), time.Hour)
-					case "touch":
-						f.Touch(ctx, id, 2*time.Hour)
-					case "put":
-						f.Put(ctx, id, data, time.Hour)
-					case "delete":
-						f.Delete(ctx, id)
-					case "time":
-						f.clock.Advance(time.Hour)
+					if !changes {
+						return session.Data().Values, nil
 					}
 					return data.Values, nil
 				})
-				return append(seen, text(err))
+				if err == nil {
+					seen = append(seen, describe(session))
+				}
+				return append(seen, textOf(err))
+			})
+		},
+		"renew": func(t *rapid.T) {
+			n, data, ttl, meanwhile := drawID(t), drawData(t), drawTTLOrZero(t), drawMeanwhile(t)
+			userStays := rapid.Bool().Draw(t, "the user stays")
+			a.compareBegun(t, func(ctx context.Context, place int, f *subject) (renewed *pgsession.Session, seen []string, err error) {
+				renewed, err = f.Renew(ctx, a.ids[n][place], ttl, func(session *pgsession.Session) (pgsession.Data, error) {
+					if seen = append(seen, describe(session)); len(seen) == 1 {
+						meanwhile(ctx, f, session)
+					}
+					data := data
+					if userStays {
+						data.UserID = session.UserID
+					}
+					return data, nil
+				})
+				return renewed, seen, err
 			})
 		},
 		"touch": func(t *rapid.T) {
-			id, ttl := id(t), ttl(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.Touch(ctx, id, ttl)) })
+			n, ttl := drawID(t), drawTTLOrZero(t)
+			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error { return f.Touch(ctx, id, ttl) })
 		},
 		"cycle": func(t *rapid.T) {
-			old, next, data, ttl := id(t), id(t), data(t), ttl(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.Cycle(ctx, old, next, data, ttl)) })
-		},
-		// Each store mints an id of its own: the session goes on under a common one, or
-		// not at all.
-		"create": func(t *rapid.T) {
-			next, first, data, ttl := pgsession.NewID(), data(t), data(t), ttl(t)
-			if len(p.ids) < 6 {
-				p.ids = append(p.ids, next)
-			}
-			both(t, p, func(ctx context.Context, f fixture) []string {
-				created, err := f.Create(ctx, first, ttl)
-				return []string{text(err), text(f.Cycle(ctx, created, next, data, ttl)), text(f.Delete(ctx, created))}
+			n, next, form, data, ttl := drawID(t), drawID(t), drawForm(t), drawData(t), drawTTL(t)
+			compare(t, a, func(ctx context.Context, place int, f *subject) string {
+				return textOf(f.Cycle(ctx, a.ids[n][place], form(a.ids[next][place]), data, ttl))
 			})
 		},
 		"delete": func(t *rapid.T) {
-			id := id(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.Delete(ctx, id)) })
+			a.compareErrors(t, drawID(t), func(ctx context.Context, f *subject, id pgsession.ID) error { return f.Delete(ctx, id) })
 		},
 		"revoke": func(t *rapid.T) {
-			id, user := id(t), userIDs(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.Revoke(ctx, user, id.Handle())) })
+			n, user := drawID(t), userIDs.Draw(t, "user")
+			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error { return f.Revoke(ctx, user, id.Handle()) })
 		},
 		"revoke any": func(t *rapid.T) {
-			id := id(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.RevokeAny(ctx, id.Handle())) })
+			a.compareErrors(t, drawID(t), func(ctx context.Context, f *subject, id pgsession.ID) error { return f.RevokeAny(ctx, id.Handle()) })
 		},
 		"find by user": func(t *rapid.T) {
-			user, limit := userIDs(t), rapid.IntRange(-1, 3).Draw(t, "limit")
-			both(t, p, func(ctx context.Context, f fixture) []string {
+			user, limit := userIDs.Draw(t, "user"), rapid.IntRange(-1, 3).Draw(t, "limit")
+			compare(t, a, func(ctx context.Context, place int, f *subject) []string {
 				found, err := f.FindByUser(ctx, user, limit)
 				var list []string
 				for _, session := range found {
 					if limit > 0 { // which of those that began at one instant is open
 						list = append(list, session.CreatedAt.String())
-						continue
+					} else {
+						list = append(list, a.nameIn(place, session))
 					}
-					list = append(list, describe(session))
 				}
-				return append(list, text(err))
+				slices.Sort(list)
+				require.True(t, slices.IsSortedFunc(found, func(x, y *pgsession.Session) int { return y.CreatedAt.Compare(x.CreatedAt) }))
+				return append(list, textOf(err))
 			})
 		},
 		"all": func(t *rapid.T) {
-			both(t, p, func(ctx context.Context, f fixture) (list []string) {
+			compare(t, a, func(ctx context.Context, place int, f *subject) (list []string) {
 				for session, err := range f.All(ctx) {
-					list = append(list, text(err), describe(session))
+					require.NoError(t, err)
+					list = append(list, a.nameIn(place, session))
 				}
+				slices.Sort(list)
 				return list
 			})
 		},
 		"delete by user": func(t *rapid.T) {
-			user, except := userIDs(t), id(t)
-			both(t, p, func(ctx context.Context, f fixture) string {
-				n, err := f.DeleteByUser(ctx, user, except.Handle())
-				return fmt.Sprint(n, text(err))
+			user, except := userIDs.Draw(t, "user"), drawID(t)
+			compare(t, a, func(ctx context.Context, place int, f *subject) string {
+				return count(f.DeleteByUser(ctx, user, a.ids[except][place].Handle()))
 			})
 		},
 		"delete all": func(t *rapid.T) {
-			both(t, p, func(ctx context.Context, f fixture) string {
-				n, err := f.DeleteAll(ctx)
-				return fmt.Sprint(n, text(err))
-			})
+			compare(t, a, func(ctx context.Context, _ int, f *subject) string { return count(f.DeleteAll(ctx)) })
 		},
 		"clean up": func(t *rapid.T) {
-			both(t, p, func(ctx context.Context, f fixture) string {
-				n, err := f.CleanupExpired(ctx)
-				return fmt.Sprint(n, text(err))
-			})
+			compare(t, a, func(ctx context.Context, _ int, f *subject) string { return count(f.CleanupExpired(ctx)) })
 		},
 		"put entry": func(t *rapid.T) {
-			key, value, ttl := keys.Draw(t, "key"), rapid.SliceOfN(rapid.Byte(), 0, 51).Draw(t, "value"), ttl(t)
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.keyValue.Put(ctx, key, value, ttl)) })
+			key, value, ttl := drawKey(t), rapid.SliceOfN(rapid.Byte(), 0, 51).Draw(t, "value"), drawTTL(t)
+			a.compareErrors(t, noID, func(ctx context.Context, f *subject, _ pgsession.ID) error {
+				return f.KeyValue().Put(ctx, key, value, ttl)
+			})
 		},
-		"get entry": func(t *rapid.T) {
-			key := keys.Draw(t, "key")
-			both(t, p, func(ctx context.Context, f fixture) string {
-				value, err := f.keyValue.Get(ctx, key)
-				return fmt.Sprintf("%x %s", value, text(err))
+		"get or take entry": func(t *rapid.T) {
+			key, take := drawKey(t), rapid.Bool().Draw(t, "take")
+			compare(t, a, func(ctx context.Context, _ int, f *subject) string {
+				read := f.KeyValue().Get
+				if take {
+					read = f.KeyValue().Take
+				}
+				value, err := read(ctx, key)
+				return fmt.Sprintf("%x %s", value, textOf(err))
 			})
 		},
 		"delete entry": func(t *rapid.T) {
-			key := keys.Draw(t, "key")
-			both(t, p, func(ctx context.Context, f fixture) string { return text(f.keyValue.Delete(ctx, key)) })
+			key := drawKey(t)
+			a.compareErrors(t, noID, func(ctx context.Context, f *subject, _ pgsession.ID) error { return f.KeyValue().Delete(ctx, key) })
 		},
 		"time goes by": func(t *rapid.T) {
-			p.stores[0].clock.Advance(rapid.OneOf(
+			a.clock.Advance(rapid.OneOf(
 				rapid.SampledFrom([]time.Duration{1, time.Microsecond, time.Minute, 6 * time.Minute, time.Hour, 2 * time.Hour}),
 				rapid.Map(rapid.Int64Range(0, int64(4*time.Hour)), func(n int64) time.Duration { return time.Duration(n) }),
 			).Draw(t, "duration"))
 		},
-		"": p.check,
+		"": a.check,
 	}
 }
 
 // check compares the sessions and the counters, and whether the versions moved.
-func (p *pair) check(t *rapid.T) {
-	for _, id := range p.ids {
-		before, known := p.versions[id.Handle()]
-		var after [2]int64
-		both(t, p, func(ctx context.Context, f fixture) string {
-			session, err := f.Load(ctx, id)
+func (a *alike) check(t *rapid.T) {
+	for n, ids := range a.ids {
+		versions := make([]int64, len(a.stores))
+		compare(t, a, func(ctx context.Context, place int, f *subject) string {
+			session, err := f.Load(ctx, ids[place])
 			if err != nil {
-				return text(err)
+				return textOf(err)
 			}
-			if f.store == p.stores[0].store {
-				after[0] = session.Version
-			} else {
-				after[1] = session.Version
-			}
+			versions[place] = session.Version
+			requireBounded(t, session)
 			return describe(session)
 		})
-		if known {
-			require.Equal(t, before[1] != after[1], before[0] != after[0], "both versions change, or neither")
+		for place := range a.stores {
+			require.Equal(t, a.versions[n][0] != versions[0], a.versions[n][place] != versions[place], "the versions of all stores change, or none")
 		}
-		p.versions[id.Handle()] = after
+		a.versions[n] = versions
 	}
-	both(t, p, func(_ context.Context, f fixture) pgsession.Stats {
+	compare(t, a, func(_ context.Context, _ int, f *subject) pgsession.Stats {
 		stats := f.Stats()
 		stats.LastCleanupDuration = 0
 		return stats
 	})
 }
 
-func text(err error) string {
+// requireBounded says what is true of every live session.
+func requireBounded(t *rapid.T, session *pgsession.Session) {
+	require.Positive(t, session.TTL())
+	require.Positive(t, session.IdleTimeout)
+	require.Positive(t, session.Version)
+	if !session.EndsAt.IsZero() {
+		require.False(t, session.ExpiresAt.After(session.EndsAt))
+	}
+}
+
+func textOf(err error) string {
 	if err == nil {
 		return "nil"
 	}
 	return err.Error()
 }
 
-// describe returns all of a session but its version.
-func describe(session *pgsession.Session) string {
-	data := session.Data()
-	if values, ok := data.Values.(json.RawMessage); ok {
-		var v any
-		err := json.Unmarshal(values, &v) // PostgreSQL keeps no white space
-		data.Values = fmt.Sprint("JSON ", v, err)
-	}
-	return fmt.Sprintf("%s %q %v %s %s %s", session.Handle, data.UserID, data.Values, session.CreatedAt, session.ExpiresAt, session.TTL())
-}
-
 func TestProperty_RoundTrip(t *testing.T) {
 	t.Parallel()
-	for kind, newStore := range kinds(t) {
+	for kind, newSubject := range storeKinds(t) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			// Without a limit: jsonb writes 1e159 as 160 digits, which may exceed one
 			// when they are written back.
-			f := newStore(t, pgsession.WithMaxSize(0))
+			f := newSubject(t, pgsession.WithMaxSize(0))
 			rapid.Check(t, func(t *rapid.T) {
 				data := pgsession.Data{
 					UserID: rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 1001), func(b []byte) string { return string(b) })).Draw(t, "user"),
@@ -300,17 +431,19 @@ func TestProperty_RoundTrip(t *testing.T) {
 					want = "Encode"
 				}
 
-				id, err := f.Create(t.Context(), data, time.Hour)
-				require.Equal(t, want, nameOf(err))
+				created, err := f.Create(t.Context(), data, time.Hour)
+				require.Equal(t, want, errorName(err))
 				if err != nil {
 					return
 				}
+				id := created.ID
 				first, err := f.Load(t.Context(), id)
 				require.NoError(t, err)
 				require.NoError(t, f.Save(t.Context(), id, first.Data(), time.Hour), "it can be written back")
 				second, err := f.Load(t.Context(), id)
 				require.NoError(t, err)
 				require.Equal(t, describe(first), describe(second))
+				require.Equal(t, first.Data(), second.Data())
 
 				require.Equal(t, data.UserID, second.UserID)
 				if isRaw {
@@ -320,9 +453,11 @@ func TestProperty_RoundTrip(t *testing.T) {
 				} else {
 					var wanted any
 					wantedErr := json.Unmarshal(encoded, &wanted)
-					value, err := pgsession.Decode[any](second)
-					require.Equal(t, wantedErr == nil, err == nil)
-					require.Equal(t, wanted, value)
+					for _, session := range []*pgsession.Session{created, second} {
+						value, err := pgsession.Decode[any](session)
+						require.Equal(t, wantedErr == nil, err == nil)
+						require.Equal(t, wanted, value)
+					}
 				}
 				if data.UserID != "" {
 					ended, err := f.DeleteByUser(t.Context(), data.UserID)

@@ -2,7 +2,6 @@ package pgsession_test
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -17,100 +16,14 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-func TestID_Token(t *testing.T) {
-	t.Parallel()
-	id := pgsession.NewID()
-	require.Len(t, id.Token(), 43)
-	parsed, err := pgsession.ParseID(id.Token())
-	require.NoError(t, err)
-	require.True(t, id == parsed, "ids compare by their bits")
-	require.NotEqual(t, id, pgsession.NewID())
-
-	bits, err := base64.RawURLEncoding.DecodeString(id.Token())
-	require.NoError(t, err)
-	sum := sha256.Sum256(bits)
-	require.Equal(t, hex.EncodeToString(sum[:]), id.Handle().String())
-}
-
-func TestParseID_ErrInvalidID(t *testing.T) {
-	t.Parallel()
-	token := pgsession.NewID().Token()
-	for name, bad := range map[string]string{
-		"empty":             "",
-		"one short":         token[:42],
-		"one long":          token + "A",
-		"padded":            token + "=",
-		"a MiB":             strings.Repeat("A", 1<<20),
-		"NUL":               token[:42] + "\x00",
-		"standard alphabet": token[:42] + "+",
-		"a space":           " " + token[:42],
-		"a line break":      token[:21] + "\n" + token[21:42],
-		"stray bits":        strings.Repeat("A", 42) + "B",
-		"all zero":          strings.Repeat("A", 43),
-		"a handle":          pgsession.NewID().Handle().String(),
-	} {
-		t.Run(name, func(t *testing.T) {
-			id, err := pgsession.ParseID(bad)
-			require.ErrorIs(t, err, pgsession.ErrInvalidID)
-			require.ErrorIs(t, err, pgsession.ErrNotFound)
-			require.True(t, id == pgsession.ID{} && id.IsZero())
-		})
-	}
-}
-
-func TestDeriveID(t *testing.T) {
-	t.Parallel()
-	id := pgsession.DeriveID("a framework's token")
-	require.True(t, id == pgsession.DeriveID("a framework's token"))
-	require.False(t, id == pgsession.DeriveID("another token"))
-	require.Empty(t, id.Token())
-	require.False(t, id.IsZero())
-	require.True(t, pgsession.DeriveID("").IsZero())
-
-	minted := pgsession.NewID()
-	bits, err := base64.RawURLEncoding.DecodeString(minted.Token())
-	require.NoError(t, err)
-	for _, secret := range []string{minted.Token(), string(bits), minted.Handle().String()} {
-		require.NotEqual(t, minted.Handle(), pgsession.DeriveID(secret).Handle())
-	}
-}
-
-func TestHandle(t *testing.T) {
-	t.Parallel()
-	h := pgsession.NewID().Handle()
-	parsed, err := pgsession.ParseHandle(h.String())
-	require.NoError(t, err)
-	require.True(t, h == parsed)
-	parsed, err = pgsession.ParseHandle(strings.ToUpper(h.String()))
-	require.NoError(t, err)
-	require.True(t, h == parsed)
-
-	encoded, err := json.Marshal(map[pgsession.Handle]pgsession.Handle{h: h})
-	require.NoError(t, err)
-	require.Equal(t, fmt.Sprintf("{%q:%q}", h.String(), h.String()), string(encoded))
-	var decoded map[pgsession.Handle]pgsession.Handle
-	require.NoError(t, json.Unmarshal(encoded, &decoded))
-	require.Equal(t, map[pgsession.Handle]pgsession.Handle{h: h}, decoded)
-
-	for name, bad := range map[string]string{
-		"empty": "", "short": h.String()[:63], "long": h.String() + "0", "not hex": strings.Repeat("g", 64),
-		"a token": pgsession.NewID().Token(), "zero": strings.Repeat("0", 64), "a MiB": strings.Repeat("0", 1<<20),
-	} {
-		_, err := pgsession.ParseHandle(bad)
-		require.ErrorIs(t, err, pgsession.ErrInvalidID, name)
-	}
-}
-
 // TestRedaction prints what must not be printed in every way that there is.
 func TestRedaction(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	const user, value = "ann.user@example.org", "a very private value"
 	data := pgsession.Data{UserID: user, Values: profile{Name: value}}
-	id, err := s.Create(t.Context(), data, time.Hour)
-	require.NoError(t, err)
-	session, err := s.Load(t.Context(), id)
-	require.NoError(t, err)
+	id := s.create(t, data, time.Hour)
+	session := s.load(t, id)
 	bits, err := base64.RawURLEncoding.DecodeString(id.Token())
 	require.NoError(t, err)
 
@@ -176,19 +89,13 @@ func TestRedaction(t *testing.T) {
 	require.Contains(t, fmt.Sprint(session), id.Handle().String())
 }
 
+// TestSession_Decode has the kinds of stores on PostgreSQL keep values that one of them could mistake.
 func TestSession_Decode(t *testing.T) {
 	t.Parallel()
 	for name, s := range bothStores(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx := t.Context()
-			load := func(values any) *pgsession.Session {
-				id, err := s.Create(ctx, pgsession.Data{UserID: "ann", Values: values}, time.Hour)
-				require.NoError(t, err)
-				session, err := s.Load(ctx, id)
-				require.NoError(t, err)
-				return session
-			}
+			load := func(values any) *pgsession.Session { return s.load(t, s.create(t, ann(values), time.Hour)) }
 
 			t.Run("JSON", func(t *testing.T) {
 				session := load(profile{"ann", 7})
@@ -268,13 +175,10 @@ func TestSession_Data_WrittenBack(t *testing.T) {
 	for name, s := range bothStores(t) {
 		for kind, values := range map[string]any{"JSON": profile{"ann", 7}, "bytes": []byte{0, 1, 0xff}} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
-				id, err := s.Create(t.Context(), pgsession.Data{UserID: "ann", Values: values}, time.Hour)
-				require.NoError(t, err)
-				before, err := s.Load(t.Context(), id)
-				require.NoError(t, err)
+				id := s.create(t, ann(values), time.Hour)
+				before := s.load(t, id)
 				require.NoError(t, s.Save(t.Context(), id, before.Data(), time.Hour))
-				after, err := s.Load(t.Context(), id)
-				require.NoError(t, err)
+				after := s.load(t, id)
 				require.Equal(t, before.Data(), after.Data())
 				require.NotEqual(t, before.Version, after.Version)
 			})

@@ -2,6 +2,7 @@ package pgsession_test
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"sync"
 	"testing"
@@ -12,54 +13,6 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-func handles(sessions []*pgsession.Session) []pgsession.Handle {
-	var found []pgsession.Handle
-	for _, session := range sessions {
-		found = append(found, session.Handle)
-	}
-	return found
-}
-
-func TestStore_FindByUser(t *testing.T) {
-	t.Parallel()
-	for name, s := range bothStores(t) {
-		t.Run(name, func(t *testing.T) {
-			ctx := t.Context()
-			var newestFirst []pgsession.Handle
-			for range 5 {
-				newestFirst = append([]pgsession.Handle{s.create(t, ann(1), time.Hour).Handle()}, newestFirst...)
-				s.clock.Advance(time.Minute)
-			}
-			s.ended(t)
-			s.create(t, guest, time.Hour)
-			s.create(t, pgsession.Data{UserID: "bob"}, time.Hour)
-			s.create(t, pgsession.Data{UserID: "ann "}, time.Hour)
-			s.create(t, ann(1), time.Microsecond)
-			s.clock.Advance(time.Microsecond)
-
-			for limit, want := range map[int]int{0: 5, -1: 5, 1: 1, 3: 3, 5: 5, 1000: 5} {
-				found, err := s.FindByUser(ctx, "ann", limit)
-				require.NoError(t, err)
-				require.Equal(t, newestFirst[:want], handles(found), "limit %d", limit)
-			}
-			for _, nobody := range []string{"", "carl", "an"} {
-				found, err := s.FindByUser(ctx, nobody, 0)
-				require.NoError(t, err)
-				require.Empty(t, found)
-			}
-		})
-	}
-	t.Run("limit 0 means 100", func(t *testing.T) {
-		s := newStore(t)
-		for range 101 {
-			s.create(t, ann(1), time.Hour)
-		}
-		found, err := s.FindByUser(t.Context(), "ann", 0)
-		require.NoError(t, err)
-		require.Len(t, found, 100)
-	})
-}
-
 func TestStore_FindByUser_AcrossKeys(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -68,9 +21,8 @@ func TestStore_FindByUser_AcrossKeys(t *testing.T) {
 	s.clock.Advance(time.Minute)
 
 	next := pgsession.GenerateKey()
-	rotated := pgsession.New(s.pool, newCrypto(t, next, testKey), pgsession.WithClock(s.clock))
-	secondID, err := rotated.Create(ctx, ann(2), time.Hour)
-	require.NoError(t, err)
+	rotated := s.node(newCrypto(t, next, testKey))
+	secondID := rotated.create(t, ann(2), time.Hour)
 	s.clock.Advance(time.Minute)
 	third := s.create(t, ann(3), time.Hour)
 
@@ -85,130 +37,120 @@ func TestStore_FindByUser_AcrossKeys(t *testing.T) {
 	t.Run("the user stays the user under another key", func(t *testing.T) {
 		require.NoError(t, rotated.Save(ctx, first, ann(4), time.Hour))
 		require.NoError(t, rotated.Put(ctx, third, ann(4), time.Hour))
-		require.ErrorIs(t, rotated.Save(ctx, first, pgsession.Data{UserID: "bob"}, time.Hour), pgsession.ErrUserChanged)
+		require.ErrorIs(t, rotated.Save(ctx, first, bob, time.Hour), pgsession.ErrUserChanged)
 	})
-	t.Run("a cycle keeps created_at", func(t *testing.T) {
+	t.Run("a move keeps when the log-in began", func(t *testing.T) {
 		old, fresh := s.create(t, ann(1), time.Hour), pgsession.NewID()
 		began := s.load(t, old).CreatedAt
 		s.clock.Advance(time.Minute)
 		require.NoError(t, rotated.Cycle(ctx, old, fresh, ann(1), time.Hour))
-		session, err := rotated.Load(ctx, fresh)
+		require.Equal(t, began, rotated.load(t, fresh).CreatedAt)
+		renewed, err := s.node(newCrypto(t, pgsession.GenerateKey(), next, testKey)).Renew(ctx, fresh, 0, login(ann(2)))
 		require.NoError(t, err)
-		require.Equal(t, began, session.CreatedAt)
+		require.Equal(t, began, renewed.CreatedAt)
+		require.NoError(t, s.RevokeAny(ctx, renewed.Handle))
 	})
 	t.Run("log out everywhere", func(t *testing.T) {
 		n, err := rotated.DeleteByUser(ctx, "ann")
 		require.NoError(t, err)
-		require.EqualValues(t, 4, n)
+		require.EqualValues(t, 3, n)
 	})
 }
 
-func TestStore_DeleteByUser(t *testing.T) {
+func TestStore_DeleteByUser_MoreThanABatch(t *testing.T) {
 	t.Parallel()
-	for name, s := range bothStores(t) {
-		t.Run(name, func(t *testing.T) {
-			ctx := t.Context()
-			here, there, elsewhere := s.create(t, ann(1), time.Hour), s.create(t, ann(2), time.Hour), s.create(t, ann(3), time.Hour)
-			bob, visitor := s.create(t, pgsession.Data{UserID: "bob"}, time.Hour), s.create(t, guest, time.Hour)
-			expired := s.create(t, ann(4), time.Microsecond)
-			s.clock.Advance(time.Microsecond)
-
-			n, err := s.DeleteByUser(ctx, "ann", here.Handle(), bob.Handle(), pgsession.Handle{})
-			require.NoError(t, err)
-			require.EqualValues(t, 2, n)
-			for _, id := range []pgsession.ID{there, elsewhere, expired} {
-				require.ErrorIs(t, s.Put(ctx, id, ann(1), time.Hour), pgsession.ErrRevoked)
-			}
-			for _, id := range []pgsession.ID{here, bob, visitor} {
-				s.load(t, id)
-			}
-			n, err = s.DeleteByUser(ctx, "")
-			require.NoError(t, err)
-			require.Zero(t, n)
-			n, err = s.DeleteByUser(ctx, "ann")
-			require.NoError(t, err)
-			require.EqualValues(t, 1, n)
-			s.load(t, visitor)
-		})
-	}
-	t.Run("more than a batch", func(t *testing.T) {
-		s := newPlaintextStore(t)
-		s.sql(t, `INSERT INTO sessions (key, user_key, data, version, created_at, expires_at, expires_hour)
-			SELECT sha256(i::text::bytea), 'ann', '1', 1, $1, $2, $2 FROM generate_series(1, 2500) AS i`, epoch, epoch.Add(time.Hour))
-		n, err := s.DeleteByUser(t.Context(), "ann")
-		require.NoError(t, err)
-		require.EqualValues(t, 2500, n)
-	})
+	s := newPlaintextStore(t)
+	s.sql(t, `INSERT INTO sessions (key, user_key, data, version, created_at, expires_at, idle_timeout)
+		SELECT sha256(i::text::bytea), 'ann', '1', 1, $1, $2, '1 hour' FROM generate_series(1, 2500) AS i`, epoch, epoch.Add(time.Hour))
+	n, err := s.DeleteByUser(t.Context(), "ann")
+	require.NoError(t, err)
+	require.EqualValues(t, 2500, n)
 }
 
-// TestStore_DeleteByUser_AgainstCycle logs a user out everywhere while each of the
-// user's sessions is cycled without pause: none escapes.
-func TestStore_DeleteByUser_AgainstCycle(t *testing.T) {
+// TestStore_DeleteByUser_HeldRow has somebody hold one of a user's rows: the others end at once, and that
+// one when it is free.
+func TestStore_DeleteByUser_HeldRow(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	locked, free := s.create(t, ann(1), time.Hour), s.create(t, ann(2), time.Hour)
+	held := s.lock(t, `key = $1`, key(locked))
+	type result struct {
+		ended int64
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := s.DeleteByUser(t.Context(), "ann")
+		done <- result{n, err}
+	}()
+	held.waitFor(t, 1)
+	require.ErrorIs(t, second(s.Load(t.Context(), free)), pgsession.ErrRevoked)
+	s.load(t, locked)
+	held.release(t)
+	require.Equal(t, result{ended: 2}, <-done)
+	require.ErrorIs(t, second(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
+}
+
+// TestStore_DeleteByUser_WithoutEnd has a trigger let no session be ended, and say nothing.
+func TestStore_DeleteByUser_WithoutEnd(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.create(t, ann(1), time.Hour)
+	s.swallow(t, "UPDATE OR DELETE")
+	for name, end := range map[string]func(context.Context) (int64, error){
+		"DeleteByUser": func(ctx context.Context) (int64, error) { return s.DeleteByUser(ctx, "ann") },
+		"DeleteAll":    s.DeleteAll,
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		_, err := end(ctx)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+	}
+}
+
+// TestStore_DeleteByUser_AgainstMoves logs a user out everywhere while each of the user's sessions moves to
+// new ids without pause: none escapes.
+func TestStore_DeleteByUser_AgainstMoves(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	ctx := t.Context()
 	for range 30 {
-		var cycling sync.WaitGroup
-		var started sync.WaitGroup
+		var moving, started sync.WaitGroup
 		const sessions = 4
 		started.Add(sessions)
-		for range sessions {
+		for n := range sessions {
 			id := s.create(t, ann(1), time.Hour)
-			cycling.Go(func() {
+			moving.Go(func() {
 				for i := 0; ; i++ {
 					next := pgsession.NewID()
-					if err := s.Cycle(ctx, id, next, ann(1), time.Hour); err != nil {
-						if i == 0 {
-							started.Done()
-						}
-						if !isNotFound(err) {
-							t.Error(err)
-						}
-						return
+					var err error
+					if n%2 == 0 {
+						err = s.Cycle(ctx, id, next, ann(1), time.Hour)
+					} else if session, renewErr := s.Renew(ctx, id, time.Hour, login(ann(1))); renewErr == nil {
+						next = session.ID
+					} else {
+						err = renewErr
 					}
 					if i == 0 {
 						started.Done()
+					}
+					if err != nil {
+						if !errors.Is(err, pgsession.ErrRevoked) {
+							t.Error(err)
+						}
+						return
 					}
 					id = next
 				}
 			})
 		}
 		started.Wait()
-		_, err := s.DeleteByUser(ctx, "ann")
-		require.NoError(t, err)
+		require.NoError(t, second(s.DeleteByUser(ctx, "ann")))
 		found, err := s.FindByUser(ctx, "ann", 0)
 		require.NoError(t, err)
 		require.Empty(t, found)
-		cycling.Wait()
+		moving.Wait()
 	}
-}
-
-func TestStore_Revoke(t *testing.T) {
-	t.Parallel()
-	s := newStore(t)
-	ctx := t.Context()
-	id, visitor := s.create(t, ann(1), time.Hour), s.create(t, guest, time.Hour)
-	for name, err := range map[string]error{
-		"another user's": s.Revoke(ctx, "bob", id.Handle()),
-		"nobody's":       s.Revoke(ctx, "", id.Handle()),
-		"a guest's":      s.Revoke(ctx, "ann", visitor.Handle()),
-		"a guest's too":  s.Revoke(ctx, "", visitor.Handle()),
-		"absent":         s.Revoke(ctx, "ann", pgsession.NewID().Handle()),
-		"absent, any":    s.RevokeAny(ctx, pgsession.NewID().Handle()),
-	} {
-		require.ErrorIs(t, err, pgsession.ErrNotFound, name)
-	}
-	s.load(t, id)
-	require.NoError(t, s.Revoke(ctx, "ann", id.Handle()))
-	require.ErrorIs(t, s.Put(ctx, id, ann(1), time.Hour), pgsession.ErrRevoked)
-	require.ErrorIs(t, s.Revoke(ctx, "ann", id.Handle()), pgsession.ErrNotFound)
-	require.NoError(t, s.RevokeAny(ctx, visitor.Handle()))
-	require.ErrorIs(t, s.Put(ctx, visitor, guest, time.Hour), pgsession.ErrRevoked)
-
-	expired := s.create(t, ann(1), time.Minute)
-	s.clock.Advance(time.Minute)
-	require.ErrorIs(t, s.Revoke(ctx, "ann", expired.Handle()), pgsession.ErrNotFound)
-	require.ErrorIs(t, s.Put(ctx, expired, ann(1), time.Hour), pgsession.ErrRevoked, "it was ended all the same")
 }
 
 func TestStore_All(t *testing.T) {
@@ -221,9 +163,6 @@ func TestStore_All(t *testing.T) {
 		id := s.create(t, pgsession.Data{UserID: strconv.Itoa(i)}, time.Hour)
 		want[id.Handle()] = strconv.Itoa(i)
 	}
-	s.ended(t)
-	s.create(t, ann(1), time.Microsecond)
-	s.clock.Advance(time.Microsecond)
 	got := map[pgsession.Handle]string{}
 	for session, err := range s.All(ctx) {
 		require.NoError(t, err)
@@ -251,23 +190,6 @@ func TestStore_All(t *testing.T) {
 	require.Equal(t, 501, seen)
 }
 
-func TestStore_DeleteAll(t *testing.T) {
-	t.Parallel()
-	s := newStore(t)
-	ctx := t.Context()
-	ids := []pgsession.ID{s.create(t, ann(1), time.Hour), s.create(t, guest, time.Hour), s.create(t, pgsession.Data{UserID: "bob"}, time.Hour)}
-	s.ended(t)
-	n, err := s.DeleteAll(ctx)
-	require.NoError(t, err)
-	require.EqualValues(t, 3, n)
-	for _, id := range ids {
-		require.ErrorIs(t, s.Put(ctx, id, guest, time.Hour), pgsession.ErrRevoked)
-	}
-	n, err = s.DeleteAll(ctx)
-	require.NoError(t, err)
-	require.Zero(t, n)
-}
-
 func TestStore_Reseal(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -281,7 +203,7 @@ func TestStore_Reseal(t *testing.T) {
 	s.ended(t)
 	next := pgsession.GenerateKey()
 	crypto := newCrypto(t, next, testKey)
-	rotated := pgsession.New(s.pool, crypto, pgsession.WithClock(s.clock))
+	rotated := s.node(crypto)
 
 	n, err := rotated.Reseal(ctx)
 	require.NoError(t, err)
@@ -292,15 +214,9 @@ func TestStore_Reseal(t *testing.T) {
 
 	require.NoError(t, crypto.SetKeys(next), "the old key can be retired")
 	for i, id := range ids {
-		session, err := rotated.Load(ctx, id)
-		require.NoError(t, err)
-		values, err := pgsession.Decode[profile](session)
-		require.NoError(t, err)
-		require.Equal(t, i, values.Count)
+		require.Equal(t, i, rotated.count(t, id))
 	}
-	session, err := rotated.Load(ctx, bytesID)
-	require.NoError(t, err)
-	require.Equal(t, []byte{1, 2}, session.Data().Values)
+	require.Equal(t, []byte{1, 2}, rotated.load(t, bytesID).Data().Values)
 	ended, err := rotated.DeleteByUser(ctx, "ann")
 	require.NoError(t, err)
 	require.EqualValues(t, sessions, ended)
@@ -310,7 +226,7 @@ func TestStore_Reseal(t *testing.T) {
 		good, tampered, unknown := s.create(t, ann(1), time.Hour), s.create(t, ann(2), time.Hour), s.create(t, ann(3), time.Hour)
 		s.sql(t, `UPDATE sessions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1) WHERE key = $1`, key(tampered))
 		s.sql(t, `UPDATE sessions SET sealed = set_byte(sealed, 2, get_byte(sealed, 2) # 1) WHERE key = $1`, key(unknown))
-		rotated := pgsession.New(s.pool, newCrypto(t, next, testKey), pgsession.WithClock(s.clock))
+		rotated := s.node(newCrypto(t, next, testKey))
 		n, err := rotated.Reseal(ctx)
 		require.EqualValues(t, 1, n)
 		require.ErrorIs(t, err, pgsession.ErrTampered)
@@ -322,17 +238,12 @@ func TestStore_Reseal(t *testing.T) {
 		s := newStore(t)
 		id := s.create(t, ann(0), time.Hour)
 		crypto := newCrypto(t, next, testKey)
-		rotated := pgsession.New(s.pool, crypto, pgsession.WithClock(s.clock))
+		rotated := s.node(crypto)
 		var saving sync.WaitGroup
 		const saves = 60
 		saving.Go(func() {
 			for range saves {
-				err := rotated.Update(ctx, id, 0, func(session *pgsession.Session) (any, error) {
-					values, err := pgsession.Decode[profile](session)
-					values.Count++
-					return values, err
-				})
-				if err != nil {
+				if err := second(rotated.Update(ctx, id, 0, increment)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -344,11 +255,28 @@ func TestStore_Reseal(t *testing.T) {
 			require.NoError(t, err)
 		}
 		saving.Wait()
-		session, err := rotated.Load(ctx, id)
-		require.NoError(t, err)
-		values, err := pgsession.Decode[profile](session)
-		require.NoError(t, err)
-		require.Equal(t, saves, values.Count)
+		require.Equal(t, saves, rotated.count(t, id))
+	})
+	t.Run("a row that somebody holds", func(t *testing.T) {
+		s := newStore(t)
+		locked := s.create(t, ann(1), time.Hour)
+		s.create(t, ann(2), time.Hour)
+		rotated := s.node(newCrypto(t, next, testKey))
+		held := s.lock(t, `key = $1`, key(locked))
+		type result struct {
+			resealed int64
+			err      error
+		}
+		done := make(chan result, 1)
+		go func() {
+			n, err := rotated.Reseal(ctx)
+			done <- result{n, err}
+		}()
+		held.waitFor(t, 1)
+		require.Equal(t, 1, s.rows(t, `substring(sealed FROM 2 FOR 4) <> (SELECT substring(sealed FROM 2 FOR 4) FROM sessions WHERE key = $1)`,
+			key(locked)), "the other one did not wait")
+		held.release(t)
+		require.Equal(t, result{resealed: 2}, <-done)
 	})
 	t.Run("plaintext", func(t *testing.T) {
 		s := newPlaintextStore(t)

@@ -14,15 +14,9 @@ import (
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
-// Sessions is what the handlers need of a store: main gives them a *pgsession.Store,
-// and their tests a *pgsessiontest.Store.
-type Sessions interface {
-	Load(ctx context.Context, id pgsession.ID) (*pgsession.Session, error)
-}
+type app struct{ sessions *pgsession.Store }
 
-type app struct{ sessions Sessions }
-
-// home greets whoever is logged in.
+// home greets the user who is logged in.
 func (a app) home(w http.ResponseWriter, r *http.Request) {
 	var token string
 	if cookie, err := r.Cookie("session"); err == nil {
@@ -43,20 +37,20 @@ func (a app) home(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A handler is tested with a store in memory: while the session lives, after it has
-// expired, and while the database is down.
+// A handler is tested with a store in memory: while the session is live, while the database is down, and
+// after the session has expired.
 func Example() {
 	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
 	store := pgsessiontest.New(pgsession.WithClock(clock))
-	handler := http.HandlerFunc(app{store}.home)
+	handler := http.HandlerFunc(app{store.Store}.home)
 
-	id, err := store.Create(context.Background(), pgsession.Data{UserID: "ann"}, time.Hour)
+	session, err := store.Create(context.Background(), pgsession.Data{UserID: "ann"}, time.Hour)
 	if err != nil {
 		panic(err)
 	}
 	get := func() {
 		request := httptest.NewRequest(http.MethodGet, "/", nil)
-		request.AddCookie(&http.Cookie{Name: "session", Value: id.Token()})
+		request.AddCookie(&http.Cookie{Name: "session", Value: session.ID.Token()})
 		response := httptest.NewRecorder()
 		handler.ServeHTTP(response, request)
 		fmt.Println(response.Code, cmp.Or(response.Header().Get("Location"), strings.TrimSpace(response.Body.String())))

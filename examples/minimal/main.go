@@ -38,22 +38,25 @@ func visits(store *pgsession.Store) http.HandlerFunc {
 		if cookie, err := r.Cookie("session"); err == nil {
 			id, _ = pgsession.ParseID(cookie.Value)
 		}
-		_, err := store.Load(r.Context(), id)
+		session, err := store.Update(r.Context(), id, time.Hour, increment)
 		if errors.Is(err, pgsession.ErrNotFound) {
-			id, err = store.Create(r.Context(), pgsession.Data{Values: 0}, time.Hour)
+			session, err = store.Create(r.Context(), pgsession.Data{Values: 1}, time.Hour)
 		}
 		var count int
 		if err == nil {
-			err = store.Update(r.Context(), id, time.Hour, func(session *pgsession.Session) (any, error) {
-				err := session.Decode(&count)
-				return count + 1, err
-			})
+			err = session.Decode(&count)
 		}
 		if err != nil { // an outage: the cookie stays, nobody is logged out
 			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
 			return
 		}
-		http.SetCookie(w, &http.Cookie{Name: "session", Value: id.Token(), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
-		fmt.Fprintf(w, "Visits: %d\n", count+1)
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: session.ID.Token(), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
+		fmt.Fprintf(w, "Visits: %d\n", count)
 	}
+}
+
+// increment may run several times, each time on what is stored then.
+func increment(session *pgsession.Session) (any, error) {
+	count, err := pgsession.Decode[int](session)
+	return count + 1, err
 }

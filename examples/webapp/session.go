@@ -65,9 +65,9 @@ func (a *App) user(w http.ResponseWriter, r *http.Request) (*visitor, error) {
 }
 
 func (a *App) createSession(w http.ResponseWriter, r *http.Request, data pgsession.Data) error {
-	id, err := a.sessions.Create(r.Context(), data, sessionTTL)
+	session, err := a.sessions.Create(r.Context(), data, sessionTTL)
 	if err == nil {
-		a.setCookie(w, id)
+		a.setCookie(w, session.ID)
 	}
 	return err
 }
@@ -83,7 +83,7 @@ func (a *App) cycleSession(w http.ResponseWriter, r *http.Request, oldID pgsessi
 
 // change changes a session's values. It loses no change that another request makes meanwhile, and so may run apply again.
 func (a *App) change(ctx context.Context, id pgsession.ID, apply func(*values) error) error {
-	return a.sessions.Update(ctx, id, 0, func(session *pgsession.Session) (any, error) {
+	_, err := a.sessions.Update(ctx, id, 0, func(session *pgsession.Session) (any, error) {
 		kept, err := pgsession.Decode[values](session)
 		if err != nil {
 			return nil, err
@@ -91,6 +91,7 @@ func (a *App) change(ctx context.Context, id pgsession.ID, apply func(*values) e
 		err = apply(&kept)
 		return kept, err
 	})
+	return err
 }
 
 // redirectWith has the browser load a page that begins with a message.

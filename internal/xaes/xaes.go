@@ -104,8 +104,10 @@ func (a *AEAD) Seal(dst, plaintext, additionalData []byte) ([]byte, error) {
 }
 
 // Open authenticates and decrypts what Seal has appended, and appends the
-// plaintext to dst, which must not overlap sealed. Its error is the same
-// whatever the reason.
+// plaintext to dst. Its error is the same whatever the reason.
+//
+// To open without a second buffer, pass sealed[SaltSize:SaltSize] as dst: sealed
+// is then overwritten, also on an error. Any other overlap panics.
 func (a *AEAD) Open(dst, sealed, additionalData []byte) ([]byte, error) {
 	if len(sealed) < Overhead {
 		return nil, errOpen

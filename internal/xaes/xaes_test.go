@@ -211,6 +211,29 @@ func TestSeal_InPlace(t *testing.T) {
 	}
 }
 
+func TestOpen_InPlace(t *testing.T) {
+	t.Parallel()
+	aead := newAEAD(t)
+	for size := range 200 {
+		plaintext := bytes.Repeat([]byte{byte(size)}, size)
+		sealed, err := aead.Seal([]byte("before"), plaintext, []byte("row"))
+		require.NoError(t, err)
+		message := sealed[len("before"):]
+		opened, err := aead.Open(message[SaltSize:SaltSize], message, []byte("row"))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(plaintext, opened))
+		require.Same(t, &message[:SaltSize+1][SaltSize], &opened[:1][0], "%d bytes", size)
+		require.Equal(t, "before", string(sealed[:len("before")]))
+
+		message, err = aead.Seal(nil, plaintext, []byte("row"))
+		require.NoError(t, err)
+		message[len(message)-1] ^= 1
+		opened, err = aead.Open(message[SaltSize:SaltSize], message, []byte("row"))
+		require.ErrorIs(t, err, errOpen)
+		require.Nil(t, opened)
+	}
+}
+
 func TestSeal_FreshNonce(t *testing.T) {
 	t.Parallel()
 	aead := newAEAD(t)

@@ -1,0 +1,99 @@
+package pgsession
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/pgsession/pgsession/internal/rows"
+)
+
+// The errors that callers may want to tell apart, with [errors.Is].
+var (
+	// ErrNotFound says that the session is absent, expired or ended. It never stands for a database
+	// that could not be asked.
+	ErrNotFound = errors.New("pgsession: session not found")
+
+	// ErrRevoked says that the session was ended, and its tombstone is still there. A request that
+	// was in flight when its user logged out sees this error. It is also ErrNotFound.
+	ErrRevoked error = &notFoundError{"pgsession: session was ended"}
+
+	// ErrInvalidID says that a string is not a token or a handle, or that an id which [ParseID] read
+	// cannot begin a session. It is also ErrNotFound, since code that parses a cookie treats both
+	// alike.
+	ErrInvalidID error = &notFoundError{"pgsession: not a session id"}
+
+	// ErrExists says that there is a row under the new id: a session, live or expired, or a
+	// tombstone.
+	ErrExists = errors.New("pgsession: session id is taken")
+
+	// ErrUserChanged says that a write named another user than the session's. Only Renew and Cycle
+	// may change the user, under a new id.
+	ErrUserChanged = errors.New("pgsession: session belongs to another user")
+
+	// ErrConflict says that an operation gave up, since others kept changing the session.
+	ErrConflict = errors.New("pgsession: session keeps changing")
+
+	// ErrInvalidTTL says that a ttl is not positive, is over 100 years, or leads past the year 9999;
+	// or that a Data.EndsAt has passed or lies past the year 9999.
+	ErrInvalidTTL = errors.New("pgsession: ttl must be positive, and at most 100 years")
+
+	// ErrTooLarge says that the values are over WithMaxSize, or a user id is over 1,000 bytes.
+	ErrTooLarge = errors.New("pgsession: too large")
+
+	// ErrEncode says that the values have no JSON form. In a plaintext store it also says that
+	// PostgreSQL's jsonb refuses them: it takes neither the character U+0000 nor numbers that its
+	// numeric type cannot hold.
+	ErrEncode = errors.New("pgsession: values cannot be encoded")
+
+	// ErrDecode says that the values do not fit the target.
+	ErrDecode = errors.New("pgsession: values do not fit the target")
+
+	// ErrTampered says that a row does not open: it is not what this store wrote there.
+	ErrTampered = errors.New("pgsession: session does not open")
+
+	// ErrUnknownKey says that a row was sealed under a key that is not in the key ring.
+	ErrUnknownKey = errors.New("pgsession: session is sealed under an unknown key")
+
+	// ErrSchema says that the table is not one of ours, is newer than this release, or that this
+	// role lacks a privilege on it.
+	ErrSchema = rows.ErrSchema
+)
+
+type notFoundError struct{ text string }
+
+func (e *notFoundError) Error() string { return e.text }
+func (e *notFoundError) Unwrap() error { return ErrNotFound }
+
+// outcomeError returns what an operation returns for an outcome.
+func outcomeError(outcome rows.Outcome) error {
+	switch outcome {
+	case rows.OK:
+		return nil
+	case rows.NotFound:
+		return ErrNotFound
+	case rows.Revoked:
+		return ErrRevoked
+	case rows.Exists:
+		return ErrExists
+	case rows.OtherUser:
+		return ErrUserChanged
+	case rows.Changed:
+		return ErrConflict
+	}
+	panic(fmt.Sprintf("pgsession: no error for outcome %d", outcome))
+}
+
+// wrap names the operation that failed.
+func wrap(operation string, err error) error {
+	if errors.Is(err, rows.ErrPayload) {
+		return fmt.Errorf("%w: %w", ErrEncode, err)
+	}
+	return fmt.Errorf("pgsession: %s: %w", operation, err)
+}
+
+func wrapIfAny(operation string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return wrap(operation, err)
+}

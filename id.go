@@ -1,0 +1,187 @@
+package pgsession
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/pgsession/pgsession/internal/rows"
+)
+
+const tokenLength = 43 // base64url, without padding, of 32 bytes
+
+// An ID names one session and opens it: whoever holds it is logged in. It is made by [NewID], read
+// from a cookie by [ParseID], or derived from a framework's own token by [DeriveID].
+//
+// IDs are safe to print: formatted in any way (fmt, slog, encoding/json) an ID gives its [Handle]. Only
+// [ID.Token] gives the secret. To compare two IDs, compare their Handles.
+//
+// An ID knows where it came from. One that ParseID read never begins a session, since a stranger may
+// have chosen it: [Store.CreateAs] and [Store.Cycle] refuse it as a new id, and [Store.Put] only
+// replaces.
+//
+// The zero ID names no session: loads and writes of it give [ErrNotFound], and deleting it does
+// nothing.
+type ID struct {
+	masked [32]byte // the token, xored with maskOf(handle); zero for a derived id
+	handle Handle
+	parsed bool // by ParseID
+}
+
+// NewID returns a new random ID of 256 bits, from crypto/rand. OWASP asks for
+// at least 64 (Session Management Cheat Sheet, "Session ID Entropy").
+//
+// [Store.Create] mints its own; NewID is for [Store.Cycle].
+func NewID() ID {
+	var token [32]byte
+	rand.Read(token[:]) // never fails, and fills it whole
+	return mintedID(token)
+}
+
+var tokenEncoding = base64.RawURLEncoding.Strict()
+
+// ParseID reads a token that [ID.Token] gave: 43 characters of base64url. It
+// returns the zero ID and [ErrInvalidID] (which is also [ErrNotFound]) for
+// anything else. That an ID parses does not mean that there is such a session.
+func ParseID(token string) (ID, error) {
+	if len(token) != tokenLength {
+		return ID{}, ErrInvalidID
+	}
+	var bits [32]byte
+	n, err := tokenEncoding.Decode(bits[:], []byte(token))
+	if err != nil || n != len(bits) || bits == [32]byte{} {
+		return ID{}, ErrInvalidID
+	}
+	id := mintedID(bits)
+	id.parsed = true
+	return id, nil
+}
+
+// DeriveID returns the ID for a secret that a framework made for itself: its
+// session token, whatever its form. The same secret gives the same ID; the
+// empty one gives the zero ID. Such an ID has no token, and no token that
+// [ParseID] accepts leads to its session.
+//
+// The secret must be as hard to guess as a session token. Most applications
+// use [NewID], and need no DeriveID.
+func DeriveID(secret string) ID { return derivedID(derivedIDDomain, secret) }
+
+// A minted id's handle is the hash of 32 bytes, and a derived one's is the hash of more than 64,
+// whatever the secret. So no token leads to the row of a derived id. The domains end in a zero byte,
+// and neither is the other's prefix.
+const (
+	derivedIDDomain = "pgsession/v1: the id of a session, derived from a token of a framework\x00"
+	keyValueDomain  = "pgsession/v1: the id of an entry of a key/value view, derived from its key\x00"
+)
+
+// These do not compile if a domain has fewer than 64 bytes. The secret has one at least.
+var (
+	_ [len(derivedIDDomain) - 64]struct{}
+	_ [len(keyValueDomain) - 64]struct{}
+)
+
+func derivedID(domain, secret string) ID {
+	if secret == "" {
+		return ID{}
+	}
+	hash := sha256.New()
+	io.WriteString(hash, domain)
+	io.WriteString(hash, secret)
+	var id ID
+	hash.Sum(id.handle.sum[:0])
+	return id
+}
+
+func mintedID(token [32]byte) ID {
+	handle := Handle{rows.Key(sha256.Sum256(token[:]))}
+	mask := maskOf(handle)
+	subtle.XORBytes(token[:], token[:], mask[:])
+	return ID{masked: token, handle: handle}
+}
+
+// maskOf returns what hides a token. fmt calls no method of an ID in an unexported field, and prints its
+// bits instead: they are masked, under another mask in each process.
+func maskOf(handle Handle) [32]byte {
+	var both [len(processSecret) + len(handle.sum)]byte // short enough for one block of SHA-256
+	copy(both[copy(both[:], processSecret[:]):], handle.sum[:])
+	return sha256.Sum256(both[:])
+}
+
+var processSecret = func() (secret [16]byte) {
+	rand.Read(secret[:])
+	return secret
+}()
+
+// Token returns the value for the session cookie, 43 characters of base64url:
+// the secret itself. It returns "" for the zero ID and for a derived one.
+func (id ID) Token() string {
+	if id.masked == [32]byte{} {
+		return ""
+	}
+	token := maskOf(id.handle)
+	subtle.XORBytes(token[:], token[:], id.masked[:])
+	return tokenEncoding.EncodeToString(token[:])
+}
+
+// Handle returns the id's public name, which may be shown and logged.
+func (id ID) Handle() Handle { return id.handle }
+
+// IsZero reports whether id is the zero ID.
+func (id ID) IsZero() bool { return id.handle.IsZero() }
+
+// mayBegin reports whether a session may begin under the id.
+func (id ID) mayBegin() bool { return !id.parsed && !id.IsZero() }
+
+// String returns the handle's String, never the token.
+func (id ID) String() string { return id.handle.String() }
+
+// Format writes the handle for every verb.
+func (id ID) Format(f fmt.State, _ rune) { io.WriteString(f, id.String()) }
+
+// LogValue returns the handle.
+func (id ID) LogValue() slog.Value { return slog.StringValue(id.String()) }
+
+// MarshalText returns the handle. There is no UnmarshalText: only a token
+// gives an ID back.
+func (id ID) MarshalText() ([]byte, error) { return id.handle.MarshalText() }
+
+// A Handle is the SHA-256 of an [ID]: it names a session in a page, a log or
+// the table's key column, and opens nothing. Handles are comparable. The zero
+// Handle names no session.
+type Handle struct{ sum rows.Key }
+
+// ParseHandle reads what [Handle.String] gave: 64 hex digits of either case. It
+// returns the zero Handle and [ErrInvalidID] for anything else.
+func ParseHandle(s string) (Handle, error) {
+	if len(s) != hex.EncodedLen(sha256.Size) {
+		return Handle{}, ErrInvalidID
+	}
+	var h Handle
+	if _, err := hex.Decode(h.sum[:], []byte(s)); err != nil || h.IsZero() {
+		return Handle{}, ErrInvalidID
+	}
+	return h, nil
+}
+
+// IsZero reports whether h is the zero Handle.
+func (h Handle) IsZero() bool { return h == Handle{} }
+
+// String returns 64 hex digits, as encode(key, 'hex') does in psql.
+func (h Handle) String() string { return hex.EncodeToString(h.sum[:]) }
+
+// Format writes the 64 hex digits for every verb.
+func (h Handle) Format(f fmt.State, _ rune) { io.WriteString(f, h.String()) }
+
+// MarshalText returns the 64 hex digits.
+func (h Handle) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText is [ParseHandle].
+func (h *Handle) UnmarshalText(text []byte) (err error) {
+	*h, err = ParseHandle(string(text))
+	return err
+}

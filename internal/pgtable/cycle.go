@@ -1,0 +1,93 @@
+package pgtable
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsession/pgsession/internal/rows"
+)
+
+// Cycle is part of [rows.Table].
+func (t *Table) Cycle(ctx context.Context, from rows.Key, w rows.Write) (outcome rows.Outcome, err error) {
+	sealed, data := t.payload(w.Payload)
+	err = t.operate(ctx, func(ctx context.Context) error {
+		for range maxAttempts {
+			var cycled bool
+			err := t.runAlone(ctx, from, func(ctx context.Context, conn *pgx.Conn) error {
+				begun := w.Begin(t.now())
+				tag, err := conn.Exec(ctx, t.sql.Load().cycle, begun.CreatedAt, from[:], w.Key[:], w.UserKey, w.OtherUserKeys,
+					begun.Version, timestamp(begun.EndsAt), interval(w.TTL), sealed, data)
+				cycled = tag.RowsAffected() > 0
+				return err
+			})
+			if err != nil || cycled {
+				return err
+			}
+			row, err := t.load(ctx, from)
+			if err != nil {
+				return err
+			}
+			if outcome = row.Load(t.now()); outcome != rows.OK {
+				return nil
+			}
+		}
+		outcome = rows.Changed
+		return nil
+	})
+	if sqlState(err) == uniqueViolation {
+		return rows.Exists, nil
+	}
+	return outcome, err
+}
+
+// The row at the old key becomes a tombstone in the same statement in which the new row is made, so
+// that no snapshot shows both live, or neither, and the server never holds the old row while it waits
+// for the client. created_at and ends_at pass through the tombstone, since RETURNING gives new values.
+const cycleSQL = `
+	WITH pgsession_ended AS (
+		UPDATE sessions AS s
+		SET ` + tombstone + `,
+			created_at = CASE WHEN ` + sameUser + ` THEN s.created_at ELSE $1 END,
+			ends_at = CASE WHEN ` + sameUser + ` THEN s.ends_at ELSE $7::timestamptz END
+		WHERE s.key = $2 AND ` + live + `
+		RETURNING s.created_at, s.ends_at
+	)
+	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)
+	SELECT $3::bytea, $4::bytea, $6::bigint, ended.created_at, least($1::timestamptz + $8::interval, ended.ends_at), ended.ends_at, $8::interval,
+		$9::bytea, convert_from($10::bytea, 'UTF8')::jsonb
+	FROM pgsession_ended AS ended`
+
+const sameUser = `(s.user_key IS NOT DISTINCT FROM $4::bytea OR coalesce(s.user_key = ANY($5::bytea[]), false))`
+
+// Renew is part of [rows.Table].
+func (t *Table) Renew(ctx context.Context, seen rows.Row, w rows.Write) (row rows.Row, outcome rows.Outcome, err error) {
+	sealed, data := t.payload(w.Payload)
+	err = t.writeRow(ctx, seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
+		now := t.now()
+		row = seen.Move(w, now)
+		tag, err := conn.Exec(ctx, t.sql.Load().renew, now, seen.Key[:], seen.Version, seen.CreatedAt,
+			row.Key[:], row.UserKey, row.Version, row.CreatedAt, row.ExpiresAt, timestamp(row.EndsAt), interval(row.IdleTimeout), sealed, data)
+		outcome = rows.OK // an attempt before this one may have failed
+		if tag.RowsAffected() == 0 {
+			outcome = rows.Changed
+		}
+		return err
+	})
+	if sqlState(err) == uniqueViolation {
+		return rows.Row{}, rows.Exists, nil
+	}
+	return row, outcome, err
+}
+
+const renewSQL = `
+	WITH pgsession_ended AS (
+		UPDATE sessions AS s
+		SET ` + tombstone + `
+		WHERE s.key = $2 AND ` + live + ` AND s.version = $3 AND s.created_at = $4
+		RETURNING s.key
+	)
+	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)
+	SELECT $5::bytea, $6::bytea, $7::bigint, $8::timestamptz, $9::timestamptz, $10::timestamptz, $11::interval,
+		$12::bytea, convert_from($13::bytea, 'UTF8')::jsonb
+	FROM pgsession_ended`

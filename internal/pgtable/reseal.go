@@ -1,0 +1,105 @@
+package pgtable
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgsession/pgsession/internal/rows"
+)
+
+// PageToReseal is part of [rows.Table].
+func (t *Table) PageToReseal(ctx context.Context, after rows.Key, limit int, keyID [4]byte) ([]rows.Row, error) {
+	return t.list(ctx, t.sql.Load().pageToReseal, after[:], keyID[:], limit, pageBytes)
+}
+
+// The key id is the payload's second to fifth byte.
+const pageToResealSQL = `
+	SELECT ` + columns + `
+	FROM (
+		SELECT s.*, ` + bytesBefore + `
+		FROM (
+			SELECT s.*
+			FROM sessions AS s
+			WHERE s.key > $1 AND ` + hasHandle + ` AND s.sealed IS NOT NULL AND substring(s.sealed FROM 2 FOR 4) <> $2
+			ORDER BY s.key
+			LIMIT $3
+		) AS s
+	) AS s
+	WHERE s.pgsession_bytes_before < $4
+	ORDER BY s.key`
+
+// Reseal is part of [rows.Table].
+func (t *Table) Reseal(ctx context.Context, resealed []rows.Resealed) (swapped int64, err error) {
+	if len(resealed) == 0 {
+		return 0, nil
+	}
+	err = t.operate(ctx, func(ctx context.Context) error {
+		done := make(map[rows.Key]bool, len(resealed))
+		err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+			clear(done)
+			return reseal(ctx, conn, t.sql.Load().reseal, resealed, done)
+		})
+		if err != nil {
+			return err
+		}
+		for i := range resealed { // what was held is done alone
+			if key := resealed[i].Seen.Key; !done[key] {
+				err := t.runAlone(ctx, key, func(ctx context.Context, conn *pgx.Conn) error {
+					return reseal(ctx, conn, t.sql.Load().resealWaiting, resealed[i:i+1], done)
+				})
+				if err != nil {
+					return err
+				}
+			}
+		}
+		swapped = int64(len(done))
+		return nil
+	})
+	return swapped, err
+}
+
+// reseal adds the keys of the rows that it wrote to done.
+func reseal(ctx context.Context, conn *pgx.Conn, sql string, resealed []rows.Resealed, done map[rows.Key]bool) error {
+	var (
+		keys, userKeys, payloads list[[]byte]
+		versions                 list[int64]
+		created                  list[time.Time]
+	)
+	for i := range resealed {
+		r := &resealed[i]
+		keys, userKeys, payloads = append(keys, r.Seen.Key[:]), append(userKeys, r.UserKey), append(payloads, r.Payload)
+		versions, created = append(versions, r.Seen.Version), append(created, r.Seen.CreatedAt)
+	}
+	result, err := conn.Query(ctx, sql, keys, userKeys, payloads, versions, created)
+	if err != nil {
+		return err
+	}
+	var key rows.Key
+	scanned := pgtype.PreallocBytes(key[:])
+	_, err = pgx.ForEachRow(result, []any{&scanned}, func() error {
+		done[key] = true
+		return nil
+	})
+	return err
+}
+
+const resealSQL = `
+	WITH pgsession_held AS (
+		SELECT new.*
+		FROM sessions AS s
+		JOIN (SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[]) ` + hideListLength + `)
+			AS new (key, user_key, sealed, version, created_at) ON new.key = s.key
+		WHERE s.sealed IS NOT NULL AND s.version = new.version AND s.created_at = new.created_at
+		` + skipLocked + `
+	)
+	UPDATE sessions AS s
+	SET user_key = held.user_key, sealed = held.sealed, version = ` + nextVersion + `
+	FROM pgsession_held AS held
+	WHERE s.key = held.key AND s.sealed IS NOT NULL AND s.version = held.version AND s.created_at = held.created_at
+	RETURNING s.key`
+
+var resealWaitingSQL = strings.ReplaceAll(resealSQL, skipLocked, "FOR UPDATE OF s")

@@ -1,0 +1,241 @@
+package pgtable
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsession/pgsession/internal/rows"
+)
+
+// maxAttempts bounds how often a statement is sent that the server rolled back, or that was never
+// sent.
+const maxAttempts = 10
+
+// The SQLSTATEs that make a difference (PostgreSQL manual, appendix A).
+const (
+	uniqueViolation      = "23505"
+	readOnlyTransaction  = "25006"
+	undefinedStatement   = "26000"
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+	lockNotAvailable     = "55P03"
+	queryCanceled        = "57014"
+	featureNotSupported  = "0A000"
+	duplicateTable       = "42P07"
+	undefinedTable       = "42P01"
+	undefinedColumn      = "42703"
+
+	classConnectionException  = "08"
+	classProgramLimitExceeded = "54"
+)
+
+// refusedByJSONB are the SQLSTATEs with which jsonb refuses a text.
+var refusedByJSONB = []string{
+	"22003", // numeric_value_out_of_range
+	"22021", // character_not_in_repertoire
+	"22P02", // invalid_text_representation
+	"22P05", // untranslatable_character
+}
+
+// run runs a statement on a connection of the pool, and again if the error allows it.
+func (t *Table) run(ctx context.Context, allowed func(error) bool, do func(ctx context.Context, conn *pgx.Conn) error) error {
+	for attempt := 1; ; attempt++ {
+		began := time.Now()
+		err := t.runOnce(ctx, do)
+		switch {
+		case err == nil || ctx.Err() != nil || attempt >= maxAttempts:
+			return err
+		case sqlState(err) == undefinedStatement || t.isDemoted(err, began):
+			continue // on another connection
+		case !allowed(err) && !t.serverRefusesLists(err) || backOff(ctx, attempt) != nil:
+			return err
+		}
+	}
+}
+
+func (t *Table) runOnce(ctx context.Context, do func(ctx context.Context, conn *pgx.Conn) error) error {
+	conn, err := t.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	err = do(ctx, conn.Conn())
+	if sqlState(err) == undefinedStatement {
+		// Somebody's DISCARD ALL or DEALLOCATE removed the prepared statements of this connection,
+		// which pgx takes to be there. Nothing was run. The connection goes back to the top of the
+		// pool's stack, so that the next attempt most likely gets it, and not another one like it.
+		if conn.Conn().DeallocateAll(ctx) != nil {
+			conn.Conn().Close(ctx)
+		}
+	}
+	return err
+}
+
+// resetInterval is how long the pool is left alone after it was reset. A server that stays read-only does
+// not see a new connection for each call.
+const resetInterval = time.Second
+
+// isDemoted reports whether a statement that began then was refused by a server that has become
+// read-only, and may be sent again on another connection.
+func (t *Table) isDemoted(err error, began time.Time) bool {
+	return sqlState(err) == readOnlyTransaction && t.giveUpConnections(began)
+}
+
+// giveUpConnections reports whether the pool has given up its connections since then. New ones find the
+// new primary if the connection string has several hosts and target_session_attrs.
+func (t *Table) giveUpConnections(since time.Time) bool {
+	t.resetting.Lock()
+	defer t.resetting.Unlock()
+	switch {
+	case t.lastReset.After(since):
+		return true
+	case time.Since(t.lastReset) < resetInterval:
+		return false
+	}
+	t.lastReset = time.Now()
+	t.pool.Reset()
+	return true
+}
+
+// backOff waits for a random time, longer at each attempt, so that those who met do not meet again.
+func backOff(ctx context.Context, attempt int) error {
+	longest := min(time.Millisecond<<min(attempt, 6), 50*time.Millisecond)
+	timer := time.NewTimer(rand.N(longest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serverError returns what the server answered, or nil.
+func serverError(err error) *pgconn.PgError {
+	var server *pgconn.PgError
+	errors.As(err, &server)
+	return server
+}
+
+func sqlState(err error) string {
+	if server := serverError(err); server != nil {
+		return server.Code
+	}
+	return ""
+}
+
+// isFatal reports whether the connection ended with the answer. PgBouncer, which speaks for a server
+// that it lost, leaves the unlocalized severity out.
+func isFatal(server *pgconn.PgError) bool {
+	severity := cmp.Or(server.SeverityUnlocalized, server.Severity)
+	return severity == "FATAL" || severity == "PANIC" || strings.HasPrefix(server.Code, classConnectionException)
+}
+
+// leftNoTrace reports whether a statement certainly changed nothing and may succeed when it is sent
+// again: the server rolled it back for the sake of another transaction, or it was never sent.
+func leftNoTrace(err error) bool {
+	server := serverError(err)
+	if server == nil {
+		return pgconn.SafeToRetry(err)
+	}
+	switch server.Code {
+	case serializationFailure, deadlockDetected:
+		return true
+	case featureNotSupported:
+		return server.Routine == "RevalidateCachedQuery" // the plan is from before a change of the table
+	}
+	return false
+}
+
+// leftNoTraceOrReads is leftNoTrace for a statement that only reads: a lost connection does no harm.
+func leftNoTraceOrReads(err error) bool { return leftNoTrace(err) || isConnectionLost(err) }
+
+// tookNoEffect reports whether a statement that failed certainly changed nothing: the server rolled
+// it back and said so, or it was never sent. After any other failure the outcome is unknown.
+func tookNoEffect(err error) bool {
+	if server := serverError(err); server != nil {
+		return !isFatal(server)
+	}
+	return pgconn.SafeToRetry(err)
+}
+
+// isConnectionLost reports whether an established connection broke, or the server closed it. A
+// connection that could not be made is an outage to be told at once.
+func isConnectionLost(err error) bool {
+	if server := serverError(err); server != nil {
+		return isFatal(server)
+	}
+	var connecting *pgconn.ConnectError
+	var network *net.OpError
+	return !errors.As(err, &connecting) &&
+		(errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed))
+}
+
+// serverRefusesLists reports whether this is the first time that the server says that it cannot lock
+// the rows of a list, as Citus cannot in a distributed table. From then on the table does without:
+// writes share no statement.
+func (t *Table) serverRefusesLists(err error) bool {
+	if server := serverError(err); server == nil || server.Code != featureNotSupported || server.Routine == "RevalidateCachedQuery" {
+		return false
+	}
+	if !t.writesAlone.CompareAndSwap(false, true) {
+		return false
+	}
+	t.sql.Store(withoutLocks(t.sql.Load()))
+	return true
+}
+
+// withoutLocks returns the statements over lists without the lock. The retry after a deadlock then
+// serves alone.
+func withoutLocks(s *statements) *statements {
+	simple := *s
+	for _, sql := range []*string{&simple.endMany, &simple.endByUser, &simple.removeExpired, &simple.reseal, &simple.loadMany} {
+		*sql = strings.NewReplacer(skipLocked, "", hideListLength, "").Replace(*sql)
+	}
+	return &simple
+}
+
+// explain adds to an error of the database what is known about its cause. Caller is the context that
+// the caller gave.
+func (t *Table) explain(caller context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	state := sqlState(err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && !isOver(caller):
+		if stat := t.pool.Stat(); stat.AcquiredConns() >= stat.MaxConns() {
+			return fmt.Errorf("no answer within %s (WithTimeout), and every connection of the pool is in use: "+
+				"by statements that wait, or by code that holds a connection while it calls the store: %w", t.config.Timeout, err)
+		}
+		return fmt.Errorf("no answer within %s (WithTimeout): %w", t.config.Timeout, err)
+	case state == undefinedTable:
+		return fmt.Errorf("there is no table %s; call Init at start-up: %w", t.config.Name, err)
+	case state == undefinedColumn:
+		return fmt.Errorf("table %s: %w; Init tells what differs: %w", t.config.Name, rows.ErrSchema, err)
+	case t.config.Plaintext && (slices.Contains(refusedByJSONB, state) || strings.HasPrefix(state, classProgramLimitExceeded)):
+		return fmt.Errorf("%w: jsonb refuses them (SQLSTATE %s)", rows.ErrPayload, state)
+	}
+	return err
+}
+
+// isOver reports whether a caller's context has ended, other than by the store's own timeout.
+func isOver(caller context.Context) bool {
+	if context.Cause(caller) == rows.ErrTimeout {
+		return false
+	}
+	// A shared statement ends at its callers' deadline, perhaps a moment before their contexts do.
+	deadline, ok := caller.Deadline()
+	return caller.Err() != nil || ok && !time.Now().Before(deadline)
+}

@@ -1,0 +1,300 @@
+package rows
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Memory is a [Table] in memory. It is gone with the process.
+type Memory struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	rows    map[Key]Row // none is absent
+	failure error
+}
+
+// NewMemory returns an empty table that takes the time from now, which returns what [Time] does.
+func NewMemory(now func() time.Time) *Memory {
+	return &Memory{now: now, rows: make(map[Key]Row)}
+}
+
+// FailWith lets every method fail with err and change nothing, until FailWith(nil).
+func (m *Memory) FailWith(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failure = err
+}
+
+// enter takes the lock, unless it returns an error.
+func (m *Memory) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	if m.failure != nil {
+		defer m.mu.Unlock()
+		return m.failure
+	}
+	return nil
+}
+
+// set keeps a row, under the lock. Payloads are opened in place, so that each side has its own.
+func (m *Memory) set(key Key, row Row) {
+	if row.State == Absent {
+		delete(m.rows, key)
+		return
+	}
+	m.rows[key] = row.Clone()
+}
+
+// Clone returns a copy that shares no memory with r.
+func (r Row) Clone() Row {
+	r.UserKey, r.Payload = bytes.Clone(r.UserKey), bytes.Clone(r.Payload)
+	return r
+}
+
+// Init fails if the table was told to.
+func (m *Memory) Init(ctx context.Context) error {
+	err := m.enter(ctx)
+	if err == nil {
+		m.mu.Unlock()
+	}
+	return err
+}
+
+// change applies one of the functions of this package to the row at key.
+func (m *Memory) change(ctx context.Context, key Key, step func(Row, time.Time) (Row, Outcome)) (Row, Outcome, error) {
+	if err := m.enter(ctx); err != nil {
+		return Row{}, NotFound, err
+	}
+	defer m.mu.Unlock()
+	row, outcome := step(m.rows[key], m.now())
+	if outcome == OK {
+		m.set(key, row)
+	}
+	return row.Clone(), outcome, nil
+}
+
+// Insert is part of [Table].
+func (m *Memory) Insert(ctx context.Context, w Write) (Row, Outcome, error) {
+	return m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Insert(w, now) })
+}
+
+// Load is part of [Table].
+func (m *Memory) Load(ctx context.Context, key Key) (Row, error) {
+	if err := m.enter(ctx); err != nil {
+		return Row{}, err
+	}
+	defer m.mu.Unlock()
+	return m.rows[key].Clone(), nil
+}
+
+// Save is part of [Table].
+func (m *Memory) Save(ctx context.Context, w Write) (Outcome, error) {
+	_, outcome, err := m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Save(w, now) })
+	return outcome, err
+}
+
+// Put is part of [Table].
+func (m *Memory) Put(ctx context.Context, w Write) (Outcome, error) {
+	_, outcome, err := m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Put(w, now) })
+	return outcome, err
+}
+
+// Swap is part of [Table].
+func (m *Memory) Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error) {
+	return m.change(ctx, seen.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Swap(seen, w, now) })
+}
+
+// Touch is part of [Table].
+func (m *Memory) Touch(ctx context.Context, key Key, ttl time.Duration) (Outcome, error) {
+	_, outcome, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.Touch(ttl, now) })
+	return outcome, err
+}
+
+// move applies Cycle or Renew to two rows.
+func (m *Memory) move(ctx context.Context, from Key, w Write, step func(from, to Row, now time.Time) (newFrom, newTo Row, outcome Outcome)) (Row, Outcome, error) {
+	if err := m.enter(ctx); err != nil {
+		return Row{}, NotFound, err
+	}
+	defer m.mu.Unlock()
+	newFrom, newTo, outcome := step(m.rows[from], m.rows[w.Key], m.now())
+	if outcome == OK {
+		m.set(from, newFrom)
+		m.set(w.Key, newTo)
+	}
+	return newTo.Clone(), outcome, nil
+}
+
+// Cycle is part of [Table].
+func (m *Memory) Cycle(ctx context.Context, from Key, w Write) (Outcome, error) {
+	_, outcome, err := m.move(ctx, from, w, func(from, to Row, now time.Time) (Row, Row, Outcome) {
+		return Cycle(from, to, w, now)
+	})
+	return outcome, err
+}
+
+// Renew is part of [Table].
+func (m *Memory) Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error) {
+	return m.move(ctx, seen.Key, w, func(from, to Row, now time.Time) (Row, Row, Outcome) {
+		return Renew(from, to, seen, w, now)
+	})
+}
+
+// End is part of [Table].
+func (m *Memory) End(ctx context.Context, key Key) error {
+	_, _, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.End(now), OK })
+	return err
+}
+
+// Revoke is part of [Table].
+func (m *Memory) Revoke(ctx context.Context, key Key, userKeys [][]byte) (outcome Outcome, err error) {
+	_, _, err = m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) {
+		r, outcome = r.Revoke(userKeys, now)
+		return r, OK // an expired session is ended too
+	})
+	return outcome, err
+}
+
+// EndByUser is part of [Table].
+func (m *Memory) EndByUser(ctx context.Context, userKeys [][]byte, except []Key) (int64, error) {
+	return m.endEach(ctx, func(r Row) bool { return contains(userKeys, r.UserKey) && !slices.Contains(except, r.Key) })
+}
+
+// EndAll is part of [Table].
+func (m *Memory) EndAll(ctx context.Context) (int64, error) {
+	return m.endEach(ctx, func(Row) bool { return true })
+}
+
+func (m *Memory) endEach(ctx context.Context, matches func(Row) bool) (live int64, err error) {
+	if err := m.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer m.mu.Unlock()
+	now := m.now()
+	for key, row := range m.rows {
+		if !matches(row) {
+			continue
+		}
+		if row.IsLive(now) {
+			live++
+		}
+		m.set(key, row.End(now))
+	}
+	return live, nil
+}
+
+// FindByUser is part of [Table].
+func (m *Memory) FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]Row, error) {
+	found, err := m.find(ctx, func(r Row, now time.Time) bool { return r.IsLive(now) && contains(userKeys, r.UserKey) })
+	slices.SortStableFunc(found, func(a, b Row) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return found[:min(limit, len(found))], err
+}
+
+// find returns the rows that match, in the order of their keys.
+func (m *Memory) find(ctx context.Context, matches func(Row, time.Time) bool) ([]Row, error) {
+	if err := m.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	now := m.now()
+	var found []Row
+	for _, row := range m.rows {
+		if matches(row, now) {
+			found = append(found, row.Clone())
+		}
+	}
+	slices.SortFunc(found, func(a, b Row) int { return bytes.Compare(a.Key[:], b.Key[:]) })
+	return found, nil
+}
+
+// Page is part of [Table].
+func (m *Memory) Page(ctx context.Context, after Key, limit int) ([]Row, error) {
+	found, err := m.find(ctx, func(r Row, now time.Time) bool { return r.IsLive(now) && r.isAfter(after) })
+	return found[:min(limit, len(found))], err
+}
+
+func (r Row) isAfter(key Key) bool { return bytes.Compare(r.Key[:], key[:]) > 0 }
+
+// RemoveExpired is part of [Table].
+func (m *Memory) RemoveExpired(ctx context.Context, wholeHours bool) (removed int64, err error) {
+	if err := m.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer m.mu.Unlock()
+	now := m.now()
+	if wholeHours {
+		now = now.Truncate(time.Hour).Add(-time.Microsecond)
+	}
+	for key, row := range m.rows {
+		if row.IsExpired(now) {
+			delete(m.rows, key)
+			removed++
+		}
+	}
+	return removed, nil
+}
+
+// PutEntry is part of [Table].
+func (m *Memory) PutEntry(ctx context.Context, w Write) error {
+	_, _, err := m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.PutEntry(w, now), OK })
+	return err
+}
+
+// RemoveEntry is part of [Table].
+func (m *Memory) RemoveEntry(ctx context.Context, key Key) error {
+	_, _, err := m.change(ctx, key, func(Row, time.Time) (Row, Outcome) { return Row{}, OK })
+	return err
+}
+
+// TakeEntry is part of [Table].
+func (m *Memory) TakeEntry(ctx context.Context, key Key) (taken Row, err error) {
+	_, _, err = m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) {
+		if !r.IsLive(now) {
+			return r, NotFound
+		}
+		taken = r
+		return Row{}, OK
+	})
+	return taken, err
+}
+
+// PageToReseal is part of [Table].
+func (m *Memory) PageToReseal(ctx context.Context, after Key, limit int, keyID [4]byte) ([]Row, error) {
+	found, err := m.find(ctx, func(r Row, _ time.Time) bool {
+		return r.isAfter(after) && len(r.Payload) >= 5 && [4]byte(r.Payload[1:5]) != keyID
+	})
+	return found[:min(limit, len(found))], err
+}
+
+// Reseal is part of [Table].
+func (m *Memory) Reseal(ctx context.Context, resealed []Resealed) (swapped int64, err error) {
+	if err := m.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer m.mu.Unlock()
+	for _, r := range resealed {
+		row := m.rows[r.Seen.Key]
+		if row.State != Stored || row.Version != r.Seen.Version || !row.CreatedAt.Equal(r.Seen.CreatedAt) {
+			continue
+		}
+		row.UserKey, row.Payload, row.Version = r.UserKey, r.Payload, NextVersion(row.Version)
+		m.set(row.Key, row)
+		swapped++
+	}
+	return swapped, nil
+}
+
+// Examine is part of [Table].
+func (m *Memory) Examine(ctx context.Context) (Condition, error) { return Condition{}, m.Init(ctx) }
+
+// Set keeps a row as it is, for tests.
+func (m *Memory) Set(row Row) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.set(row.Key, row)
+}

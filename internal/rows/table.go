@@ -1,0 +1,106 @@
+package rows
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// The errors that a table tells apart from an outage.
+var (
+	// ErrSchema says that the table is not as it should be, or that a privilege is missing.
+	ErrSchema = errors.New("pgsession: unexpected table")
+
+	// ErrTimeout is the cause of a context that the store's timeout has ended, not the caller.
+	ErrTimeout = errors.New("the store's timeout is over")
+
+	// ErrPayload says that the table cannot keep the payload.
+	ErrPayload = errors.New("the table cannot keep these values")
+)
+
+// A Table keeps rows. Each method does in one step what the function of the same name in this
+// package says, by the table's clock. An error is an outage: the operation may have happened or not,
+// and it happens no later than the table's timeout after the call. Methods are safe for concurrent
+// use. They keep nothing of the slices that they are given once they have returned, and the rows
+// that they return belong to the caller.
+type Table interface {
+	// Init creates the table, or checks the one that is there.
+	Init(ctx context.Context) error
+
+	// Insert returns the new row, or Exists.
+	Insert(ctx context.Context, w Write) (Row, Outcome, error)
+
+	// Load returns the row at key, whatever its state.
+	Load(ctx context.Context, key Key) (Row, error)
+
+	Save(ctx context.Context, w Write) (Outcome, error)
+	Put(ctx context.Context, w Write) (Outcome, error)
+
+	// Swap returns the new row. It is Changed if the row is not as it was seen.
+	Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
+
+	Touch(ctx context.Context, key Key, ttl time.Duration) (Outcome, error)
+	Cycle(ctx context.Context, from Key, w Write) (Outcome, error)
+
+	// Renew returns the row under the new key. It is Changed if the old row is not as it was seen.
+	Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
+
+	// End leaves a tombstone at key, if a session is stored there.
+	End(ctx context.Context, key Key) error
+
+	Revoke(ctx context.Context, key Key, userKeys [][]byte) (Outcome, error)
+
+	// EndByUser ends all sessions that lie under a user's keys, except some, and those that are
+	// moved meanwhile under their new keys. It returns how many were live, also with an error.
+	EndByUser(ctx context.Context, userKeys [][]byte, except []Key) (live int64, err error)
+
+	// EndAll ends all sessions, as EndByUser does.
+	EndAll(ctx context.Context) (live int64, err error)
+
+	// FindByUser returns the live sessions that lie under a user's keys, the newest log-in first.
+	FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]Row, error)
+
+	// Page returns at most so many live sessions with keys after the given one, in the order of
+	// their keys. It may return fewer, but not none, if more are left.
+	Page(ctx context.Context, after Key, limit int) ([]Row, error)
+
+	// RemoveExpired removes what has expired, or only what expired in hours that are over. It
+	// returns how many rows, also with an error.
+	RemoveExpired(ctx context.Context, wholeHours bool) (int64, error)
+
+	PutEntry(ctx context.Context, w Write) error
+	RemoveEntry(ctx context.Context, key Key) error
+
+	// TakeEntry removes the row at key if it is live, and returns it as it was.
+	TakeEntry(ctx context.Context, key Key) (Row, error)
+
+	// PageToReseal returns rows with keys after the given one whose payloads bear another key
+	// id, as Page does.
+	PageToReseal(ctx context.Context, after Key, limit int, keyID [4]byte) ([]Row, error)
+
+	// Reseal gives rows that are still as they were seen another user key and payload, live or not,
+	// and returns how many. Every Resealed is of another row.
+	Reseal(ctx context.Context, resealed []Resealed) (int64, error)
+
+	// Examine reads the table and looks for what an operator should know. An error means that the
+	// table does not work.
+	Examine(ctx context.Context) (Condition, error)
+}
+
+// Resealed is a row as it was seen, and what Reseal writes.
+type Resealed struct {
+	Seen             Row
+	UserKey, Payload []byte
+}
+
+// A Condition is what Examine found.
+type Condition struct {
+	// Clock is how far the table's own clock is ahead of the store's, 0 if it has none.
+	Clock time.Duration
+
+	// CannotDelete says that this role lacks the privilege to delete rows.
+	CannotDelete bool
+
+	// Reasons say why the table works and should yet be looked at.
+	Reasons []string
+}

@@ -1,0 +1,137 @@
+package pgsession
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/pgsession/pgsession/internal/pgtable"
+)
+
+const (
+	defaultTable   = "sessions"
+	defaultMaxSize = 64 << 10
+	defaultTimeout = 5 * time.Second
+)
+
+// An Option changes how a store behaves. It is given to [New], [Plaintext] or [InMemory], which panic
+// for an option that only a programming error gives.
+type Option func(*options)
+
+type options struct {
+	clock            Clock
+	table            string
+	logger           *slog.Logger
+	maxSize          int
+	absoluteLifetime time.Duration
+	timeout          time.Duration
+	maxInFlight      int // negative: the pool decides
+}
+
+func newOptions(opts []Option) options {
+	o := options{
+		clock:       SystemClock{},
+		table:       defaultTable,
+		logger:      slog.Default(),
+		maxSize:     defaultMaxSize,
+		timeout:     defaultTimeout,
+		maxInFlight: -1,
+	}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
+}
+
+// WithClock sets the clock by which sessions expire, for tests. The default is
+// [SystemClock]. A nil clock panics.
+func WithClock(clock Clock) Option {
+	return func(o *options) {
+		if clock == nil {
+			panic("pgsession: WithClock: nil clock")
+		}
+		o.clock = clock
+	}
+}
+
+// WithTable sets the table's name: "sessions", the default, or with a schema,
+// "web.sessions". The name is quoted, so that capitals and blanks stay as they
+// are. A store in memory ignores it. A name of three parts, with an empty part, or with a part of more than 63
+// bytes (PostgreSQL's limit for a name) panics.
+func WithTable(name string) Option {
+	return func(o *options) {
+		if _, err := pgtable.ParseName(name); err != nil {
+			panic(err.Error())
+		}
+		o.table = name
+	}
+}
+
+// WithLogger sets the logger for the clean-up and the health checks. The
+// default, also for nil, is [slog.Default].
+func WithLogger(logger *slog.Logger) Option {
+	return func(o *options) {
+		if logger != nil {
+			o.logger = logger
+		}
+	}
+}
+
+// WithMaxSize sets how many bytes a session's values may have, encoded. The
+// default is 64 KiB, and 0 is no limit. A negative number panics.
+func WithMaxSize(bytes int) Option {
+	return func(o *options) {
+		if bytes < 0 {
+			panic("pgsession: WithMaxSize: negative size")
+		}
+		o.maxSize = bytes
+	}
+}
+
+// WithAbsoluteLifetime sets how long after its log-in a session ends, however often it is touched, if
+// the log-in does not name a [Data.EndsAt] of its own. The end is decided at the log-in and stored
+// with the session, so that a store with another setting changes nothing for sessions that exist. The
+// default, 0, is never. OWASP recommends 4 to 8 hours for an application that is used all day
+// (Session Management Cheat Sheet, "Absolute Timeout"). A negative duration panics.
+func WithAbsoluteLifetime(d time.Duration) Option {
+	return func(o *options) {
+		if d < 0 {
+			panic("pgsession: WithAbsoluteLifetime: negative duration")
+		}
+		o.absoluteLifetime = d
+	}
+}
+
+// WithTimeout bounds each operation, the wait for a connection included: it ends no later than this
+// after it began, whatever the server, the network, the pool or other callers do. The default is 5
+// seconds, and 0 is no bound. A caller's context may end an operation sooner.
+//
+// [Store.All], [Store.DeleteAll], [Store.CleanupExpired] and [Store.Reseal] work through the whole table:
+// there it bounds each step, not the operation. An operation whose context or time has ended may still
+// take effect, but not later than this after it began. A negative duration panics.
+func WithTimeout(d time.Duration) Option {
+	return func(o *options) {
+		if d < 0 {
+			panic("pgsession: WithTimeout: negative duration")
+		}
+		o.timeout = d
+	}
+}
+
+// WithCoalescing sets how many statements of one kind (load, save, put, touch, delete) may be in
+// flight before further calls queue to share the next one. The default is a fifth of the pool's
+// connections, between 2 and 8, and 0 turns sharing off. Most applications will not need this: a call
+// that finds fewer than n in flight goes out at once by itself, and no call is delayed to fill a
+// batch.
+//
+// A shared statement runs under a context of its own, so that tracers see none of the callers' values.
+// Sharing is therefore off by default if the pool has a hook that sees the caller's context
+// (BeforeAcquire or PrepareConn): such hooks choose the tenant, and a shared statement has no single
+// caller. A negative number panics.
+func WithCoalescing(n int) Option {
+	return func(o *options) {
+		if n < 0 {
+			panic("pgsession: WithCoalescing: negative number")
+		}
+		o.maxInFlight = n
+	}
+}

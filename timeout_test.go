@@ -1,0 +1,123 @@
+package pgsession_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+)
+
+// shortTimeout is a WithTimeout for tests in which it has to end.
+const shortTimeout = 200 * time.Millisecond
+
+// requireTimeout wants an error that says that WithTimeout was over, and nothing of the session.
+func requireTimeout(t testing.TB, err error, operation string) {
+	t.Helper()
+	require.ErrorIs(t, err, context.DeadlineExceeded, operation)
+	require.ErrorContains(t, err, "WithTimeout", operation)
+	require.NotErrorIs(t, err, pgsession.ErrNotFound, operation)
+}
+
+// TestWithTimeout_LockedRow calls what writes a row while somebody holds it.
+func TestWithTimeout_LockedRow(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{
+		"save", "put", "touch", "load/Update", "load/Renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user", "delete all",
+		"put/KeyValue", "delete/KeyValue", "take",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newTracedStore(t, nil, 2)
+			hasty := s.node(newCrypto(t, testKey), pgsession.WithTimeout(shortTimeout))
+			id := s.create(t, ann(1), time.Hour)
+			require.NoError(t, s.KeyValue().Put(t.Context(), "k", nil, time.Hour))
+			before := s.load(t, id)
+			held := s.lock(t, "true")
+			started := time.Now()
+			requireTimeout(t, operationsOf(hasty, id)[name](t.Context()), name)
+			require.GreaterOrEqual(t, time.Since(started), shortTimeout)
+
+			held.waitFor(t, 0)
+			held.release(t)
+			require.Equal(t, before, s.load(t, id), "it takes no effect later")
+			require.Equal(t, 2, s.rows(t, "true"))
+			require.Eventually(t, func() bool { return s.pool.Stat().AcquiredConns() == 0 }, patience, time.Millisecond)
+			require.NoError(t, operationsOf(s, id)[name](t.Context()), "the next does not suffer from it")
+		})
+	}
+}
+
+// TestWithTimeout_LockedTable calls every operation while nobody can read the table.
+func TestWithTimeout_LockedTable(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	id := s.create(t, ann(1), time.Hour)
+	held := s.lockTable(t)
+	for name, call := range operationsOf(s.node(newCrypto(t, testKey), pgsession.WithTimeout(shortTimeout)), id) {
+		if name == "init" { // reads the catalog alone
+			continue
+		}
+		t.Run(name, func(t *testing.T) { requireTimeout(t, call(t.Context()), name) })
+	}
+	held.waitFor(t, 0)
+	held.release(t)
+	require.Equal(t, 1, s.count(t, id))
+	require.Equal(t, 1, s.rows(t, "true"))
+}
+
+// TestWithTimeout_ExhaustedPool calls every operation while every connection is held.
+func TestWithTimeout_ExhaustedPool(t *testing.T) {
+	t.Parallel()
+	s := newTracedStore(t, nil, 2)
+	id := s.create(t, ann(1), time.Hour)
+	release := holdConnections(t, s.pool, 2)
+	for name, call := range operationsOf(s.node(newCrypto(t, testKey), pgsession.WithTimeout(shortTimeout)), id) {
+		t.Run(name, func(t *testing.T) {
+			err := call(t.Context())
+			requireTimeout(t, err, name)
+			require.ErrorContains(t, err, "every connection of the pool is in use")
+		})
+	}
+	release()
+	require.Equal(t, 1, s.count(t, id))
+}
+
+func TestWithTimeout_CallersDeadline(t *testing.T) {
+	t.Parallel()
+	for name, timeout := range map[string]time.Duration{"a longer timeout": patience, "no timeout": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t, pgsession.WithTimeout(timeout))
+			id := s.create(t, ann(1), time.Hour)
+			s.lock(t, "true")
+			for _, operation := range []string{"save", "put", "touch", "load/Update", "load/Renew", "cycle", "delete", "delete by user"} {
+				ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
+				err := operationsOf(s, id)[operation](ctx)
+				cancel()
+				require.ErrorIs(t, err, context.DeadlineExceeded, operation)
+				require.NotContains(t, err.Error(), "WithTimeout", operation)
+			}
+		})
+	}
+}
+
+// TestWithTimeout_Default connects to a server that never answers, in the bubble's own time.
+func TestWithTimeout_Default(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := storeOn(brokenPool(t, func(ctx context.Context) { <-ctx.Done() }))
+		for name, call := range map[string]func() error{
+			"Load":   func() error { return second(s.Load(t.Context(), pgsession.NewID())) },
+			"Create": func() error { return second(s.Create(t.Context(), ann(1), time.Hour)) },
+			"Update": func() error { return second(s.Update(t.Context(), pgsession.NewID(), 0, keep(1))) },
+		} {
+			started := time.Now()
+			requireTimeout(t, call(), name)
+			require.Equal(t, 5*time.Second, time.Since(started), name)
+		}
+	})
+}
