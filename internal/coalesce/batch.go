@@ -224,19 +224,19 @@ func (g *Group[C, R]) runRecovered(b *batch[C, R]) (err error) {
 			err = &panicError{value: value, stack: debug.Stack()}
 		}
 	}()
-	ctx := b.context()
+	ctx := b.context(g.config.WithDeadline)
 	g.runs.Add(1)
 	return g.config.Run(ctx, b.requests, b.answer)
 }
 
 // context returns the context of the run.
-func (b *batch[C, R]) context() (ctx context.Context) {
+func (b *batch[C, R]) context(withDeadline func(context.Context, time.Time) (context.Context, context.CancelFunc)) (ctx context.Context) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.deadline.IsZero() {
 		ctx, b.cancel = context.WithCancel(b.parent)
 	} else {
-		ctx, b.cancel = context.WithDeadline(b.parent, b.deadline)
+		ctx, b.cancel = withDeadline(b.parent, b.deadline)
 	}
 	if b.waiting == 0 {
 		b.cancel() // all callers have gone since the batch was taken

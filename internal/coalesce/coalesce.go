@@ -61,6 +61,9 @@ type Config[C, R any] struct {
 	// its callers stops waiting, and the earliest deadline that was passed to Do.
 	Run func(ctx context.Context, calls []C, answer func(i int, r R)) error
 
+	// WithDeadline returns the context for a run. nil is [context.WithDeadline].
+	WithDeadline func(context.Context, time.Time) (context.Context, context.CancelFunc)
+
 	// RunAgain decides what follows the error of a run of more than one call. If it returns true,
 	// each call without an answer whose caller still waits runs again, by itself, so that the bad
 	// input of one call does not fail the others. If it returns false or is nil, these calls get
@@ -88,6 +91,9 @@ type Group[C, R any] struct {
 
 // New returns an idle Group.
 func New[C, R any](config Config[C, R]) *Group[C, R] {
+	if config.WithDeadline == nil {
+		config.WithDeadline = context.WithDeadline
+	}
 	g := &Group[C, R]{config: config}
 	g.inFlight = newInFlight(config.MaxInFlight, config.SlowAfter, g.onSlowRun)
 	g.rerunsInFlight = newInFlight(config.MaxInFlight, config.SlowAfter, g.onSlowRerun)
@@ -301,7 +307,7 @@ func (s *single[C, R]) answer(_ int, r R) {
 func (g *Group[C, R]) runAlone(ctx context.Context, deadline time.Time, s *single[C, R]) (r R, err error) {
 	if own, _ := ctx.Deadline(); isEarlier(deadline, own) {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline)
+		ctx, cancel = g.config.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
 	g.runs.Add(1)

@@ -47,7 +47,7 @@ func TestBatch_AnsweredAndAbandoned(t *testing.T) {
 	g, first := occupied()
 	calls := queue(t, g, time.Time{}, time.Time{})
 	batch := g.next(first)
-	ctx := batch.context()
+	ctx := batch.context(context.WithDeadline)
 	batch.answer(0, "done")
 	g.abandon(calls[0])
 	require.NoError(t, ctx.Err())
@@ -63,7 +63,7 @@ func TestBatch_AbandonedBeforeItRuns(t *testing.T) {
 	batch := g.next(first)
 	g.abandon(calls[0])
 	g.abandon(calls[1])
-	require.ErrorIs(t, batch.context().Err(), context.Canceled)
+	require.ErrorIs(t, batch.context(context.WithDeadline).Err(), context.Canceled)
 }
 
 // A call that has expired, but that its caller has not yet removed, is not sent. Its deadline does

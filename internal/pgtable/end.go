@@ -27,7 +27,7 @@ func (t *Table) End(ctx context.Context, key rows.Key) error {
 			return t.explain(ctx, err)
 		}
 	}
-	bounded, cancel := withDeadline(ctx, deadline)
+	bounded, cancel := t.withDeadline(ctx, deadline)
 	defer cancel()
 	_, err := t.takeTurn(bounded, key, func() (bool, error) { return t.end(bounded, key) })
 	return t.explain(ctx, err)

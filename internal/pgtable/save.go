@@ -30,7 +30,7 @@ func (t *Table) replace(ctx context.Context, w rows.Write, group *coalesce.Group
 			return rows.OK, t.explain(ctx, err)
 		}
 	}
-	bounded, cancel := withDeadline(ctx, deadline)
+	bounded, cancel := t.withDeadline(ctx, deadline)
 	defer cancel()
 	outcome, err := t.replaceAlone(bounded, w, shares, one, rule)
 	return outcome, t.explain(ctx, err)
@@ -119,7 +119,8 @@ const (
 )
 
 // replaceMany answers for each write whether it was done. Of several writes for one row the last is
-// done, as if the others had come just before it. That is only true of those that name the same user.
+// done, as if the others had come just before it. That is only true of those that name the same user and
+// the same end, which the first of several Puts decides.
 // More returns the parameters that only this statement has, for the writes that are done.
 func (t *Table) replaceMany(ctx context.Context, sql func(*statements) string, writes []rows.Write, answer func(int, bool),
 	more func(done []int, now time.Time) []any) error {
@@ -174,7 +175,8 @@ func (t *Table) replaceMany(ctx context.Context, sql func(*statements) string, w
 		return err
 	}
 	for i, w := range writes {
-		answer(i, written[w.Key] && bytes.Equal(w.UserKey, writes[last[w.Key]].UserKey))
+		last := &writes[last[w.Key]]
+		answer(i, written[w.Key] && bytes.Equal(w.UserKey, last.UserKey) && w.EndsAt.Equal(last.EndsAt) && w.Lifetime == last.Lifetime)
 	}
 	return nil
 }

@@ -44,6 +44,7 @@ func (t *Table) newShared() shared {
 			MaxBatchBytes: maxBatchBytes,
 			Size:          func(rows.Key) int { return t.loadSize.estimate() },
 			SlowAfter:     slowAfter,
+			WithDeadline:  t.deadlines.With,
 			Run:           t.runLoads,
 			RunAgain:      func(error) bool { return true },
 		}),
@@ -65,6 +66,7 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 		MaxBatchBytes: maxBatchBytes,
 		Size:          sizeOf,
 		SlowAfter:     slowAfter,
+		WithDeadline:  t.deadlines.With,
 		Run: func(ctx context.Context, calls []C, answer func(int, R)) error {
 			if len(calls) == 1 {
 				key := keyOf(calls[0])

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsession/pgsession/internal/deadline"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -83,12 +84,13 @@ type Config struct {
 // A Table is a [rows.Table] in PostgreSQL. It is safe for concurrent use, and several may work on
 // one table of the database.
 type Table struct {
-	config   Config
-	pool     *pgxpool.Pool
-	name     pgx.Identifier
-	waits    waits
-	shared   shared
-	loadSize sizeEstimate
+	config    Config
+	pool      *pgxpool.Pool
+	name      pgx.Identifier
+	waits     waits
+	deadlines deadline.Watch
+	shared    shared
+	loadSize  sizeEstimate
 
 	sql         atomic.Pointer[statements]
 	writesAlone atomic.Bool // see serverRefusesLists
@@ -183,11 +185,11 @@ func (t *Table) deadline() time.Time {
 
 // withDeadline returns a context that ends at the deadline, if ctx does not end before. A zero
 // deadline is none.
-func withDeadline(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+func (t *Table) withDeadline(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
 	if own, ok := ctx.Deadline(); deadline.IsZero() || ok && !own.After(deadline) {
 		return ctx, func() {}
 	}
-	return context.WithDeadline(ctx, deadline)
+	return t.deadlines.With(ctx, deadline)
 }
 
 // read runs a statement that changes nothing.
@@ -207,7 +209,7 @@ func (t *Table) writeRow(ctx context.Context, key rows.Key, do func(ctx context.
 
 // operate bounds an operation by the table's timeout.
 func (t *Table) operate(ctx context.Context, do func(ctx context.Context) error) error {
-	bounded, cancel := withDeadline(ctx, t.deadline())
+	bounded, cancel := t.withDeadline(ctx, t.deadline())
 	defer cancel()
 	return t.explain(ctx, do(bounded))
 }

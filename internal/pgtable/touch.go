@@ -32,7 +32,7 @@ func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (row
 			return result.outcome, t.explain(ctx, err)
 		}
 	}
-	bounded, cancel := withDeadline(ctx, deadline)
+	bounded, cancel := t.withDeadline(ctx, deadline)
 	defer cancel()
 	outcome, err := t.touchAlone(bounded, request)
 	return outcome, t.explain(ctx, err)
