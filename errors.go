@@ -69,7 +69,7 @@ func outcomeError(outcome rows.Outcome) error {
 	switch outcome {
 	case rows.OK:
 		return nil
-	case rows.NotFound:
+	case rows.NotFound, rows.Expired:
 		return ErrNotFound
 	case rows.Revoked:
 		return ErrRevoked

@@ -100,15 +100,12 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) error {
 	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
-	var outcome rows.Outcome
-	ended := false
-	err := s.underOneRing(func() error {
-		if ended {
-			return nil
+	// A row that was not found may lie under a key that the ring has had only since.
+	outcome := rows.NotFound
+	err := s.underOneRing(func() (err error) {
+		if outcome == rows.NotFound {
+			outcome, err = s.table.Revoke(ctx, h.sum, s.codec.userKeys(userID))
 		}
-		var err error
-		outcome, err = s.table.Revoke(ctx, h.sum, s.codec.userKeys(userID))
-		ended = outcome == rows.OK
 		return wrapIfAny("revoke", err)
 	})
 	if err != nil {

@@ -286,3 +286,24 @@ func TestStore_Reseal(t *testing.T) {
 		require.Zero(t, n)
 	})
 }
+
+// Revoke looks again if the key ring has changed meanwhile. It must not meet its own tombstone then.
+func TestStore_Revoke_ExpiredUnderSetKeys(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := newStore(t)
+	old, next := pgsession.GenerateKey(), pgsession.GenerateKey()
+	crypto := newCrypto(t, old)
+	node := s.node(crypto)
+	id := node.expired(t)
+	lock := node.lock(t, "key = $1", key(id))
+	revoked := make(chan error, 1)
+	go func() { revoked <- node.Revoke(ctx, "ann", id.Handle()) }()
+	lock.waitFor(t, 1)
+	require.NoError(t, crypto.SetKeys(next, old))
+	lock.release(t)
+	err := <-revoked
+	require.ErrorIs(t, err, pgsession.ErrNotFound)
+	require.NotErrorIs(t, err, pgsession.ErrRevoked)
+	require.ErrorIs(t, second(node.Load(ctx, id)), pgsession.ErrRevoked, "it was ended all the same")
+}

@@ -126,14 +126,14 @@ func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (ou
 			case err != nil || live:
 				return err
 			case ended:
-				outcome = rows.NotFound // it had expired
+				outcome = rows.Expired
 				return nil
 			}
 			row, err := t.load(ctx, key)
 			if err != nil {
 				return err
 			}
-			if _, outcome = row.Revoke(userKeys, t.now()); outcome != rows.OK {
+			if _, outcome = row.Revoke(userKeys, t.now()); outcome != rows.OK && outcome != rows.Expired {
 				return nil
 			}
 		}

@@ -90,7 +90,7 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 	})
 }
 
-// defaultMaxInFlight was measured (bench/sidebyside -places). The optimum is broad: with 16
+// defaultMaxInFlight was measured (bench/sidebyside -inflight). The optimum is broad: with 16
 // connections and 256 callers on a socket, 1, 2, 3 and 4 statements in flight gave 2.9, 3.4, 3.5 and
 // 3.2 times the loads of a store that does not coalesce; with 16 callers, 0.97, 1.26, 1.18 and 1.03
 // times. Over a network of 2 ms, where more statements hide more of it, 2, 3 and 4 gave 8.5, 8.8 and

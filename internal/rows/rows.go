@@ -72,13 +72,14 @@ type Write struct {
 	Lifetime time.Duration
 }
 
-// An Outcome is what an operation found. Each but OK means that nothing was written.
+// An Outcome is what an operation found. Each but OK and Expired means that nothing was written.
 type Outcome uint8
 
 // The outcomes.
 const (
 	OK        Outcome = iota
 	NotFound          // no row, or an expired one
+	Expired           // an expired row, which Revoke has ended
 	Revoked           // a tombstone
 	Exists            // a row, a tombstone included, where there should be none
 	OtherUser         // a live session of another user
@@ -291,11 +292,14 @@ func (r Row) End(now time.Time) Row {
 }
 
 // Revoke ends a session that lies under one of the user's keys, or anybody's if userKeys is nil. It
-// is OK if the session was live.
+// is OK if the session was live, and Expired if it had expired.
 func (r Row) Revoke(userKeys [][]byte, now time.Time) (Row, Outcome) {
 	outcome := r.Load(now)
 	if r.State == Stored && userKeys != nil && !contains(userKeys, r.UserKey) {
 		return r, NotFound
+	}
+	if r.State == Stored && outcome == NotFound {
+		outcome = Expired
 	}
 	return r.End(now), outcome
 }
