@@ -1,0 +1,358 @@
+package httpsession_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/httpsession"
+)
+
+// must ends an example, where a handler calls sessions.Error.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// visit sends requests as one browser does, and prints the answers.
+func visit(app http.Handler, requests ...string) { newVisitor(app).send(requests...) }
+
+type visitor struct {
+	app     http.Handler
+	jar     http.CookieJar
+	address *url.URL
+	header  http.Header
+}
+
+func newVisitor(app http.Handler) *visitor {
+	jar, err := cookiejar.New(nil)
+	must(err)
+	return &visitor{app, jar, &url.URL{Scheme: "http", Host: "localhost:8080"}, http.Header{}}
+}
+
+func (v *visitor) send(requests ...string) {
+	for _, request := range requests {
+		method, path, _ := strings.Cut(request, " ")
+		r := httptest.NewRequest(method, v.address.String()+path, nil)
+		r.Header = v.header.Clone()
+		r.RequestURI = path
+		for _, cookie := range v.jar.Cookies(v.address) {
+			r.AddCookie(cookie)
+		}
+		w := httptest.NewRecorder()
+		v.app.ServeHTTP(w, r)
+		v.jar.SetCookies(v.address, w.Result().Cookies())
+		answer := strings.TrimSpace(w.Body.String())
+		if w.Code != http.StatusOK {
+			answer = fmt.Sprint(w.Code, " ", cmp.Or(w.Header().Get("Location"), answer))
+		}
+		fmt.Println(strings.TrimSpace(request + ": " + answer))
+	}
+}
+
+// A flash message is a field that the next page takes out. Two pages that load at once do not both show it.
+func Example_flash() {
+	type Values struct {
+		Flash string `json:"flash,omitempty"`
+	}
+	sessions := httpsession.New[Values](pgsession.InMemory())
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /save", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.Update(w, r, func(v *Values) error { v.Flash = "Saved."; return nil }))
+		http.Redirect(w, r, "/", http.StatusSeeOther)
+	})
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		var flash string
+		if sessions.Get(r).Values.Flash != "" { // pages without a message write nothing
+			must(sessions.Update(w, r, func(v *Values) error { flash, v.Flash = v.Flash, ""; return nil }))
+		}
+		fmt.Fprintf(w, "message %q", flash)
+	})
+	visit(sessions.Handler(mux), "POST /save", "GET /", "GET /")
+	// Output:
+	// POST /save: 303 /
+	// GET /: message "Saved."
+	// GET /: message ""
+}
+
+// The box "remember me" of a log-in form. A session that is remembered may be idle for 14 days here, and
+// ends 60 days after its log-in.
+func Example_rememberMe() {
+	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
+	sessions := httpsession.New[struct{}](pgsession.InMemory(pgsession.WithClock(clock)),
+		httpsession.WithRemember(14*24*time.Hour, 60*24*time.Hour))
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
+		var opts []httpsession.LogInOption
+		if r.FormValue("remember") == "on" {
+			opts = append(opts, httpsession.Remember())
+		}
+		must(sessions.LogIn(w, r, r.FormValue("user"), nil, opts...))
+	})
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		s := sessions.Get(r)
+		fmt.Fprintf(w, "user %q, ended %v", s.UserID, s.Ended)
+	})
+	app := sessions.Handler(mux)
+	ann, bob := newVisitor(app), newVisitor(app)
+	ann.send("POST /log-in?user=ann&remember=on")
+	bob.send("POST /log-in?user=bob")
+	clock.Advance(13 * 24 * time.Hour)
+	ann.send("GET /")
+	bob.send("GET /")
+	// Output:
+	// POST /log-in?user=ann&remember=on:
+	// POST /log-in?user=bob:
+	// GET /: user "ann", ended false
+	// GET /: user "", ended true
+}
+
+// The page "your devices", with what browser each is and when it was last seen.
+//
+// The browser costs nothing: it is stored by the log-in, which writes anyway. When a session was last
+// seen is known for nothing to a tenth of its idle timeout: it was prolonged at ExpiresAt - IdleTimeout. A field
+// that is updated when it is older than five minutes knows it better, for one write per session in five
+// minutes of use.
+func Example_devices() {
+	type Values struct {
+		Browser  string    `json:"browser,omitempty"`
+		LastSeen time.Time `json:"last_seen,omitzero"`
+	}
+	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
+	store := pgsession.InMemory(pgsession.WithClock(clock))
+	sessions := httpsession.New[Values](store)
+
+	seen := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			now := clock.Now() // time.Now() in a program
+			s := sessions.Get(r)
+			if s.UserID != "" && now.Sub(s.Values.LastSeen) > 5*time.Minute {
+				must(sessions.Update(w, r, func(v *Values) error { v.LastSeen = now; return nil }))
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, r.FormValue("user"), func(v *Values) error {
+			v.Browser, v.LastSeen = r.UserAgent(), clock.Now()
+			return nil
+		}))
+	})
+	mux.Handle("GET /devices", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		this := sessions.Get(r)
+		devices, err := store.FindByUser(r.Context(), this.UserID, 50)
+		must(err)
+		for _, device := range devices {
+			values, err := pgsession.Decode[Values](device)
+			if err != nil {
+				continue // of an earlier release; it can still be logged out by its handle
+			}
+			fmt.Fprintf(w, "%s at %s, this one: %v; ", values.Browser, values.LastSeen.Format(time.TimeOnly), device.Handle == this.Handle)
+		}
+	})))
+	mux.Handle("POST /devices/{handle}/log-out", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handle, err := pgsession.ParseHandle(r.PathValue("handle"))
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		must(store.Revoke(r.Context(), sessions.Get(r).UserID, handle)) // none of another user's
+	})))
+
+	app := sessions.Handler(seen(mux))
+	phone, laptop := newVisitor(app), newVisitor(app)
+	phone.header.Set("User-Agent", "Firefox on Android")
+	laptop.header.Set("User-Agent", "Safari on macOS")
+	phone.send("POST /log-in?user=ann")
+	clock.Advance(time.Hour)
+	laptop.send("POST /log-in?user=ann", "GET /devices")
+	// Output:
+	// POST /log-in?user=ann:
+	// POST /log-in?user=ann:
+	// GET /devices: Safari on macOS at 10:00:00, this one: true; Firefox on Android at 09:00:00, this one: false;
+}
+
+// A user logs out everywhere else, after a change of the password for instance. LogIn gives this session
+// another id, which is good then too.
+func Example_logOutEverywhere() {
+	store := pgsession.InMemory()
+	sessions := httpsession.New[struct{}](store)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, r.FormValue("user"), nil))
+	})
+	mux.Handle("POST /password", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user := sessions.Get(r).UserID
+		must(sessions.LogIn(w, r, user, nil))
+		ended, err := store.DeleteByUser(r.Context(), user, sessions.Get(r).Handle)
+		must(err)
+		fmt.Fprintf(w, "%d other sessions ended", ended)
+	})))
+	mux.Handle("GET /", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "hello")
+	})))
+	app := sessions.Handler(mux)
+	phone, laptop := newVisitor(app), newVisitor(app)
+	phone.send("POST /log-in?user=ann", "GET /")
+	laptop.send("POST /log-in?user=ann", "POST /password", "GET /")
+	phone.send("GET /")
+	// Output:
+	// POST /log-in?user=ann:
+	// GET /: hello
+	// POST /log-in?user=ann:
+	// POST /password: 1 other sessions ended
+	// GET /: hello
+	// GET /: 401 Please log in.
+}
+
+// An administrator sees a user's sessions, and ends them all; RevokeAny would end one by its handle. The
+// administrator's own session is that of another Manager, with a cookie of its own and 15 minutes to live.
+func Example_admin() {
+	store := pgsession.InMemory()
+	users := httpsession.New[struct{}](store)
+	admins := httpsession.New[struct{}](store, httpsession.WithTTL(15*time.Minute),
+		httpsession.WithCookie(http.Cookie{Name: "admin", SameSite: http.SameSiteStrictMode}))
+
+	mux := http.NewServeMux()
+	mux.Handle("POST /log-in", users.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		must(users.LogIn(w, r, r.FormValue("user"), nil))
+	})))
+	mux.Handle("POST /admin/log-in", admins.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		must(admins.LogIn(w, r, "admin:"+r.FormValue("user"), nil)) // FindByUser must not take it for a user of that name
+	})))
+	mux.Handle("GET /admin/{user}", admins.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		list, err := store.FindByUser(r.Context(), r.PathValue("user"), 100)
+		must(err)
+		fmt.Fprintf(w, "%d sessions", len(list))
+	})))
+	mux.Handle("POST /admin/{user}/log-out", admins.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ended, err := store.DeleteByUser(r.Context(), r.PathValue("user"))
+		must(err)
+		fmt.Fprintf(w, "%d ended", ended)
+	})))
+
+	visit(mux, "POST /log-in?user=ann", "GET /admin/ann")
+	visit(mux, "POST /admin/log-in?user=eve", "GET /admin/ann", "POST /admin/ann/log-out", "GET /admin/ann")
+	// Output:
+	// POST /log-in?user=ann:
+	// GET /admin/ann: 401 Please log in.
+	// POST /admin/log-in?user=eve:
+	// GET /admin/ann: 1 sessions
+	// POST /admin/ann/log-out: 1 ended
+	// GET /admin/ann: 0 sessions
+}
+
+// http.CrossOriginProtection refuses requests that other sites make in the visitor's browser, except GET, HEAD
+// and OPTIONS. So these must change nothing.
+func Example_crossOriginProtection() {
+	sessions := httpsession.New[struct{}](pgsession.InMemory())
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, "ann", nil))
+	})
+	app := http.NewCrossOriginProtection().Handler(sessions.Handler(mux))
+
+	visitor := newVisitor(app)
+	visitor.header.Set("Origin", "https://evil.example")
+	visitor.header.Set("Sec-Fetch-Site", "cross-site")
+	visitor.send("POST /log-in")
+	visitor.header.Set("Origin", "http://localhost:8080")
+	visitor.header.Set("Sec-Fetch-Site", "same-origin")
+	visitor.send("POST /log-in")
+	// Output:
+	// POST /log-in: 403 cross-origin request detected from Sec-Fetch-Site header
+	// POST /log-in:
+}
+
+// A guest is sent to the log-in page, and from there to where they wanted to go.
+func ExampleManager_RequireUser() {
+	sessions := httpsession.New[struct{}](pgsession.InMemory(), httpsession.WithLogInPage("/log-in"))
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, r.FormValue("user"), nil))
+		http.Redirect(w, r, httpsession.NextPage(r), http.StatusSeeOther)
+	})
+	mux.Handle("/account", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "The account of ", sessions.Get(r).UserID)
+	})))
+	visit(sessions.Handler(mux),
+		"GET /account?tab=2",
+		"POST /log-in?next=%2Faccount%3Ftab%3D2&user=ann",
+		"GET /account?tab=2",
+		"POST /log-in?next=https%3A%2F%2Fevil.example&user=ann")
+	// Output:
+	// GET /account?tab=2: 303 /log-in?next=%2Faccount%3Ftab%3D2
+	// POST /log-in?next=%2Faccount%3Ftab%3D2&user=ann: 303 /account?tab=2
+	// GET /account?tab=2: The account of ann
+	// POST /log-in?next=https%3A%2F%2Fevil.example&user=ann: 303 /
+}
+
+// A stream looks at its session every half a minute, and ends when that is over.
+func ExampleManager_Reload() {
+	sessions := httpsession.New[struct{}](pgsession.InMemory())
+	events := func(w http.ResponseWriter, r *http.Request) {
+		user := sessions.Get(r).UserID
+		control := http.NewResponseController(w)
+		check := time.NewTicker(30 * time.Second)
+		defer check.Stop()
+		for {
+			select {
+			case <-r.Context().Done():
+				return
+			case <-check.C:
+				// In an outage the stream goes on: an error does not say that the session is over.
+				if s, err := sessions.Reload(r); err == nil && s.UserID != user {
+					return
+				}
+			}
+			fmt.Fprint(w, "data: still here\n\n")
+			if control.Flush() != nil {
+				return
+			}
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /events", sessions.RequireUser(http.HandlerFunc(events)))
+}
+
+// An earlier release kept the cart as one string. Sessions of that time are converted when they are read.
+func ExampleWithUpgrade() {
+	type Values struct {
+		Cart []string `json:"cart"`
+	}
+	type earlier struct {
+		Cart string `json:"cart"`
+	}
+	upgrade := func(raw json.RawMessage) (Values, error) {
+		var old earlier
+		if err := json.Unmarshal(raw, &old); err != nil {
+			return Values{}, err
+		}
+		return Values{Cart: strings.Split(old.Cart, ",")}, nil
+	}
+	store := pgsession.InMemory()
+	before := httpsession.New[earlier](store)
+	now := httpsession.New[Values](store, httpsession.WithUpgrade(upgrade))
+
+	mux := http.NewServeMux()
+	mux.Handle("POST /cart", before.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		must(before.Update(w, r, func(v *earlier) error { v.Cart = "pen,ink"; return nil }))
+	})))
+	mux.Handle("GET /cart", now.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, strings.Join(now.Get(r).Values.Cart, " and "))
+	})))
+	visit(mux, "POST /cart", "GET /cart")
+	// Output:
+	// POST /cart:
+	// GET /cart: pen and ink
+}

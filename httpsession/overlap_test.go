@@ -1,0 +1,218 @@
+package httpsession_test
+
+import (
+	"net/http"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+)
+
+// The tests in this file have requests of one browser overlap.
+
+func TestOverlap_ParallelFirstRequests(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		const n = 10
+		var wg sync.WaitGroup
+		for range n {
+			wg.Go(func() {
+				answer, err := b.try("POST /add")
+				require.NoError(t, err)
+				require.Equal(t, http.StatusOK, answer.StatusCode)
+			})
+		}
+		wg.Wait()
+		require.Equal(t, 1, len(b.cookies()), "the browser keeps one")
+		kept := b.get()
+		require.Positive(t, kept.Values.Count)
+		require.Equal(t, "ann", b.do("POST /login?user=ann").session(t).UserID)
+		require.Equal(t, kept.Values, b.get().Values)
+	})
+}
+
+func TestOverlap_ParallelRequestsRightAfterLogIn(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		b.do("POST /add")
+		b.do("POST /login?user=ann")
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				for _, request := range []string{"GET /session", "POST /add"} {
+					answer, err := b.try(request)
+					require.NoError(t, err)
+					require.Equal(t, "ann", answer.session(t).UserID)
+					require.Empty(t, answer.setCookies())
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, 21, b.get().Values.Count)
+	})
+}
+
+// Changes that run against a log-in are in the cart afterwards, or their requests say that they failed.
+func TestOverlap_ChangesDuringLogIn(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		mux := f.app()
+		g := newGate()
+		mux.HandleFunc("POST /loaded", func(w http.ResponseWriter, r *http.Request) {
+			g.wait(r)
+			f.answer(w, r, f.Update(w, r, func(v *Values) error { v.Count++; return nil }))
+		})
+		b := f.serve(t, mux)
+		b.do("POST /add")
+		const n = 8
+		var (
+			wg      sync.WaitGroup
+			mu      sync.Mutex
+			changed = 1
+		)
+		for range n {
+			wg.Go(func() {
+				answer, err := b.try("POST /loaded")
+				require.NoError(t, err)
+				require.Empty(t, answer.setCookies(), "of whatever outcome")
+				mu.Lock()
+				defer mu.Unlock()
+				switch answer.StatusCode {
+				case http.StatusOK:
+					changed++
+				default:
+					require.Equal(t, http.StatusConflict, answer.StatusCode)
+				}
+			})
+		}
+		for range n {
+			g.await(t)
+		}
+		close(g.leave)
+		login, err := b.try("POST /login?user=ann")
+		require.NoError(t, err)
+		require.Equal(t, "ann", login.session(t).UserID)
+		wg.Wait()
+		require.Equal(t, changed, b.get().Values.Count)
+		require.Equal(t, "ann", b.get().UserID)
+	})
+}
+
+// The requests of these cases were sent under the old id. Their answers arrive last.
+func TestOverlap_LateAnswer(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before    string // what makes the old id
+		meanwhile string // what ends it
+		late      string // what the late request calls
+		loaded    bool   // whether the late request has loaded its session before
+		status    int
+		wantUser  string
+	}{
+		"log-in, reads":                   {"POST /add", "POST /login?user=ann", "read", true, 200, "ann"},
+		"log-in, changes":                 {"POST /add", "POST /login?user=ann", "update", true, 409, "ann"},
+		"log-in, reads, arrives late":     {"POST /add", "POST /login?user=ann", "read", false, 200, "ann"},
+		"log-in, changes, arrives late":   {"POST /add", "POST /login?user=ann", "update", false, 200, "ann"},
+		"log-in, no cookie, changes":      {"GET /session", "POST /login?user=ann", "update", true, 200, "ann"},
+		"log-in again, changes":           {"POST /login?user=ann", "POST /login?user=ann", "update", true, 409, "ann"},
+		"log-in again, arrives late":      {"POST /login?user=ann", "POST /login?user=bob", "update", false, 200, "bob"},
+		"log-out, reads":                  {"POST /login?user=ann", "POST /logout", "read", true, 200, ""},
+		"log-out, changes":                {"POST /login?user=ann", "POST /logout", "update", true, 409, ""},
+		"log-out, reads, arrives late":    {"POST /login?user=ann", "POST /logout", "read", false, 200, ""},
+		"log-out, changes, arrives late":  {"POST /login?user=ann", "POST /logout", "update", false, 200, ""},
+		"log-out of a guest, changes":     {"POST /add", "POST /logout", "update", true, 409, ""},
+		"log-in after expiry, also there": {"POST /expired", "POST /login?user=ann", "update", true, 200, "ann"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, newFixture makeFixture) {
+				f := newFixture(t)
+				mux := f.app()
+				g := newGate()
+				mux.HandleFunc("POST /late", func(w http.ResponseWriter, r *http.Request) {
+					g.wait(r)
+					var err error
+					if tc.late == "update" {
+						err = f.Update(w, r, func(v *Values) error { v.Count++; return nil })
+					}
+					f.answer(w, r, err)
+				})
+				mux.HandleFunc("POST /expired", func(w http.ResponseWriter, r *http.Request) {
+					require.NoError(t, f.LogIn(w, r, "ann", nil))
+					_, err := f.store.DeleteAll(r.Context())
+					require.NoError(t, err)
+				})
+				b := f.serve(t, mux)
+				b.do(tc.before)
+				stale := b.stale()
+				answers := make(chan response, 1)
+				send := func() {
+					go func() {
+						answer, err := stale.try("POST /late")
+						require.NoError(t, err)
+						answers <- answer
+					}()
+					g.await(t)
+				}
+				if tc.loaded {
+					send()
+					b.do(tc.meanwhile)
+				} else {
+					b.do(tc.meanwhile)
+					send()
+				}
+				close(g.leave)
+				late := receive(t, answers)
+				require.Equal(t, tc.status, late.StatusCode, late.body)
+				b.Jar.SetCookies(b.address(), late.Cookies()) // the browser has one jar
+				require.Equal(t, tc.wantUser, b.get().UserID)
+				for _, cookie := range stale.cookies() {
+					if cookie.Value == "" {
+						continue
+					}
+					id, err := pgsession.ParseID(cookie.Value)
+					require.NoError(t, err)
+					if loaded, err := f.store.Load(t.Context(), id); err == nil {
+						require.Empty(t, loaded.UserID, "no old id of a user's is alive")
+					}
+				}
+				b.do("POST /add")
+				require.Equal(t, tc.wantUser, b.get().UserID)
+			})
+		})
+	}
+}
+
+// Two log-ins of one guest at once are two log-ins.
+func TestOverlap_TwoLogIns(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		mux := f.app()
+		g := newGate()
+		mux.HandleFunc("POST /slow", func(w http.ResponseWriter, r *http.Request) {
+			g.wait(r)
+			f.answer(w, r, f.LogIn(w, r, "ann", nil))
+		})
+		b := f.serve(t, mux)
+		b.do("POST /add")
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				answer, err := b.try("POST /slow")
+				require.NoError(t, err)
+				require.Equal(t, "ann", answer.session(t).UserID)
+			})
+		}
+		g.await(t)
+		g.await(t)
+		close(g.leave)
+		wg.Wait()
+		require.Equal(t, "ann", b.get().UserID)
+		sessions, err := f.store.FindByUser(t.Context(), "ann", 0)
+		require.NoError(t, err)
+		require.Len(t, sessions, 2)
+		require.Equal(t, 2, f.count(t), "the guest's is over")
+	})
+}
