@@ -221,7 +221,7 @@ func (t *Table) checkColumns(ctx context.Context, db querier, oid uint32) error 
 		SELECT attname::text,
 			format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN $2::text ELSE '' END
 				|| CASE WHEN attgenerated <> '' OR attidentity = 'a' THEN $3::text ELSE '' END
-				|| CASE WHEN attgenerated <> '' AND attname = 'expires_hour' AND pg_get_expr(d.adbin, d.adrelid) NOT LIKE 'date_bin(%expires_at%' THEN ' by another expression' ELSE '' END,
+				|| CASE WHEN attgenerated <> '' AND attname = 'expires_hour' AND replace(pg_get_expr(d.adbin, d.adrelid), '"', '') NOT LIKE 'date_bin(%expires_at%' THEN ' by another expression' ELSE '' END,
 			attnotnull AND NOT atthasdef AND attidentity = ''
 		FROM pg_attribute
 		LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
@@ -260,15 +260,15 @@ func (t *Table) checkColumns(ctx context.Context, db querier, oid uint32) error 
 	return nil
 }
 
-// indexKeys returns what the table's usable indexes are on, as ddl names them. A
-// deferred unique index cannot serve ON CONFLICT.
+// indexKeys returns what the table's usable indexes are on, as ddl names them. A deferred unique index
+// cannot serve ON CONFLICT. The setting quote_all_identifiers quotes the names.
 func indexKeys(ctx context.Context, db querier, oid uint32) ([]string, error) {
 	result, err := db.Query(ctx, `
-		SELECT CASE WHEN i.indisunique AND i.indimmediate THEN 'unique ' ELSE '' END
+		SELECT replace(CASE WHEN i.indisunique AND i.indimmediate THEN 'unique ' ELSE '' END
 			|| (SELECT string_agg(pg_get_indexdef(i.indexrelid, n, true)
 					|| CASE WHEN i.indoption[n - 1] & 1 = 1 THEN ' DESC' ELSE '' END, ', ' ORDER BY n)
 				FROM generate_series(1, i.indnkeyatts) AS n)
-			|| coalesce(' WHERE ' || pg_get_expr(i.indpred, i.indrelid), '')
+			|| coalesce(' WHERE ' || pg_get_expr(i.indpred, i.indrelid), ''), '"', '')
 		FROM pg_index AS i
 		JOIN pg_class AS c ON c.oid = i.indexrelid
 		JOIN pg_am AS a ON a.oid = c.relam

@@ -1,0 +1,370 @@
+package pgsession_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
+)
+
+// A network is the way to the server. It counts the connections, and silences those that are there.
+type network struct {
+	dialed atomic.Int64
+
+	mu         sync.Mutex
+	generation *atomic.Bool
+}
+
+func newNetwork() *network { return &network{generation: new(atomic.Bool)} }
+
+// silenceOld lets nothing more come through the connections that have been made. New ones work.
+func (n *network) silenceOld() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.generation.Store(true)
+	n.generation = new(atomic.Bool)
+}
+
+func (n *network) configure(config *pgxpool.Config) {
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		n.mu.Lock()
+		silent := n.generation
+		n.mu.Unlock()
+		n.dialed.Add(1)
+		conn, err := dial(ctx, network, addr)
+		return silenced{conn, silent}, err
+	}
+}
+
+// fill makes all of the pool's connections, and lets change change each.
+func fill(t *testing.T, pool *pgxpool.Pool, change string) {
+	t.Helper()
+	var held []*pgxpool.Conn
+	for range pool.Config().MaxConns {
+		conn, err := pool.Acquire(t.Context())
+		require.NoError(t, err)
+		held = append(held, conn)
+		if change != "" {
+			_, err = conn.Exec(t.Context(), change, pgx.QueryExecModeSimpleProtocol)
+			require.NoError(t, err)
+		}
+	}
+	for _, conn := range held {
+		conn.Release()
+	}
+}
+
+// TestConnections_SilentOldOnes has everything that is connected fall silent, as after a fail-over that nobody
+// announced, and callers without deadlines. New connections work, and the pool must come to them: each call
+// ends in time, and no caller meets more than a few old connections one after the other.
+func TestConnections_SilentOldOnes(t *testing.T) {
+	t.Parallel()
+	const (
+		connections, callers, calls = 12, 40, 10
+		timeout                     = time.Second
+		maxFailures                 = 3
+	)
+	load := func(s *fixture, id pgsession.ID) error { return second(s.Load(context.Background(), id)) }
+	save := func(s *fixture, id pgsession.ID) error { return s.Save(context.Background(), id, ann(1), time.Hour) }
+	put := func(s *fixture, id pgsession.ID) error { return s.Put(context.Background(), id, ann(1), time.Hour) }
+	touch := func(s *fixture, id pgsession.ID) error { return s.Touch(context.Background(), id, 2*time.Hour) }
+	for name, operations := range map[string][]func(*fixture, pgsession.ID) error{
+		"loads": {load}, "saves": {save}, "all": {load, save, put, touch},
+	} {
+		for _, places := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s/WithCoalescing(%d)", name, places), func(t *testing.T) {
+				t.Parallel()
+				way := newNetwork()
+				pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+					config.MaxConns = connections
+					way.configure(config)
+				})
+				s := newFixture(t, pool, encrypted, []pgsession.Option{pgsession.WithTimeout(timeout), pgsession.WithCoalescing(places)})
+				var ids [callers]pgsession.ID
+				for i := range ids {
+					ids[i] = s.create(t, ann(0), time.Hour)
+				}
+				fill(t, pool, "")
+				way.silenceOld()
+				var group sync.WaitGroup
+				for i, id := range ids {
+					group.Go(func() {
+						failures := 0
+						for range calls {
+							called := time.Now()
+							err := operations[i%len(operations)](s, id)
+							if took := time.Since(called); took > timeout+slack {
+								t.Errorf("a call took %s", took)
+							}
+							if err != nil {
+								failures++
+							}
+						}
+						if failures > maxFailures {
+							t.Errorf("%d calls of %d failed", failures, calls)
+						}
+					})
+				}
+				group.Wait()
+				require.Equal(t, callers, s.rows(t, "true"))
+			})
+		}
+	}
+}
+
+// TestConnections_SilentAndFull has every connection of the pool wait for a server that says nothing: the
+// health endpoint must not say that the store works.
+func TestConnections_SilentAndFull(t *testing.T) {
+	t.Parallel()
+	way := newNetwork()
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+		config.MaxConns = 2
+		way.configure(config)
+	})
+	s := newFixture(t, pool, encrypted, []pgsession.Option{pgsession.WithTimeout(patience), pgsession.WithCoalescing(0), pgsession.WithClock(pgsession.SystemClock{})})
+	id := s.create(t, ann(1), time.Hour)
+	fill(t, pool, "")
+	require.Equal(t, http.StatusOK, probe(t, s.Store))
+	way.silenceOld()
+	ctx, giveUp := context.WithCancel(t.Context())
+	errs := many(2, func() error { return second(s.Load(ctx, id)) })
+	require.Eventually(t, func() bool { return pool.Stat().AcquiredConns() == 2 }, patience, time.Millisecond)
+	require.ErrorContains(t, requireUnhealthy(t, s.Store), "context deadline exceeded")
+	require.Equal(t, http.StatusServiceUnavailable, probe(t, s.Store))
+	giveUp()
+	require.ErrorIs(t, <-errs, context.Canceled)
+	require.ErrorIs(t, <-errs, context.Canceled)
+	require.Eventually(t, func() bool { return probe(t, s.Store) == http.StatusOK }, patience, time.Millisecond)
+}
+
+// readOnly makes a connection refuse writes, as those of a server do that was demoted.
+const readOnly = `SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY`
+
+// TestConnections_GivenUp calls every operation while no connection of the pool is worth anything, and the
+// server works: it must give them up, or prepare anew, and succeed.
+func TestConnections_GivenUp(t *testing.T) {
+	t.Parallel()
+	for change, statement := range map[string]string{
+		"read-only":      readOnly,
+		"DISCARD ALL":    `DISCARD ALL`,
+		"DEALLOCATE ALL": `DEALLOCATE ALL`,
+	} {
+		for _, places := range []int{0, 1} {
+			t.Run(fmt.Sprintf("%s/WithCoalescing(%d)", change, places), func(t *testing.T) {
+				t.Parallel()
+				other := newTracedStore(t, nil, 1)
+				pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+					config.MaxConns = 12 // more than the attempts of a call
+					config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+					config.ConnConfig.RuntimeParams["search_path"] = other.pool.Config().ConnConfig.RuntimeParams["search_path"]
+				})
+				for name := range operationsOf(other, pgsession.NewID()) {
+					s := (&fixture{nil, pool, other.clock}).node(newCrypto(t, testKey), pgsession.WithCoalescing(places))
+					newCall := func() func() error {
+						id := other.create(t, ann(1), time.Hour)
+						require.NoError(t, other.KeyValue().Put(t.Context(), "k", nil, time.Hour))
+						return func() error { return operationsOf(s, id)[name](t.Context()) }
+					}
+					if statement != readOnly {
+						onEach(t, pool, func(*pgxpool.Conn) { require.NoError(t, newCall()(), name) })
+					}
+					call := newCall()
+					fill(t, pool, statement)
+					require.NoError(t, call(), name)
+				}
+			})
+		}
+	}
+}
+
+// TestConnections_OnceOnly has the first attempt of a compare-and-swap fail and the second succeed. It must then
+// say that it has, or the caller does it twice.
+func TestConnections_OnceOnly(t *testing.T) {
+	t.Parallel()
+	newReadOnly := func(t *testing.T) (*fixture, pgsession.ID) {
+		t.Parallel()
+		s := newTracedStore(t, nil, 2)
+		id := s.create(t, ann(0), time.Hour)
+		fill(t, s.pool, readOnly)
+		return s, id
+	}
+	t.Run("Update", func(t *testing.T) {
+		s, id := newReadOnly(t)
+		require.NoError(t, second(s.Update(t.Context(), id, 0, increment)))
+		require.Equal(t, 1, s.count(t, id))
+	})
+	t.Run("Renew", func(t *testing.T) {
+		s, id := newReadOnly(t)
+		renewed, err := s.Renew(t.Context(), id, 0, login(ann(5)))
+		require.NoError(t, err)
+		require.Equal(t, 5, s.count(t, renewed.ID))
+	})
+}
+
+// onEach makes all of the pool's connections, and calls do while each is the only one that is free.
+func onEach(t *testing.T, pool *pgxpool.Pool, do func(*pgxpool.Conn)) {
+	t.Helper()
+	held := make([]*pgxpool.Conn, pool.Config().MaxConns)
+	acquire := func(i int) {
+		var err error
+		held[i], err = pool.Acquire(t.Context())
+		require.NoError(t, err)
+	}
+	for i := range held {
+		acquire(i)
+	}
+	for i, conn := range held {
+		conn.Release()
+		do(conn)
+		acquire(i)
+	}
+	for _, conn := range held {
+		conn.Release()
+	}
+}
+
+// TestConnections_ReadOnlyForGood has a server that stays read-only. Writes say so, and do not make the store
+// connect anew at each call.
+func TestConnections_ReadOnlyForGood(t *testing.T) {
+	t.Parallel()
+	usual := newStore(t)
+	id := usual.create(t, ann(1), time.Hour)
+	way := newNetwork()
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+		config.MaxConns = 2
+		config.ConnConfig.RuntimeParams["search_path"] = usual.pool.Config().ConnConfig.RuntimeParams["search_path"]
+		config.ConnConfig.RuntimeParams["default_transaction_read_only"] = "on"
+		way.configure(config)
+	})
+	s := (&fixture{nil, pool, usual.clock}).node(newCrypto(t, testKey))
+	began := time.Now()
+	for range 100 {
+		err := s.Save(t.Context(), id, ann(2), time.Hour)
+		var server *pgconn.PgError
+		require.ErrorAs(t, err, &server)
+		require.Equal(t, "25006", server.Code)
+	}
+	// Two at a time, at the beginning and once a second.
+	require.LessOrEqual(t, way.dialed.Load(), 2*(2+int64(time.Since(began)/time.Second)))
+	require.Equal(t, 1, s.count(t, id), "it can be read")
+}
+
+// TestConnections_NewPrimary demotes a server and promotes its standby. The pool's connections to the old one
+// live on, and the store must come to the new one by target_session_attrs.
+func TestConnections_NewPrimary(t *testing.T) {
+	t.Parallel()
+	pgtest.RequireBinaries(t)
+	ctx := t.Context()
+	primary, err := pgtest.StartCluster(ctx, t.Logf, pgtest.ClusterOptions{})
+	require.NoError(t, err)
+	t.Cleanup(primary.Stop)
+	standby, err := pgtest.StandbyOf(ctx, primary, "standby", pgtest.ClusterOptions{})
+	require.NoError(t, err)
+	t.Cleanup(standby.Stop)
+	pool, err := pgxpool.New(ctx, fmt.Sprintf("host=%s,%s port=%d,%d user=postgres dbname=postgres target_session_attrs=read-write pool_max_conns=4",
+		primary.Host(), standby.Host(), primary.Port(), standby.Port()))
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	s := &fixture{storeOn(pool), pool, nil}
+	require.NoError(t, s.Init(ctx))
+	id := s.create(t, ann(0), time.Hour)
+	fill(t, pool, "")
+	requireHealth(t, s.Store, pgsession.Healthy)
+
+	admin, err := pgx.Connect(ctx, primary.URL())
+	require.NoError(t, err)
+	defer admin.Close(context.Background())
+	var lsn string
+	require.NoError(t, admin.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&lsn))
+	requireReplayed(t, standby, lsn)
+	require.NoError(t, standby.Promote(ctx))
+	// What the pool is connected to refuses writes from now on.
+	_, err = admin.Exec(ctx, `ALTER SYSTEM SET default_transaction_read_only = on`)
+	require.NoError(t, err)
+	_, err = admin.Exec(ctx, `SELECT pg_reload_conf()`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		var value string
+		err := pool.QueryRow(ctx, `SHOW transaction_read_only`).Scan(&value)
+		return err == nil && value == "on"
+	}, patience, time.Millisecond)
+
+	errs := many(20, func() error { return second(s.Update(ctx, id, 0, increment)) })
+	for range 20 {
+		require.NoError(t, <-errs)
+	}
+	require.Equal(t, 20, s.count(t, id))
+	require.NoError(t, s.Check(ctx))
+	var host string
+	require.NoError(t, pool.QueryRow(ctx, `SHOW unix_socket_directories`).Scan(&host))
+	require.Equal(t, standby.Host(), host)
+}
+
+func requireReplayed(t *testing.T, standby *pgtest.Cluster, lsn string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), standby.URL())
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	require.Eventually(t, func() bool {
+		var replayed bool
+		err := conn.QueryRow(t.Context(), `SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn`, lsn).Scan(&replayed)
+		return err == nil && replayed
+	}, patience, time.Millisecond)
+}
+
+// TestConnections_HeldByHandlers has as many handlers as the pool has connections, each of which holds one
+// while it calls the store. WithTimeout ends them, the error tells why, and the health endpoint too.
+func TestConnections_HeldByHandlers(t *testing.T) {
+	t.Parallel()
+	const connections = 2
+	s := newTracedStore(t, nil, connections, pgsession.WithTimeout(4*time.Second), pgsession.WithClock(pgsession.SystemClock{}))
+	id := s.create(t, ann(1), time.Hour)
+	var holding sync.WaitGroup
+	holding.Add(connections)
+	errs := make(chan error, connections)
+	application := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tx, err := s.pool.Begin(r.Context())
+		if err == nil {
+			defer tx.Rollback(context.WithoutCancel(r.Context()))
+			holding.Done()
+			holding.Wait()
+			err = second(s.Load(r.Context(), id))
+		}
+		errs <- err
+	}))
+	defer application.Close()
+	began := time.Now()
+	requests := many(connections, func() error {
+		response, err := application.Client().Get(application.URL)
+		if err == nil {
+			err = response.Body.Close()
+		}
+		return err
+	})
+	holding.Wait()
+	require.Equal(t, http.StatusServiceUnavailable, probe(t, s.Store))
+	for range connections {
+		err := <-errs
+		requireTimeout(t, err, "load")
+		require.ErrorContains(t, err, "every connection of the pool is in use")
+		require.ErrorContains(t, err, "code that holds a connection while it calls the store")
+		require.NoError(t, <-requests)
+	}
+	require.Less(t, time.Since(began), 4*time.Second+slack)
+	require.Equal(t, 1, s.count(t, id))
+	require.Equal(t, http.StatusOK, probe(t, s.Store))
+}

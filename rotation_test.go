@@ -1,0 +1,133 @@
+package pgsession_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+)
+
+// TestSetKeys_InFlight changes the key ring under a call that has read it: until the call gets at the row,
+// this lies under the new primary key. It is still the user's.
+func TestSetKeys_InFlight(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(t *testing.T, s *fixture, id pgsession.ID) error{
+		"Revoke": func(t *testing.T, s *fixture, id pgsession.ID) error {
+			return s.Revoke(t.Context(), "ann", id.Handle())
+		},
+		"RevokeAny": func(t *testing.T, s *fixture, id pgsession.ID) error { return s.RevokeAny(t.Context(), id.Handle()) },
+		"DeleteByUser": func(t *testing.T, s *fixture, _ pgsession.ID) error {
+			n, err := s.DeleteByUser(t.Context(), "ann")
+			if err == nil && n != 1 {
+				err = errors.New("ended none")
+			}
+			return err
+		},
+		"FindByUser": func(t *testing.T, s *fixture, _ pgsession.ID) error {
+			found, err := s.FindByUser(t.Context(), "ann", 0)
+			if err == nil && len(found) != 1 {
+				err = errors.New("found none")
+			}
+			return err
+		},
+		"Save": func(t *testing.T, s *fixture, id pgsession.ID) error {
+			return s.Save(t.Context(), id, ann(2), time.Hour)
+		},
+		"Put": func(t *testing.T, s *fixture, id pgsession.ID) error {
+			return s.Put(t.Context(), id, ann(2), time.Hour)
+		},
+		"Touch": func(t *testing.T, s *fixture, id pgsession.ID) error { return s.Touch(t.Context(), id, 2*time.Hour) },
+		"Update": func(t *testing.T, s *fixture, id pgsession.ID) error {
+			return second(s.Update(t.Context(), id, 0, keep(2)))
+		},
+		"Renew": func(t *testing.T, s *fixture, id pgsession.ID) error {
+			return second(s.Renew(t.Context(), id, 0, login(ann(2))))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			crypto := newCrypto(t, testKey)
+			s = s.node(crypto, pgsession.WithTimeout(patience))
+			id := s.create(t, ann(1), time.Hour)
+			// What a save of another caller under the new ring writes.
+			columns := func() (userKey, sealed []byte) {
+				require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT user_key, sealed FROM sessions`).Scan(&userKey, &sealed))
+				return userKey, sealed
+			}
+			const write = `UPDATE sessions SET user_key = $1, sealed = $2, version = version + 1`
+			userKey, sealed := columns()
+			require.NoError(t, s.node(newCrypto(t, otherKey, testKey)).Save(t.Context(), id, ann(1), time.Hour))
+			newUserKey, newSealed := columns()
+			s.sql(t, write, userKey, sealed)
+
+			held := s.lockTable(t)
+			done := many(1, func() error { return call(t, s, id) })
+			held.waitFor(t, 1)
+			require.NoError(t, crypto.SetKeys(otherKey, testKey))
+			_, err := held.Exec(t.Context(), write, newUserKey, newSealed)
+			require.NoError(t, err)
+			require.NoError(t, held.Commit(t.Context()))
+			require.NoError(t, <-done)
+		})
+	}
+}
+
+// TestSetKeys_UnderRevocation saves, lists and ends sessions while the ring changes all the time: each session
+// is its user's, whatever the ring was.
+func TestSetKeys_UnderRevocation(t *testing.T) {
+	t.Parallel()
+	crypto := newCrypto(t, testKey, otherKey)
+	s := newStore(t).node(crypto)
+	ctx := t.Context()
+	stop := make(chan struct{})
+	var rotating sync.WaitGroup
+	rotating.Go(func() {
+		rings := [][2]pgsession.Key{{testKey, otherKey}, {otherKey, testKey}}
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				if err := crypto.SetKeys(rings[i%2][0], rings[i%2][1]); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	requireAll(t, "a session", 30, func(n int) error {
+		user := pgsession.Data{UserID: string(rune('a' + n)), Values: n}
+		for range 10 {
+			session, err := s.Create(ctx, user, time.Hour)
+			if err != nil {
+				return err
+			}
+			if err := s.Save(ctx, session.ID, user, time.Hour); err != nil {
+				return err
+			}
+			if err := s.Put(ctx, session.ID, user, time.Hour); err != nil {
+				return err
+			}
+			found, err := s.FindByUser(ctx, user.UserID, 0)
+			if err != nil || len(found) != 1 {
+				return errors.Join(err, errors.New("not found"))
+			}
+			if err := s.Revoke(ctx, user.UserID, session.Handle); err != nil {
+				return err
+			}
+			if err := second(s.Create(ctx, user, time.Hour)); err != nil {
+				return err
+			}
+			if ended, err := s.DeleteByUser(ctx, user.UserID); err != nil || ended != 1 {
+				return errors.Join(err, errors.New("not ended"))
+			}
+		}
+		return nil
+	})
+	close(stop)
+	rotating.Wait()
+}
