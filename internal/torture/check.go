@@ -11,87 +11,149 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
-	"github.com/pgsession/pgsession/internal/model"
+	"github.com/pgsession/pgsession/internal/rows"
 )
 
 // A history is what was asked of a group of ids, and what was answered. Its times count events, so that no two are alike.
 type history struct {
+	timeline *timeline // nil in a history that a test writes down
+
 	mu         sync.Mutex
 	operations []porcupine.Operation
 	slots      int
-	marks      [1 + maxSlots]int // by the slot that is spared, and one
-	unknown    int               // in this epoch
+	marks      map[int]int // how many are in use: by the slot that is spared, -1 for none, allMarks for DeleteAll
+	open       []openCall  // those with an unknown outcome that may still happen
 }
+
+// An openCall may take effect until its deadline.
+type openCall struct {
+	operation int
+	deadline  time.Time
+}
+
+const allMarks = maxSlots
 
 // ticks is the clock of all histories.
 var ticks atomic.Int64
 
 func tick() int64 { return ticks.Add(1) }
 
-// add records a call that was made at started and has returned by now. One with an unknown outcome is given its end by
-// settle.
-func (h *history) add(c call, a answer, client int, started int64) {
+// add records a call that was made at started and has returned by now. One with an unknown outcome may
+// take effect until the deadline, and is given its end by settle.
+func (h *history) add(c call, a answer, client int, started int64, deadline time.Time) {
 	ended := tick()
 	if a.unknown {
 		ended = 0
 	}
-	one := func(kind kind, from, to int64) {
-		c.kind = kind
-		h.operations = append(h.operations, porcupine.Operation{ClientId: client, Input: c, Call: from, Output: a, Return: to})
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if a.unknown {
-		h.unknown++
+	if h.timeline != nil {
+		c.times = h.timeline.since(c.reading)
+	}
+	one := func(kind kind, from, to int64) {
+		c.kind = kind
+		if to == 0 {
+			h.open = append(h.open, openCall{len(h.operations), deadline})
+		}
+		h.operations = append(h.operations, porcupine.Operation{ClientId: client, Input: c, Call: from, Output: a, Return: to})
 	}
 	switch c.kind {
-	case opEndUser:
+	case opEndUser, opEndAll:
 		if !a.unknown {
-			one(opEndUserBegin, started, started)
+			one(opEndBegin, started, started)
 		}
 		for i := range h.slots {
 			if i != c.except {
 				c.slot = i
-				one(opEndUserSlot, started, ended)
+				one(opEndPass, started, ended)
+				// It may look again, and meet what was begun anew since the first tombstone was removed.
+				if n := len(c.times); n > 1 && c.times[n-1].Sub(c.times[0]) >= time.Hour {
+					known := a
+					a.unknown = true
+					one(opEndPass, started, ended)
+					a = known
+				}
 			}
 		}
 		c.slot = 0
 		if !a.unknown {
-			one(opEndUserFinish, ended, ended)
+			one(opEndFinish, ended, ended)
 		}
-	case opClean:
+	case opAll:
+		seen := a.seen
 		for i := range h.slots {
-			c.slot = i
-			one(opClean, started, ended)
+			c.slot, a.seen = i, nil
+			for _, s := range seen {
+				if s.slot == i {
+					a.seen = append(a.seen, s)
+				}
+			}
+			one(opShow, started, ended)
 		}
 	default:
 		one(c.kind, started, ended)
 	}
 }
 
-// newMark returns the mark of a new call of DeleteByUser, if there is one left.
-func (h *history) newMark(except int) (mark marks, ok bool) {
+// newMark returns the mark of a new call of DeleteByUser or DeleteAll, if there is one left.
+func (h *history) newMark(except int, everybody bool) (mark marks, ok bool) {
+	most := maxMarks
+	switch {
+	case everybody:
+		except = allMarks
+	case except >= 0:
+		most = maxSparingMarks
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	number := h.marks[1+except]
-	if number == maxMarks || except >= 0 && number == maxSparingMarks {
+	number := h.marks[except]
+	if number == most {
 		return marks{}, false
 	}
-	h.marks[1+except]++
-	return newMark(except, number), true
+	if h.marks == nil {
+		h.marks = make(map[int]int)
+	}
+	h.marks[except]++
+	return newMark(except, everybody, number), true
 }
 
-// settle is called when no statement is left on the server: what has not happened by now never will.
-func (h *history) settle() {
-	ended := tick()
+// unsettled returns how many calls may still take effect.
+func (h *history) unsettled() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.unknown = 0
-	for i := range h.operations {
-		if h.operations[i].Return == 0 {
-			h.operations[i].Return = ended
+	return len(h.open)
+}
+
+// settle ends the calls whose deadline has passed: what has not happened by now never will.
+func (h *history) settle(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open = slices.DeleteFunc(h.open, func(open openCall) bool {
+		if open.deadline.After(now) {
+			return false
 		}
+		h.end(open)
+		return true
+	})
+}
+
+// settleAll is called when no statement is left on the server.
+func (h *history) settleAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, open := range h.open {
+		h.end(open)
 	}
+	h.open = nil
+}
+
+func (h *history) end(open openCall) {
+	o := &h.operations[open.operation]
+	c := o.Input.(call)
+	if h.timeline != nil {
+		c.times = h.timeline.since(c.reading)
+	}
+	o.Input, o.Return = c, tick()
 }
 
 func (h *history) check(timeout time.Duration) porcupine.CheckResult {
@@ -143,10 +205,10 @@ func reduce(operations []porcupine.Operation, start, end int) (smaller []porcupi
 	smaller = slices.Clone(operations[:start])
 	for _, o := range operations[start:end] {
 		c, a := o.Input.(call), o.Output.(answer)
-		mayHaveWritten := !c.kind.reads() && (a.outcome == model.OK || c.kind == opRevoke)
-		if mayHaveWritten && c.kind != opEndUserBegin && c.kind != opEndUserFinish {
+		mayHaveWritten := !c.kind.reads() && (a.outcome == rows.OK || c.kind == opRevoke || c.kind == opRevokeAny)
+		if mayHaveWritten && c.kind != opEndBegin && c.kind != opEndFinish {
 			less = less || !a.unknown
-			a.moot, a.unknown = a.moot || !a.unknown, true
+			a.moot, a.unknown, a.outcome, a.returned = a.moot || !a.unknown, true, rows.OK, nil
 			o.Output = a
 			smaller = append(smaller, o)
 			continue
@@ -164,15 +226,15 @@ func connected(operations []porcupine.Operation) []porcupine.Operation {
 		grown = false
 		for _, o := range operations {
 			c, a := o.Input.(call), o.Output.(answer)
-			everywhere = everywhere || !a.unknown && (c.kind == opFind || c.kind == opEndUserBegin || c.kind == opEndUserFinish)
-			if a.unknown && !slots[c.slot] && !(c.kind == opCycle && slots[c.to]) {
+			everywhere = everywhere || !a.unknown && (c.kind == opFind || c.kind == opEndBegin || c.kind == opEndFinish)
+			if a.unknown && !slots[c.slot] && !(c.kind.moves() && slots[c.to]) {
 				continue
 			}
-			if !slots[c.slot] || c.kind == opCycle && !slots[c.to] {
+			if !slots[c.slot] || c.kind.moves() && !slots[c.to] {
 				grown = true
 			}
 			slots[c.slot] = true
-			if c.kind == opCycle {
+			if c.kind.moves() {
 				slots[c.to] = true
 			}
 		}
@@ -190,11 +252,11 @@ func prefix(operations []porcupine.Operation, last int64) []porcupine.Operation 
 		switch {
 		case o.Call > last:
 			continue
-		case o.Return > last && (o.Input.(call).kind.reads() || o.Input.(call).kind == opEndUserBegin):
+		case o.Return > last && (o.Input.(call).kind.reads() || o.Input.(call).kind == opEndBegin):
 			continue
 		case o.Return > last:
 			a := o.Output.(answer)
-			a.unknown, a.moot, a.outcome = true, true, model.OK
+			a.unknown, a.moot, a.outcome, a.returned = true, true, rows.OK, nil
 			o.Output, o.Return = a, last
 		}
 		known = append(known, o)
@@ -207,14 +269,18 @@ func describe(operations []porcupine.Operation) string {
 	maybe := 0
 	for _, o := range operations {
 		c, a := o.Input.(call), o.Output.(answer)
-		if a.unknown && (c.kind == opClean || c.kind == opEndUserSlot) {
+		if a.unknown && (c.kind == opClean || c.kind == opEndPass) {
 			maybe++
 			continue
 		}
-		fmt.Fprintf(&text, "  %8d to %-8d worker %-3d at %s  %s: %s\n", o.Call, o.Return, o.ClientId, clockText(c.at.UnixMicro()), c, a)
+		at := clockText(c.times[0].UnixMicro())
+		if n := len(c.times); n > 1 {
+			at += " to " + clockText(c.times[n-1].UnixMicro())
+		}
+		fmt.Fprintf(&text, "  %8d to %-8d worker %-3d at %s  %s: %s\n", o.Call, o.Return, o.ClientId, at, c, a)
 	}
 	if maybe > 0 {
-		fmt.Fprintf(&text, "  and %d passes of clean-ups and of delete by user that may have happened or not\n", maybe)
+		fmt.Fprintf(&text, "  and %d passes of clean-ups, delete by user and delete all that may have happened or not\n", maybe)
 	}
 	return text.String()
 }

@@ -71,13 +71,13 @@ func TestCleanup_BesideTraffic(t *testing.T) {
 		if i%2 == 1 {
 			ttl, group = time.Duration(1+rand.N(90*60))*time.Second, &revenants
 		}
-		id, err := traffic.Create(ctx, pgsession.Data{UserID: "ann", Values: i}, ttl)
+		s, err := traffic.Create(ctx, pgsession.Data{UserID: "ann", Values: i}, ttl)
 		require.NoError(t, err)
-		*group = append(*group, id)
+		*group = append(*group, s.ID)
 	}
 	_, err = pool.Exec(ctx, `
-		INSERT INTO sessions (key, sealed, version, created_at, expires_at, expires_hour)
-		SELECT sha256(i::text::bytea), sha256(i::text::bytea), i, $1, at, date_trunc('hour', at) + interval '1 hour'
+		INSERT INTO sessions (key, sealed, version, created_at, expires_at, idle_timeout)
+		SELECT sha256(i::text::bytea), sha256(i::text::bytea), i, $1, at, interval '1 hour'
 		FROM generate_series(1, $2::int) AS i, LATERAL (SELECT $1::timestamptz + (i % 7200 + 1) * interval '1 second' AS at) AS expiry`, start, *expiredRows)
 	require.NoError(t, err)
 	_, err = pool.Exec(ctx, `VACUUM ANALYZE sessions`)
@@ -141,8 +141,8 @@ func TestCleanup_BesideTraffic(t *testing.T) {
 
 	// The plans, on a table as full as it was.
 	_, err = pool.Exec(ctx, `
-		INSERT INTO sessions (key, sealed, version, created_at, expires_at, expires_hour)
-		SELECT sha256(i::text::bytea), sha256(i::text::bytea), i, $1, at, date_trunc('hour', at) + interval '1 hour'
+		INSERT INTO sessions (key, sealed, version, created_at, expires_at, idle_timeout)
+		SELECT sha256(i::text::bytea), sha256(i::text::bytea), i, $1, at, interval '1 hour'
 		FROM generate_series(1, $2::int) AS i, LATERAL (SELECT $1::timestamptz + (i % 720000 + 1) * interval '1 second' AS at) AS expiry`, start, *expiredRows)
 	require.NoError(t, err)
 	_, err = pool.Exec(ctx, `VACUUM ANALYZE sessions`)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -63,18 +64,28 @@ func newNode(ctx context.Context, url string, key pgsession.Key, faults bool, se
 
 // newNetwork replaces the proxy, with all its connections and toxics: what was on its way is lost.
 func (n *node) newNetwork() error {
-	proxy := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "node", "127.0.0.1:0", n.server)
-	if err := proxy.Start(); err != nil {
-		return err
-	}
-	if old := n.network.Swap(proxy); old != nil {
+	old, err := n.leaveNetwork()
+	if err == nil && old != nil {
 		old.Stop()
 	}
-	return nil
+	return err
+}
+
+// leaveNetwork gives new connections another proxy, and returns that of the old ones.
+func (n *node) leaveNetwork() (old *toxiproxy.Proxy, err error) {
+	proxy := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "node", "127.0.0.1:0", n.server)
+	if err := proxy.Start(); err != nil {
+		return nil, err
+	}
+	return n.network.Swap(proxy), nil
 }
 
 func (n *node) toxic(name, direction string, attributes string) error {
-	_, err := n.network.Load().Toxics.AddToxicJson(strings.NewReader(
+	return addToxic(n.network.Load(), name, direction, attributes)
+}
+
+func addToxic(proxy *toxiproxy.Proxy, name, direction, attributes string) error {
+	_, err := proxy.Toxics.AddToxicJson(strings.NewReader(
 		fmt.Sprintf(`{"type": %q, "stream": %q, "attributes": {%s}}`, name, direction, attributes)))
 	return err
 }
@@ -86,49 +97,64 @@ type fault struct {
 	inject func(*torture, context.Context, []*group, *rand.Rand) error
 }
 
-var faults = []fault{
-	{"backend terminated", 25, (*torture).terminateBackend},
-	{"network cut", 8, network("", "")},
-	{"network slowed", 8, network("latency", `"latency": 20, "jitter": 20`)},
-	{"network silent", 6, network("timeout", `"timeout": 0`)},
-	{"connection reset", 8, network("reset_peer", `"timeout": 0`)},
-	{"message cut short", 12, network("limit_data", "")},
-	{"pool exhausted", 10, (*torture).exhaustPool},
-	{"rows held", 12, (*torture).holdRows},
-	{"rows held in another order", 12, (*torture).crossRows},
-	{"server stopped (immediate)", 3, (*torture).stopServer},
-	{"server killed", 3, (*torture).killServer},
-}
+// Faults happen one after another, and slow faults beside them, one after another too.
+var (
+	faults = []fault{
+		{"backend terminated", 25, (*torture).terminateBackend},
+		{"network cut", 8, network("", "")},
+		{"network slowed", 8, network("latency", `"latency": 20, "jitter": 20`)},
+		{"network silent", 6, network("timeout", `"timeout": 0`)},
+		{"connection reset", 8, network("reset_peer", `"timeout": 0`)},
+		{"message cut short", 12, network("limit_data", "")},
+		{"pool exhausted", 10, (*torture).exhaustPool},
+		{"rows held", 12, (*torture).holdRows},
+		{"rows held in another order", 12, (*torture).crossRows},
+		{"connections read-only", 8, spoilConnections(`SET default_transaction_read_only = on`)},
+		{"prepared statements discarded", 8, spoilConnections(`DISCARD ALL`)},
+		{"clean-up a day ahead", 8, (*torture).cleanUpAhead},
+		{"server read-only", 3, (*torture).makeReadOnly},
+		{"server stopped (immediate)", 3, (*torture).stopServer},
+		{"server killed", 3, (*torture).killServer},
+	}
+	slowFaults = []fault{
+		{"row held for long", 10, (*torture).holdLong},
+		{"old connections silent", 6, (*torture).silenceConnections},
+	}
+)
 
-// startFaults injects one fault after another until the function that it returns is called, which waits until all is mended.
+// startFaults injects faults until the function that it returns is called, which waits until all is mended.
 func (t *torture) startFaults(ctx context.Context, groups []*group, random *rand.Rand) (stop func() error) {
 	if !t.faults {
 		return func() error { return nil }
 	}
 	stopping := make(chan struct{})
-	stopped := make(chan error, 1)
-	go func() {
-		for {
-			pause := time.NewTimer(time.Duration(random.IntN(40)) * time.Millisecond)
-			select {
-			case <-stopping:
-				stopped <- nil
-				return
-			case <-pause.C:
-			}
-			if err := t.injectOne(ctx, groups, random); err != nil && ctx.Err() == nil {
-				stopped <- err
-				return
-			}
-		}
-	}()
+	fast, slow := make(chan error, 1), make(chan error, 1)
+	slowRandom := rand.New(rand.NewPCG(random.Uint64(), 0))
+	slowCtx, cancel := context.WithCancel(ctx)
+	go func() { fast <- t.injectUntil(ctx, stopping, faults, 40, groups, random) }()
+	go func() { slow <- t.injectUntil(slowCtx, stopping, slowFaults, 100, groups, slowRandom) }()
 	return func() error {
 		close(stopping)
-		return <-stopped
+		cancel() // a slow fault is mended at once
+		return errors.Join(<-fast, <-slow)
 	}
 }
 
-func (t *torture) injectOne(ctx context.Context, groups []*group, random *rand.Rand) error {
+func (t *torture) injectUntil(ctx context.Context, stopping <-chan struct{}, faults []fault, leisure int, groups []*group, random *rand.Rand) error {
+	for {
+		pause := time.NewTimer(milliseconds(random, leisure))
+		select {
+		case <-stopping:
+			return nil
+		case <-pause.C:
+		}
+		if err := t.injectOne(ctx, faults, groups, random); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}
+
+func (t *torture) injectOne(ctx context.Context, faults []fault, groups []*group, random *rand.Rand) error {
 	total := 0
 	for _, f := range faults {
 		total += f.weight
@@ -227,7 +253,7 @@ func (t *torture) hold(ctx context.Context, groups []*group, random *rand.Rand, 
 		}
 		defer tx.Rollback(context.WithoutCancel(ctx))
 		for range rows {
-			key, err := hex.DecodeString(g.ids[random.IntN(len(g.ids))].Handle().String())
+			key, err := hex.DecodeString(g.id(g.pick(random)).Handle().String())
 			if err != nil {
 				return err
 			}
@@ -243,6 +269,96 @@ func (t *torture) hold(ctx context.Context, groups []*group, random *rand.Rand, 
 		return nil // as intended
 	}
 	return err
+}
+
+// holdLong holds a row for longer than a statement may count as in flight, and often for longer than WithTimeout.
+func (t *torture) holdLong(ctx context.Context, groups []*group, random *rand.Rand) error {
+	g := groups[random.IntN(len(groups))]
+	key, err := hex.DecodeString(g.id(g.pick(random)).Handle().String())
+	if err != nil {
+		return err
+	}
+	t.administer(ctx, func(conn *pgx.Conn) error {
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		if _, err := tx.Exec(ctx, `SELECT FROM `+table+` WHERE key = $1 FOR UPDATE`, key); err != nil {
+			return err
+		}
+		pause(ctx, 150*time.Millisecond+milliseconds(random, 1000))
+		return nil
+	})
+	return nil // another fault may have ended the connection
+}
+
+// silenceConnections lets the connections of a node hang, while new ones work.
+func (t *torture) silenceConnections(ctx context.Context, _ []*group, random *rand.Rand) error {
+	old, err := t.nodes[random.IntN(len(t.nodes))].leaveNetwork()
+	if err != nil {
+		return err
+	}
+	defer old.Stop()
+	for _, direction := range []string{"upstream", "downstream"} {
+		addToxic(old, "timeout", direction, `"timeout": 0`) // fails if another fault has made it silent already
+	}
+	pause(ctx, 150*time.Millisecond+milliseconds(random, 2000))
+	return nil
+}
+
+// spoilConnections runs a statement on connections of a pool, as an application may that shares the pool.
+func spoilConnections(sql string) func(*torture, context.Context, []*group, *rand.Rand) error {
+	return func(t *torture, ctx context.Context, _ []*group, random *rand.Rand) error {
+		pools := slices.Clone(t.books.pools)
+		for _, n := range t.nodes {
+			pools = append(pools, n.pool)
+		}
+		pool := pools[random.IntN(len(pools))]
+		if strings.Contains(sql, "read_only") {
+			t.readOnly.turnOn()
+			defer t.readOnly.turnOff()
+		}
+		waiting, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		for range 1 + random.IntN(int(pool.Config().MaxConns)) {
+			conn, err := pool.Acquire(waiting)
+			if err != nil {
+				return nil // others hold some, or another fault has come between
+			}
+			defer conn.Release()
+			conn.Conn().PgConn().Exec(waiting, sql).Close()
+		}
+		return nil
+	}
+}
+
+// makeReadOnly lets the server refuse writes, as one does that was demoted.
+func (t *torture) makeReadOnly(ctx context.Context, _ []*group, random *rand.Rand) error {
+	t.readOnly.turnOn()
+	defer t.readOnly.turnOff()
+	ctx = context.WithoutCancel(ctx)
+	return t.administer(ctx, func(conn *pgx.Conn) error {
+		for _, sql := range []string{`ALTER SYSTEM SET default_transaction_read_only = on`, `ALTER SYSTEM RESET default_transaction_read_only`} {
+			for _, statement := range []string{sql, `SELECT pg_reload_conf()`} {
+				if _, err := conn.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol); err != nil {
+					return err
+				}
+			}
+			pause(ctx, 50*time.Millisecond+milliseconds(random, 150))
+		}
+		return nil
+	})
+}
+
+// cleanUpAhead runs a clean-up on a node whose clock is more than a day ahead. By the server's clock all sessions of the ledger
+// are live.
+func (t *torture) cleanUpAhead(ctx context.Context, _ []*group, _ *rand.Rand) error {
+	_, err := t.books.ahead.RemoveExpired(ctx, false)
+	if err != nil {
+		return nil // the server may just have been killed
+	}
+	return nil
 }
 
 func (t *torture) stopServer(ctx context.Context, _ []*group, random *rand.Rand) error {

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsession/pgsession"
 )
@@ -17,18 +16,19 @@ import (
 // not. It says of a long run with crashes what no search through histories can: nothing was lost, and nothing came back.
 type ledger struct {
 	store *pgsession.Store
+	scope func(context.Context) context.Context // what each call's context holds beside
+	user  string                                // the prefix of all users
 
 	mu    sync.Mutex
 	live  map[pgsession.ID]*entry
 	ended []pgsession.ID
 	saves int
 
-	lost, resurrected int
+	lost, resurrected, foreign int
 
 	leisure int // the longest pause between saves, in milliseconds
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
-	pool    *pgxpool.Pool // closed with the ledger, or nil
 }
 
 // An entry is a session whose values count its saves.
@@ -40,8 +40,12 @@ type entry struct {
 const ledgerTTL = 24 * time.Hour
 
 func newLedger(ctx context.Context, store *pgsession.Store, workers, leisure int) *ledger {
+	return newScopedLedger(ctx, store, workers, leisure, "user", func(ctx context.Context) context.Context { return ctx })
+}
+
+func newScopedLedger(ctx context.Context, store *pgsession.Store, workers, leisure int, user string, scope func(context.Context) context.Context) *ledger {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &ledger{store: store, live: make(map[pgsession.ID]*entry), leisure: leisure, cancel: cancel}
+	l := &ledger{store: store, scope: scope, user: user, live: make(map[pgsession.ID]*entry), leisure: leisure, cancel: cancel}
 	for worker := range workers {
 		random := rand.New(rand.NewPCG(uint64(worker), 7))
 		l.workers.Go(func() {
@@ -53,46 +57,23 @@ func newLedger(ctx context.Context, store *pgsession.Store, workers, leisure int
 	return l
 }
 
-func (t *torture) openLedger(ctx context.Context) (*ledger, error) {
-	config, err := pgxpool.ParseConfig(t.cluster.URL())
-	if err != nil {
-		return nil, err
-	}
-	config.ConnConfig.RuntimeParams["application_name"] = "ledger"
-	config.MaxConns = 4
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, err
-	}
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	if err != nil {
-		return nil, err
-	}
-	store := pgsession.New(pool, crypto, pgsession.WithTable("ledger"))
-	if err := store.Init(ctx); err != nil {
-		return nil, err
-	}
-	l := newLedger(ctx, store, 2, 20)
-	l.pool = pool
-	return l, nil
-}
-
 // keepOne makes a session, saves it a few times and ends it, or leaves it.
 func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(l.scope(ctx), 20*time.Second)
 	defer cancel()
-	user := fmt.Sprintf("user-%d", random.IntN(1000))
-	id, err := l.store.Create(ctx, pgsession.Data{UserID: user, Values: 1}, ledgerTTL)
+	user := fmt.Sprintf("%s-%d", l.user, random.IntN(1000))
+	created, err := l.store.Create(ctx, pgsession.Data{UserID: user, Values: 1}, ledgerTTL)
 	if err != nil {
 		pause(ctx, 5*time.Millisecond)
 		return
 	}
+	id := created.ID
 	e := &entry{acknowledged: 1, sent: 1}
 	l.record(func() { l.live[id], l.saves = e, l.saves+1 })
 	for range 1 + random.IntN(10) {
 		pause(ctx, milliseconds(random, l.leisure))
 		l.record(func() { e.sent++ })
-		err := l.store.Save(ctx, id, pgsession.Data{UserID: user, Values: e.sent}, ledgerTTL)
+		err := l.write(ctx, id, user, e, random)
 		switch {
 		case err == nil:
 			l.record(func() { e.acknowledged, l.saves = e.sent, l.saves+1 })
@@ -102,6 +83,7 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 		default:
 			pause(ctx, 5*time.Millisecond)
 		}
+		l.read(ctx, id, user, e)
 	}
 	if random.IntN(2) == 0 {
 		return
@@ -123,6 +105,50 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 	}
 }
 
+func (l *ledger) write(ctx context.Context, id pgsession.ID, user string, e *entry, random *rand.Rand) error {
+	data := pgsession.Data{UserID: user, Values: e.sent}
+	switch random.IntN(3) {
+	case 0:
+		return l.store.Put(ctx, id, data, ledgerTTL)
+	case 1:
+		_, err := l.store.Update(ctx, id, ledgerTTL, func(loaded *pgsession.Session) (any, error) {
+			l.compare(loaded, user, e)
+			return e.sent, nil
+		})
+		return err
+	}
+	return l.store.Save(ctx, id, data, ledgerTTL)
+}
+
+// read looks for the session in the two ways that there are.
+func (l *ledger) read(ctx context.Context, id pgsession.ID, user string, e *entry) {
+	loaded, err := l.store.Load(ctx, id)
+	switch {
+	case err == nil:
+		l.compare(loaded, user, e)
+	case errors.Is(err, pgsession.ErrNotFound):
+		l.record(func() { l.lost++ })
+	}
+	found, err := l.store.FindByUser(ctx, user, 0)
+	isIt := func(s *pgsession.Session) bool { return s.Handle == id.Handle() }
+	if err == nil && len(found) < 100 && !slices.ContainsFunc(found, isIt) {
+		l.record(func() { l.lost++ })
+	}
+}
+
+// compare looks at a session whose only writer does nothing else meanwhile.
+func (l *ledger) compare(loaded *pgsession.Session, user string, e *entry) {
+	count, err := pgsession.Decode[int](loaded)
+	l.record(func() {
+		switch {
+		case err != nil || loaded.UserID != user:
+			l.foreign++
+		case count < e.acknowledged || count > e.sent:
+			l.lost++
+		}
+	})
+}
+
 func (l *ledger) record(change func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,6 +157,7 @@ func (l *ledger) record(change func()) {
 
 // verify loads everything, and counts what is not as it was acknowledged.
 func (l *ledger) verify(ctx context.Context) (lost, resurrected int, err error) {
+	ctx = l.scope(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lost, resurrected = l.lost, l.resurrected
@@ -183,9 +210,6 @@ func (l *ledger) close() (lost, resurrected int, err error) {
 	l.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if l.pool != nil {
-		defer l.pool.Close()
-	}
 	return l.verify(ctx)
 }
 

@@ -33,7 +33,7 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", 0, "what random choices follow from; 0 for another at each run")
 	flag.StringVar(&o.coalescing, "coalescing", "mixed", "on, off or mixed")
 	withFaults := flag.String("faults", "on", "on or off")
-	flag.StringVar(&o.profile, "profile", "default", "the mix of operations")
+	flag.StringVar(&o.profile, "profile", "mixed", "the mix of operations; mixed is another one in each round")
 	flag.Parse()
 	o.faults = *withFaults == "on"
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -58,16 +58,22 @@ type torture struct {
 	seed       uint64
 	faults     bool
 	coalescing string
-	profile    profile
+	profiles   []profile // of which each round takes one
 	print      func(string)
 
 	cluster  *pgtest.Cluster
 	nodes    []*node
-	clock    *pgsession.ManualClock
+	clock    *timeline
 	rotation rotation
 	checking *checking
 
+	ballast ballast
+	books   *books // nil without faults
+
 	operations, errors, conflicts, written, rounds atomic.Int64
+	durations                                      durations
+	stalls                                         stalls
+	readOnly                                       switched // the server, or some connections
 	injected                                       tally
 	violations                                     atomic.Int64
 	fail                                           context.CancelFunc
@@ -106,8 +112,7 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	}
 	t := &torture{seed: o.seed, faults: o.faults, coalescing: o.coalescing, print: print}
 	print(fmt.Sprintf("torture: seed %d, profile %s, coalescing %s, faults %t", o.seed, o.profile, o.coalescing, o.faults))
-	var known bool
-	if t.profile, known = profiles[o.profile]; !known {
+	if t.profiles = profilesOf(o.profile); len(t.profiles) == 0 {
 		return "", fmt.Errorf("no profile %q", o.profile)
 	}
 	if !slices.Contains([]string{"on", "off", "mixed"}, o.coalescing) {
@@ -118,12 +123,12 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	}
 	defer t.stop()
 
-	var book *ledger
 	ctx, t.fail = context.WithCancel(ctx)
 	defer t.fail()
 	t.ended = func() bool { return ctx.Err() != nil }
+	go t.stalls.watch(ctx)
 	if o.faults {
-		if book, err = t.openLedger(ctx); err != nil {
+		if err := t.openBooks(ctx); err != nil {
 			return "", err
 		}
 	}
@@ -136,7 +141,7 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 			break
 		}
 		t.rounds.Add(1)
-		if o.profile == "order" && !o.faults {
+		if t.profiles[0].unchecked && !o.faults {
 			// The server has broken a deadlock: no need to go on.
 			if n, err := t.deadlocks(); err == nil && n > 0 {
 				break
@@ -153,11 +158,11 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	}
 	t.checking.finish()
 	summary = t.progress()
-	if book != nil {
-		lost, resurrected, ledgerErr := book.close()
-		summary += fmt.Sprintf("; ledger: %d acknowledged saves, %d ended, %d lost, %d resurrected", book.saves, len(book.ended), lost, resurrected)
-		t.violations.Add(int64(lost + resurrected))
-		err = errors.Join(err, ledgerErr)
+	if t.books != nil {
+		text, wrong, booksErr := t.books.close()
+		summary += text
+		t.violations.Add(int64(wrong))
+		err = errors.Join(err, booksErr)
 	}
 	deadlocks, deadlocksErr := t.deadlocks()
 	err = errors.Join(err, deadlocksErr)
@@ -165,8 +170,8 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	if n := t.violations.Load(); n > 0 {
 		err = errors.Join(err, fmt.Errorf("%d violations", n))
 	}
-	if o.profile == "order" && !o.faults && deadlocks > 0 {
-		err = errors.Join(err, fmt.Errorf("%d deadlocks, where all lock in one order", deadlocks))
+	if t.profiles[0].unchecked && !o.faults && deadlocks > 0 {
+		err = errors.Join(err, fmt.Errorf("%d deadlocks, among statements that should not wait for each other", deadlocks))
 	}
 	return summary, err
 }
@@ -181,7 +186,7 @@ func (t *torture) start(ctx context.Context) (err error) {
 			t.stop()
 		}
 	}()
-	t.clock = pgsession.NewManualClock(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))
+	t.clock = newTimeline(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))
 	t.rotation.current = pgsession.GenerateKey()
 	for i := range 3 {
 		var settings map[string]string
@@ -208,7 +213,7 @@ func (t *torture) stop() {
 	t.cluster.Stop()
 }
 
-func (t *torture) places(random *rand.Rand) int {
+func (t *torture) maxInFlight(random *rand.Rand) int {
 	switch t.coalescing {
 	case "on":
 		return 1
@@ -227,14 +232,14 @@ func (t *torture) report(text string) {
 
 // complain reports what a call returned, unless the run has ended: calls then fail as they should.
 func (t *torture) complain(text string) {
-	if !t.ended() {
+	if t.ended == nil || !t.ended() {
 		t.report(text)
 	}
 }
 
 func (t *torture) progress() string {
-	return fmt.Sprintf("rounds %d, operations %d, errors %d, conflicts %d, faults %s, histories %d, undecided %d, violations %d",
-		t.rounds.Load(), t.operations.Load(), t.errors.Load(), t.conflicts.Load(), &t.injected, t.checking.checked.Load(), t.checking.undecided.Load(), t.violations.Load())
+	return fmt.Sprintf("rounds %d, operations %d, errors %d, conflicts %d, %s, faults %s, histories %d, undecided %d, violations %d",
+		t.rounds.Load(), t.operations.Load(), t.errors.Load(), t.conflicts.Load(), &t.durations, &t.injected, t.checking.checked.Load(), t.checking.undecided.Load(), t.violations.Load())
 }
 
 // deadlocks returns how many the server has broken.
@@ -291,12 +296,15 @@ func (c *checking) finish() {
 	<-c.done
 }
 
+// maxSearch bounds the search through one history. Nearly all take some milliseconds.
+const maxSearch = 3 * time.Second
+
 func (c *checking) check(next checkable) {
 	if c.torture.violations.Load() > 0 {
 		return // one will do
 	}
 	defer c.checked.Add(1)
-	switch next.group.history.check(10 * time.Second) {
+	switch next.group.history.check(maxSearch) {
 	case porcupine.Unknown:
 		c.undecided.Add(1)
 	case porcupine.Illegal:

@@ -152,32 +152,39 @@ func everyOperation(t *testing.T, ctx context.Context, store *pgsession.Store, c
 	nodes.Wait()
 	require.NoError(t, store.Init(ctx))
 
-	id, err := store.Create(ctx, pgsession.Data{}, time.Hour)
+	created, err := store.Create(ctx, pgsession.Data{}, time.Hour)
 	require.NoError(t, err)
-	next := pgsession.NewID()
+	id, next := created.ID, pgsession.NewID()
 	ann := pgsession.Data{UserID: "ann", Values: map[string]int{"visits": 1}}
 	require.NoError(t, store.Cycle(ctx, id, next, ann, time.Hour))
-	require.ErrorIs(t, store.Cycle(ctx, id, pgsession.NewID(), ann, time.Hour), pgsession.ErrNotFound)
+	require.ErrorIs(t, store.Cycle(ctx, id, pgsession.NewID(), ann, time.Hour), pgsession.ErrRevoked)
 	require.ErrorIs(t, store.Cycle(ctx, next, next, ann, time.Hour), pgsession.ErrExists)
 	require.NoError(t, store.Save(ctx, next, ann, time.Hour))
 	require.NoError(t, store.Touch(ctx, next, 2*time.Hour))
-	require.NoError(t, store.Update(ctx, next, 0, func(s *pgsession.Session) (any, error) {
+	_, err = store.Update(ctx, next, 0, func(s *pgsession.Session) (any, error) {
 		visits, err := pgsession.Decode[map[string]int](s)
 		visits["visits"]++
 		return visits, err
-	}))
+	})
+	require.NoError(t, err)
 	loaded, err := store.Load(ctx, next)
 	require.NoError(t, err)
 	visits, err := pgsession.Decode[map[string]int](loaded)
 	require.NoError(t, err)
 	require.Equal(t, map[string]int{"visits": 2}, visits)
 	require.ErrorIs(t, store.Put(ctx, id, ann, time.Hour), pgsession.ErrRevoked)
+	renewed, err := store.Renew(ctx, next, 0, func(s *pgsession.Session) (pgsession.Data, error) { return s.Data(), nil })
+	require.NoError(t, err)
+	next = renewed.ID
+	require.NoError(t, store.Touch(ctx, next, 0))
+	_, err = store.CreateAs(ctx, next, ann, time.Hour)
+	require.ErrorIs(t, err, pgsession.ErrExists)
 	found, err := store.FindByUser(ctx, "ann", 0)
 	require.NoError(t, err)
 	require.Len(t, found, 1)
 	require.NoError(t, store.Revoke(ctx, "ann", next.Handle()))
 	require.NoError(t, store.Delete(ctx, next))
-	require.ErrorIs(t, store.RevokeAny(ctx, next.Handle()), pgsession.ErrNotFound)
+	require.ErrorIs(t, store.RevokeAny(ctx, next.Handle()), pgsession.ErrRevoked)
 
 	// Many at once, so that calls share statements.
 	var callers sync.WaitGroup
@@ -224,6 +231,11 @@ func everyOperation(t *testing.T, ctx context.Context, store *pgsession.Store, c
 	value, err := entries.Get(ctx, "state")
 	require.NoError(t, err)
 	require.Equal(t, []byte{1, 0, 2}, value)
+	value, err = entries.Take(ctx, "state")
+	require.NoError(t, err)
+	require.Equal(t, []byte{1, 0, 2}, value)
+	_, err = entries.Take(ctx, "state")
+	require.ErrorIs(t, err, pgsession.ErrNotFound)
 	require.NoError(t, entries.Delete(ctx, "state"))
 
 	for i := range 3 {

@@ -8,8 +8,8 @@ import (
 	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/require"
 
-	"github.com/pgsession/pgsession/internal/model"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/rows"
 )
 
 func TestTorture(t *testing.T) {
@@ -37,22 +37,28 @@ type happening struct {
 }
 
 func at(from, to int64, k kind, slot int, change ...func(*happening)) happening {
-	h := happening{from, to, call{kind: k, slot: slot, user: "ann", values: "v", ttl: time.Hour, except: -1, at: testTime}, answer{}}
+	h := happening{from, to, call{kind: k, slot: slot, user: "ann", values: "v", ttl: time.Hour, except: -1, times: []time.Time{testTime}}, answer{}}
 	for _, apply := range change {
 		apply(&h)
 	}
 	return h
 }
 
-func outcome(o model.Outcome) func(*happening) { return func(h *happening) { h.answer.outcome = o } }
-func writes(values string) func(*happening)    { return func(h *happening) { h.call.values = values } }
-func to(slot int) func(*happening)             { return func(h *happening) { h.call.to = slot } }
-func lost(h *happening)                        { h.answer.unknown = true }
-func later(h *happening)                       { h.call.at = testTime.Add(2 * time.Hour) }
+func outcome(o rows.Outcome) func(*happening) { return func(h *happening) { h.answer.outcome = o } }
+func writes(values string) func(*happening)   { return func(h *happening) { h.call.values = values } }
+func to(slot int) func(*happening)            { return func(h *happening) { h.call.to = slot } }
+func lost(h *happening)                       { h.answer.unknown = true }
+func later(h *happening)                      { h.call.times = []time.Time{testTime.Add(2 * time.Hour)} }
+func meanwhile(h *happening)                  { h.call.times = append(h.call.times, testTime.Add(2*time.Hour)) }
+func gets(value string) func(*happening)      { return func(h *happening) { h.answer.value = value } }
 func sees(values string) func(*happening) {
 	return func(h *happening) {
-		h.answer.seen = []session{{slot: h.call.slot, user: "ann", values: values, created: testTime.UnixMicro(), expires: testTime.Add(time.Hour).UnixMicro()}}
+		h.answer.seen = []session{shown(h.call.slot, values)}
 	}
+}
+
+func shown(slot int, values string) session {
+	return session{slot: slot, user: "ann", values: values, created: testTime.UnixMicro(), expires: testTime.Add(time.Hour).UnixMicro(), idle: time.Hour}
 }
 
 func TestHistory_Check(t *testing.T) {
@@ -77,17 +83,54 @@ func TestHistory_Check(t *testing.T) {
 			at(1, 2, opCreate, 0, writes("1")), at(3, 9, opSave, 0, writes("2"), lost), at(5, 6, opLoad, 0, sees("2")), at(7, 8, opLoad, 0, sees("1")),
 		}, false},
 		"an acknowledged save is lost": {[]happening{
-			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opLoad, 0, outcome(model.NotFound)),
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opLoad, 0, outcome(rows.NotFound)),
 		}, false},
 		"a session comes back": {[]happening{
 			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opDelete, 0), at(5, 6, opPut, 0, writes("2")),
 		}, false},
 		"a put finds the tombstone": {[]happening{
-			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opDelete, 0), at(5, 6, opPut, 0, writes("2"), outcome(model.Revoked)),
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opDelete, 0), at(5, 6, opPut, 0, writes("2"), outcome(rows.Revoked)),
 		}, true},
 		"a tombstone is cleaned in time": {[]happening{
 			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opDelete, 0), at(5, 6, opClean, 0, later), at(7, 8, opPut, 0, writes("2"), later),
 		}, true},
+		"a load takes a tombstone for nothing": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opDelete, 0), at(5, 6, opLoad, 0, outcome(rows.NotFound)),
+		}, false},
+		"a put finds an expired session": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opPut, 0, writes("2"), later, outcome(rows.NotFound)),
+		}, true},
+		"a put revives an expired session": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opPut, 0, writes("2"), later),
+		}, false},
+		"a session may expire during a load": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opLoad, 0, meanwhile, outcome(rows.NotFound)),
+		}, true},
+		"a session that expires during a load may be seen": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opLoad, 0, meanwhile, sees("1")),
+		}, true},
+		"a clean-up may leave what somebody holds": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opClean, 0, later), at(5, 6, opCreateAs, 0, later, outcome(rows.Exists)),
+		}, true},
+		"a clean-up at rest leaves nothing": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opClean, 0, later, func(h *happening) { h.call.atRest = true }),
+			at(5, 6, opCreateAs, 0, later, outcome(rows.Exists)),
+		}, false},
+		"a list leaves out a session that was there all the time": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opShow, 0),
+		}, false},
+		"a list shows a session that had ended": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opDelete, 0), at(5, 6, opShow, 0, sees("1")),
+		}, false},
+		"one take has the value, and one has nothing": {[]happening{
+			at(1, 2, opPutEntry, 0, writes("1")), at(3, 6, opTakeEntry, 0, gets("1")), at(4, 5, opTakeEntry, 0, outcome(rows.NotFound)),
+		}, true},
+		"two takes have one value": {[]happening{
+			at(1, 2, opPutEntry, 0, writes("1")), at(3, 6, opTakeEntry, 0, gets("1")), at(4, 5, opTakeEntry, 0, gets("1")),
+		}, false},
+		"a renewal does not see the save before it": {[]happening{
+			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opSave, 0, writes("2")), at(5, 6, opRenew, 0, to(1), writes("3"), sees("1")),
+		}, false},
 		"a tombstone is cleaned too early": {[]happening{
 			at(1, 2, opCreate, 0, writes("1")), at(3, 4, opDelete, 0), at(5, 6, opClean, 0), at(7, 8, opPut, 0, writes("2")),
 		}, false},
@@ -134,26 +177,25 @@ func TestHistory_DeleteByUser(t *testing.T) {
 			t.Parallel()
 			h := history{slots: 2}
 			full := func(c call) call {
-				c.user, c.values, c.ttl, c.except, c.at = "ann", "v", time.Hour, -1, testTime
+				c.user, c.values, c.ttl, c.except, c.times = "ann", "v", time.Hour, -1, []time.Time{testTime}
 				return c
 			}
-			seen := func(slot int) answer {
-				return answer{seen: []session{{slot: slot, user: "ann", values: "v", created: testTime.UnixMicro(), expires: testTime.Add(time.Hour).UnixMicro()}}}
-			}
-			h.add(full(call{kind: opCreate}), answer{}, 0, tick())
+			seen := func(slot int) answer { return answer{seen: []session{shown(slot, "v")}} }
+			add := func(c call, a answer, client int, started int64) { h.add(c, a, client, started, time.Time{}) }
+			add(full(call{kind: opCreate}), answer{}, 0, tick())
 			end := full(call{kind: opEndUser})
 			end.except = test.spared
 			var ok bool
-			end.mark, ok = h.newMark(end.except)
+			end.mark, ok = h.newMark(end.except, false)
 			require.True(t, ok)
 			began := tick()
 			during := answer{}
 			if test.during.kind == opLoad {
 				during = seen(0)
 			}
-			h.add(full(test.during), during, 1, tick())
-			h.add(end, answer{}, 0, began)
-			h.add(full(call{kind: opLoad, slot: test.after}), seen(test.after), 0, tick())
+			add(full(test.during), during, 1, tick())
+			add(end, answer{}, 0, began)
+			add(full(call{kind: opLoad, slot: test.after}), seen(test.after), 0, tick())
 			require.Equal(t, test.correct, h.check(time.Minute) == porcupine.Ok)
 		})
 	}
@@ -163,16 +205,16 @@ func TestShrink(t *testing.T) {
 	t.Parallel()
 	h := history{slots: 3}
 	add := func(k kind, slot int, values string, a answer) {
-		h.add(call{kind: k, slot: slot, values: values, ttl: time.Hour, except: -1, at: testTime}, a, 0, tick())
+		h.add(call{kind: k, slot: slot, values: values, ttl: time.Hour, except: -1, times: []time.Time{testTime}}, a, 0, tick(), time.Time{})
 	}
 	for range 10 {
 		add(opPut, 1, "beside", answer{})
-		add(opLoad, 2, "", answer{outcome: model.NotFound})
+		add(opLoad, 2, "", answer{outcome: rows.NotFound})
 	}
 	add(opCreate, 0, "1", answer{})
 	add(opDelete, 0, "", answer{})
 	add(opSave, 0, "2", answer{})
-	add(opLoad, 0, "", answer{outcome: model.NotFound})
+	add(opLoad, 0, "", answer{outcome: rows.Revoked})
 	smallest := shrink(h.operations, time.Now().Add(time.Minute))
 	text := describe(smallest)
 	require.Len(t, smallest, 3, text)

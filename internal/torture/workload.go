@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,106 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/internal/model"
+	"github.com/pgsession/pgsession/internal/rows"
 )
-
-// A profile is a mix of operations on so few ids that they collide.
-type profile struct {
-	weights [kinds]int
-	groups  int // of ids, in a round
-	slots   int // in a group
-	workers int
-	calls   int // of a worker, in an epoch
-	epochs  int // in a round: between two, the clock moves
-	// plain leaves out what makes histories richer and a search slower: an absolute lifetime, foreign users, long advances.
-	plain bool
-	// guests lets a plain profile's sessions have no user: a tombstone has none either.
-	guests bool
-	// unchecked histories are too wide to be searched: the profile is after something else.
-	unchecked bool
-}
-
-var profiles = map[string]profile{
-	"default": {
-		weights: [kinds]int{opLoad: 20, opSave: 12, opUpdate: 10, opTouch: 8, opCycle: 12, opDelete: 5, opPut: 14, opRevoke: 3, opFind: 8,
-			opEndUser: 3, opClean: 3, opReseal: 1},
-		groups: 4, slots: 4, workers: 10, calls: 12, epochs: 3,
-	},
-	// Ends and writes of one id, nearly at once.
-	"revival": {
-		weights: [kinds]int{opLoad: 10, opSave: 20, opDelete: 6, opPut: 20, opRevoke: 4},
-		groups:  3, slots: 2, workers: 10, calls: 12, epochs: 2, plain: true, guests: true,
-	},
-	"update": {
-		weights: [kinds]int{opLoad: 5, opSave: 5, opUpdate: 30, opTouch: 5, opPut: 3},
-		groups:  3, slots: 2, workers: 10, calls: 12, epochs: 1, plain: true,
-	},
-	// Racing cycles of one id, to ids that are mostly new.
-	"cycle": {
-		weights: [kinds]int{opLoad: 5, opCycle: 40, opFind: 10, opDelete: 5},
-		groups:  2, slots: 8, workers: 8, calls: 4, epochs: 1, plain: true,
-	},
-	// Cycle against DeleteByUser.
-	"everywhere": {
-		weights: [kinds]int{opLoad: 5, opCycle: 40, opEndUser: 15},
-		groups:  2, slots: 5, workers: 6, calls: 3, epochs: 1, plain: true,
-	},
-	// Statements that write many rows, and no Cycle: two that swap ids may wait for each other, which is no fault of an order.
-	"order": {
-		weights: [kinds]int{opSave: 30, opTouch: 5, opDelete: 1, opPut: 30, opEndUser: 1, opClean: 1},
-		groups:  3, slots: 8, workers: 60, calls: 20, epochs: 1, plain: true, unchecked: true,
-	},
-	// Clean-ups of ids that are put anew.
-	"sweep": {
-		weights: [kinds]int{opLoad: 10, opPut: 30, opClean: 6},
-		groups:  4, slots: 3, workers: 8, calls: 6, epochs: 4, plain: true,
-	},
-}
-
-const minute = time.Minute
-
-// Where an expiry and the clock meet exactly is worth a visit, so that both move by the same measure.
-var (
-	ttls     = []time.Duration{10 * minute, 20 * minute, 60 * minute, 90 * minute, 180 * minute}
-	advances = []time.Duration{minute, 10 * minute, 20 * minute, 60 * minute, 61 * minute, 180 * minute, 300 * minute}
-)
-
-// values are what sessions hold: a name for the write, and sometimes enough to need several packets.
-type values struct {
-	Name    string `json:"name"`
-	Padding string `json:"padding,omitempty"`
-}
-
-var padding = strings.Repeat("0123456789abcdef", 1<<10)
-
-// A group is the ids that Cycle connects, and the users that own them alone.
-type group struct {
-	name    int
-	ids     []pgsession.ID // in the order of their keys
-	users   []string
-	history history
-}
-
-func newGroup(round, name, slots int) *group {
-	g := &group{name: name}
-	g.history.slots = slots
-	for range slots {
-		g.ids = append(g.ids, pgsession.NewID())
-	}
-	for _, user := range []string{"ann", "bob"} {
-		g.users = append(g.users, fmt.Sprintf("%s-%d-%d", user, round, name))
-	}
-	g.users = append(g.users, "")
-	return g
-}
-
-func (g *group) sort() {
-	slices.SortFunc(g.ids, func(a, b pgsession.ID) int { return strings.Compare(a.String(), b.String()) })
-}
-
-func (g *group) slotOf(handle pgsession.Handle) int {
-	return slices.IndexFunc(g.ids, func(id pgsession.ID) bool { return id.Handle() == handle })
-}
 
 // A round is a number of epochs on fresh ids.
 type round struct {
@@ -120,26 +23,32 @@ type round struct {
 	number   int
 	profile  profile
 	groups   []*group
+	entries  *group // nil if the profile has none
 	stores   []*pgsession.Store
 	lifetime time.Duration
-	now      time.Time // in this epoch
+	timeout  time.Duration // WithTimeout
 }
 
+var timeouts = []time.Duration{300 * time.Millisecond, time.Second, 2 * time.Second}
+
 func (t *torture) runRound(ctx context.Context, number int, random *rand.Rand) error {
-	r := &round{torture: t, number: number, profile: t.profile}
+	r := &round{torture: t, number: number, profile: t.profiles[random.IntN(len(t.profiles))], timeout: 2 * time.Second}
 	if !r.profile.plain && random.IntN(3) == 0 {
 		r.lifetime = 2 * time.Hour
 	}
+	if t.faults {
+		r.timeout = timeouts[random.IntN(len(timeouts))]
+	}
 	for _, n := range t.nodes {
-		r.stores = append(r.stores, pgsession.New(n.pool, n.crypto, pgsession.WithClock(t.clock), pgsession.WithTable(table),
-			pgsession.WithAbsoluteLifetime(r.lifetime), pgsession.WithCoalescing(t.places(random))))
+		r.stores = append(r.stores, pgsession.New(n.pool, n.crypto, pgsession.WithClock(t.clock.clock), pgsession.WithTable(table),
+			pgsession.WithAbsoluteLifetime(r.lifetime), pgsession.WithCoalescing(t.maxInFlight(random)), pgsession.WithTimeout(r.timeout)))
 	}
 	if err := r.begin(ctx, random); err != nil {
 		return fmt.Errorf("begin a round: %w", err)
 	}
 	for epoch := range r.profile.epochs {
 		if epoch > 0 {
-			t.advance(r.profile, random)
+			t.clock.advance(r.profile.advance(random))
 		}
 		if err := r.runEpoch(ctx, epoch, random); err != nil {
 			return err
@@ -149,108 +58,77 @@ func (t *torture) runRound(ctx context.Context, number int, random *rand.Rand) e
 	if r.profile.unchecked {
 		return nil
 	}
-	for _, g := range r.groups {
+	for _, g := range r.all() {
+		g.history.settleAll()
 		t.checking.add(r.number, g)
 	}
 	return nil
 }
 
-// advance moves the clock. No statement is on its way that could have read it before.
-func (t *torture) advance(p profile, random *rand.Rand) {
-	d := advances[random.IntN(len(advances))]
-	if p.plain {
-		d = advances[1+random.IntN(2)]
+// all returns all groups, that of the entries too.
+func (r *round) all() []*group {
+	if r.entries == nil {
+		return r.groups
 	}
-	t.clock.Advance(d)
+	return append(slices.Clip(r.groups), r.entries)
 }
 
 // begin makes the round's ids, half of which are sessions.
 func (r *round) begin(ctx context.Context, random *rand.Rand) error {
-	r.now = r.clock.Now()
+	if r.profile.entries > 0 {
+		r.entries = r.newEntries()
+	}
 	for name := range r.profile.groups {
-		g := newGroup(r.number, name, r.profile.slots)
-		created := make(map[pgsession.ID]func())
-		for i := range (len(g.ids) + 1) / 2 {
+		g := r.newGroup(name)
+		for slot := range r.profile.slots {
+			if slot%2 == 1 || r.profile.fresh {
+				g.bind(slot, pgsession.NewID())
+				continue
+			}
+			g.bind(slot, pgsession.ID{}) // so that newCall has a slot to pick
 			c := r.newCall(opCreate, g, random)
+			c.slot = slot
+			c.user = g.users[slot%len(g.users)]
+			if r.profile.plain && c.user == "" && !r.profile.guests {
+				c.user = g.users[0]
+			}
+			c.reading = r.clock.reading()
 			started := tick()
-			id, err := r.stores[i%len(r.stores)].Create(ctx, pgsession.Data{UserID: c.user, Values: values{Name: c.values}}, c.ttl)
+			s, err := r.stores[slot%len(r.stores)].Create(ctx, pgsession.Data{UserID: c.user, EndsAt: c.endsAt, Values: values{Name: c.values}}, c.ttl)
 			if err != nil {
 				return err
 			}
-			g.ids[i] = id
-			created[id] = func() {
-				c.slot = g.slotOf(id.Handle())
-				g.history.add(c, answer{}, 0, started)
-			}
-		}
-		g.sort()
-		for _, record := range created {
-			record()
+			g.bind(slot, s.ID)
+			g.history.add(c, answer{returned: r.returned(slot, s)}, 0, started, time.Time{})
 		}
 		r.groups = append(r.groups, g)
 	}
-	return nil
-}
-
-func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
-	c := call{kind: k, slot: random.IntN(len(g.ids)), except: -1, at: r.now, lifetime: r.lifetime}
-	// An id has a user of its own, mostly, so that more than refusals is seen.
-	c.user = g.users[c.slot%len(g.users)]
-	if r.profile.plain {
-		c.user = g.users[0]
-		if r.profile.guests && c.slot%2 == 1 {
-			c.user = ""
-		}
-	} else if random.IntN(4) == 0 {
-		c.user = g.users[random.IntN(len(g.users))]
-	}
-	c.ttl = ttls[random.IntN(len(ttls))]
-	switch k {
-	case opCreate, opSave, opPut, opUpdate, opCycle:
-		c.values = fmt.Sprintf("w%d", r.written.Add(1))
-	}
-	switch k {
-	case opUpdate:
-		c.user = ""
-		if random.IntN(2) == 0 {
-			c.ttl = 0
-		}
-	case opCycle:
-		c.to = random.IntN(len(g.ids))
-		if !r.profile.plain && random.IntN(3) == 0 {
-			c.user = g.users[random.IntN(len(g.users))]
-		}
-	case opTouch:
-		c.user = ""
-	case opLoad, opDelete:
-		c.user, c.ttl = "", 0
-	case opRevoke, opFind:
-		c.ttl = 0
-	case opEndUser:
-		c.ttl = 0
-		if !r.profile.plain && random.IntN(3) == 0 {
-			c.except = c.slot
-		}
-	case opClean, opReseal:
-		c.user, c.ttl, c.slot = "", 0, 0
-	}
-	return c
+	return r.ballast.fill(ctx, r.stores[0], r.profile.ballast)
 }
 
 // runEpoch lets all workers loose, and returns when nothing of what they did is on its way any more.
 func (r *round) runEpoch(ctx context.Context, epoch int, random *rand.Rand) error {
-	r.now = r.clock.Now()
 	// Whatever a fault may do, an epoch ends.
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	stopFaults := r.startFaults(ctx, r.groups, rand.New(rand.NewPCG(r.seed, uint64(r.number*100+epoch))))
+	number := uint64(r.number*100 + epoch)
+	stopFaults := r.startFaults(ctx, r.groups, rand.New(rand.NewPCG(r.seed, number)))
 	stopRotation := r.rotation.start(ctx, r.torture, r.stores, random.Uint64())
+	moving := rand.New(rand.NewPCG(random.Uint64(), number))
+	moves := random.IntN(r.profile.moves + 1)
+	stopClock := r.clock.startMoving(ctx, moves, func() time.Duration { return r.profile.step(moving) }, moving)
+	// Some epochs last long enough for calls that were given up to do harm after their time.
+	var leisure time.Duration
+	if r.faults && random.IntN(4) == 0 {
+		leisure = 150 * time.Millisecond
+	}
 	var workers sync.WaitGroup
 	for worker := range r.profile.workers {
-		own := rand.New(rand.NewPCG(r.seed^uint64(worker+1)<<32, uint64(r.number*100+epoch)))
-		workers.Go(func() { r.work(ctx, worker, own) })
+		own := rand.New(rand.NewPCG(r.seed^uint64(worker+1)<<32, number))
+		workers.Go(func() { r.work(ctx, worker, leisure, own) })
 	}
 	workers.Wait()
+	stopClock()
 	if err := stopFaults(); err != nil {
 		return fmt.Errorf("undo a fault: %w", err)
 	}
@@ -263,132 +141,264 @@ func (r *round) runEpoch(ctx context.Context, epoch int, random *rand.Rand) erro
 	if err := r.quiesce(ctx); err != nil {
 		return fmt.Errorf("wait for the server to be idle: %w", err)
 	}
-	for _, g := range r.groups {
-		g.history.settle()
+	for _, g := range r.all() {
+		g.history.settleAll()
 	}
 	r.rotation.settle(ctx, r.torture, r.stores)
 	return nil
 }
 
-// maxUnknown bounds what the search must try, in an epoch of a history.
-const maxUnknown = 5
+// maxUnsettled bounds what the search must try at one time.
+const maxUnsettled = 5
 
-func (r *round) work(ctx context.Context, worker int, random *rand.Rand) {
+func (r *round) work(ctx context.Context, worker int, leisure time.Duration, random *rand.Rand) {
 	deadline := time.Now().Add(5 * time.Second)
-	total := 0
-	for _, weight := range r.profile.weights {
-		total += weight
+	calls := r.profile.calls
+	if r.faults {
+		calls *= 2
 	}
-	for range r.profile.calls {
+	for range calls {
+		k := r.profile.pick(random)
 		g := r.groups[random.IntN(len(r.groups))]
-		k, n := kind(0), random.IntN(total)
-		for ; n >= r.profile.weights[k]; k++ {
-			n -= r.profile.weights[k]
+		if k.ofEntries() {
+			g = r.entries
 		}
-		g.history.mu.Lock()
-		if g.history.unknown >= maxUnknown && !k.reads() {
-			k = opLoad
+		g.history.settle(time.Now())
+		if g.history.unsettled() >= maxUnsettled && !k.reads() {
+			if k = opLoad; g == r.entries {
+				k = opGetEntry
+			}
 		}
-		g.history.mu.Unlock()
 		failed := r.do(ctx, worker, r.stores[random.IntN(len(r.stores))], g, r.newCall(k, g, random), random)
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			return
 		}
 		if failed { // a server that is down would use up the calls in no time
-			timer := time.NewTimer(rand.N(30 * time.Millisecond))
-			<-timer.C
+			pause(ctx, rand.N(30*time.Millisecond))
+		}
+		if leisure > 0 {
+			pause(ctx, rand.N(leisure))
 		}
 	}
 }
 
 // do makes a call and records it. It reports whether the call failed.
 func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *group, c call, random *rand.Rand) (failed bool) {
+	if c.kind == opRenew {
+		var ok bool
+		if c.to, ok = g.reserve(c.values); !ok {
+			c = r.newCall(opLoad, g, random)
+		}
+	}
+	histories := []*group{g}
+	switch c.kind {
+	case opAll:
+		histories = r.groups
+	case opClean, opEndAll:
+		histories = r.all()
+	}
+	marked := make([]marks, len(histories))
+	if c.kind == opEndUser || c.kind == opEndAll {
+		for i, each := range histories {
+			var ok bool
+			if marked[i], ok = each.history.newMark(c.except, c.everybody); !ok {
+				return false
+			}
+		}
+	}
 	ctx, cancel := r.callContext(ctx, random)
 	defer cancel()
-	if c.kind == opEndUser {
-		var ok bool
-		if c.mark, ok = g.history.newMark(c.except); !ok {
-			return false
-		}
-	}
-	data := pgsession.Data{UserID: c.user, Values: values{Name: c.values}}
-	if random.IntN(8) == 0 {
-		data.Values = values{Name: c.values, Padding: padding[random.IntN(len(padding)):]}
-	}
-	id := g.ids[c.slot]
-	var seen []session
-	var err error
-	started := tick()
-	switch c.kind {
-	case opLoad:
-		var loaded *pgsession.Session
-		if loaded, err = store.Load(ctx, id); err == nil {
-			seen = r.show(g, loaded)
-		}
-	case opSave:
-		err = store.Save(ctx, id, data, c.ttl)
-	case opUpdate:
-		err = store.Update(ctx, id, c.ttl, func(loaded *pgsession.Session) (any, error) {
-			seen = r.show(g, loaded)
-			return data.Values, nil
-		})
-	case opTouch:
-		err = store.Touch(ctx, id, c.ttl)
-	case opCycle:
-		err = store.Cycle(ctx, id, g.ids[c.to], data, c.ttl)
-	case opDelete:
-		err = store.Delete(ctx, id)
-	case opPut:
-		err = store.Put(ctx, id, data, c.ttl)
-	case opRevoke:
-		err = store.Revoke(ctx, c.user, id.Handle())
-	case opFind:
-		var found []*pgsession.Session
-		if found, err = store.FindByUser(ctx, c.user, 0); err == nil {
-			seen = r.show(g, found...)
-		}
-	case opEndUser:
-		var except []pgsession.Handle
-		if c.except >= 0 {
-			except = append(except, g.ids[c.except].Handle())
-		}
-		_, err = store.DeleteByUser(ctx, c.user, except...)
-	case opClean:
-		_, err = store.CleanupExpired(ctx)
-	case opReseal:
-		_, err = store.Reseal(ctx)
-	}
+	c.reading = r.clock.reading()
+	started, began := tick(), time.Now()
+	result := r.perform(ctx, store, g, c, random)
+	took := time.Since(began)
 	r.operations.Add(1)
-	a := answer{seen: seen}
-	switch verdict := r.judge(c.kind, err, &a); verdict {
+	r.checkDuration(c.kind, began, took)
+	outOfTime := ctx.Err() != nil || took >= r.timeout
+
+	a := answer{seen: result.seen, value: result.value}
+	if !outOfTime {
+		r.checkServerError(c.kind, result.err, began)
+	}
+	verdict := r.judge(c, result.err, &a)
+	if c.parsed && (c.kind == opCreateAs || c.kind == opCycle) {
+		if !errors.Is(result.err, pgsession.ErrInvalidID) {
+			r.complain(fmt.Sprintf("round %d: %s began a session under an id that ParseID read: %v", r.number, c.kind, result.err))
+		}
+		return false
+	}
+	if c.kind == opRenew {
+		r.endRenew(g, c, result, verdict, a.outcome)
+	}
+	switch verdict {
 	case definite:
+		if result.session != nil {
+			a.returned = r.returned(c.slot, result.session)
+			if c.kind == opRenew {
+				a.returned.slot = c.to
+			}
+		}
 	case leftNoTrace:
-		return true
+		return result.err != nil
 	case unknown:
-		if c.kind == opUpdate && len(seen) == 0 {
+		if (c.kind == opUpdate || c.kind == opRenew) && len(result.seen) == 0 {
 			return true
 		}
 		a.unknown, failed = true, true
 	}
-	switch {
-	case c.kind == opReseal:
-	case c.kind == opClean: // of all groups
-		for _, each := range r.groups {
-			each.history.add(c, a, worker, started)
+	deadline := began.Add(r.timeout + settleGrace)
+	if c.kind == opEndAll || c.kind == opClean { // each of their statements has that time
+		deadline = deadline.Add(took)
+	}
+	if c.kind == opReseal {
+		return failed
+	}
+	for i, each := range histories {
+		c.mark = marked[i]
+		one := a
+		if c.kind == opAll {
+			one.seen = result.listed[each]
 		}
-	default:
-		g.history.add(c, a, worker, started)
+		each.history.add(c, one, worker, started, deadline)
 	}
 	return failed
+}
+
+// settleGrace is how long after WithTimeout a call may take effect that was given up: the server must
+// hear of it.
+const settleGrace = 500 * time.Millisecond
+
+// endRenew tells the group the new id, or that there is none.
+func (r *round) endRenew(g *group, c call, result result, verdict verdict, outcome rows.Outcome) {
+	switch {
+	case verdict == unknown && len(result.seen) > 0:
+	case verdict == definite && outcome == rows.OK:
+		g.bind(c.to, result.session.ID)
+	default:
+		g.release(c.values)
+	}
+}
+
+// A result is what a store returned.
+type result struct {
+	err     error
+	seen    []session
+	session *pgsession.Session
+	value   string
+	listed  map[*group][]session // by All
+}
+
+func (r *round) perform(ctx context.Context, store *pgsession.Store, g *group, c call, random *rand.Rand) (result result) {
+	if c.kind.ofEntries() {
+		return r.performOnEntry(ctx, store.KeyValue(), g.keys[c.slot], c)
+	}
+	data := pgsession.Data{UserID: c.user, EndsAt: c.endsAt, Values: values{Name: c.values}}
+	if random.IntN(8) == 0 {
+		data.Values = values{Name: c.values, Padding: padding[random.IntN(len(padding)):]}
+	}
+	id, to := g.id(c.slot), g.id(c.to)
+	switch {
+	case c.parsed && c.kind == opCycle:
+		to = r.parse(to)
+	case c.parsed:
+		id = r.parse(id)
+	}
+	switch c.kind {
+	case opCreateAs:
+		result.session, result.err = store.CreateAs(ctx, id, data, c.ttl)
+	case opLoad:
+		var loaded *pgsession.Session
+		if loaded, result.err = store.Load(ctx, id); result.err == nil {
+			result.seen = r.show(g, loaded)
+		}
+	case opSave:
+		result.err = store.Save(ctx, id, data, c.ttl)
+	case opUpdate:
+		result.session, result.err = store.Update(ctx, id, c.ttl, func(loaded *pgsession.Session) (any, error) {
+			result.seen = r.show(g, loaded)
+			if c.values == "" {
+				return loaded.Data().Values, nil
+			}
+			return data.Values, nil
+		})
+	case opTouch:
+		result.err = store.Touch(ctx, id, c.ttl)
+	case opCycle:
+		result.err = store.Cycle(ctx, id, to, data, c.ttl)
+	case opRenew:
+		result.session, result.err = store.Renew(ctx, id, c.ttl, func(loaded *pgsession.Session) (pgsession.Data, error) {
+			result.seen = r.show(g, loaded)
+			return data, nil
+		})
+	case opDelete:
+		result.err = store.Delete(ctx, id)
+	case opPut:
+		result.err = store.Put(ctx, id, data, c.ttl)
+	case opRevoke:
+		result.err = store.Revoke(ctx, c.user, id.Handle())
+	case opRevokeAny:
+		result.err = store.RevokeAny(ctx, id.Handle())
+	case opFind:
+		var found []*pgsession.Session
+		if found, result.err = store.FindByUser(ctx, c.user, 0); result.err == nil {
+			r.checkOrder(found)
+			result.seen = r.show(g, found...)
+			sortBySlot(result.seen)
+		}
+	case opAll:
+		result.listed, result.err = r.list(ctx, store)
+	case opEndUser:
+		var except []pgsession.Handle
+		if c.except >= 0 {
+			except = append(except, g.id(c.except).Handle())
+		}
+		_, result.err = store.DeleteByUser(ctx, c.user, except...)
+	case opEndAll:
+		r.ballast.clear()
+		_, result.err = store.DeleteAll(ctx)
+	case opClean:
+		_, result.err = store.CleanupExpired(ctx)
+	case opReseal:
+		_, result.err = store.Reseal(ctx)
+	}
+	return result
+}
+
+func (r *round) performOnEntry(ctx context.Context, entries *pgsession.KeyValue, key string, c call) (result result) {
+	var value []byte
+	switch c.kind {
+	case opPutEntry:
+		result.err = entries.Put(ctx, key, []byte(c.values), c.ttl)
+	case opGetEntry:
+		value, result.err = entries.Get(ctx, key)
+	case opTakeEntry:
+		value, result.err = entries.Take(ctx, key)
+	case opRemoveEntry:
+		result.err = entries.Delete(ctx, key)
+	}
+	result.value = string(value)
+	return result
+}
+
+// parse returns the id as a request's cookie gives it.
+func (r *round) parse(id pgsession.ID) pgsession.ID {
+	parsed, err := pgsession.ParseID(id.Token())
+	if err != nil {
+		r.complain(fmt.Sprintf("round %d: an id does not parse: %v", r.number, err))
+	}
+	return parsed
 }
 
 func (r *round) callContext(ctx context.Context, random *rand.Rand) (context.Context, context.CancelFunc) {
 	if !r.faults {
 		return context.WithCancel(ctx)
 	}
-	if random.IntN(12) == 0 {
-		r.injected.add("context cancelled")
+	switch random.IntN(12) {
+	case 0:
+		r.injected.add("context ended")
 		return context.WithTimeout(ctx, time.Duration(random.IntN(3000))*time.Microsecond)
+	case 1, 2, 3: // WithTimeout alone bounds the call
+		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, time.Second)
 }
@@ -398,17 +408,82 @@ func (r *round) show(g *group, sessions ...*pgsession.Session) []session {
 	shown := make([]session, 0, len(sessions))
 	for _, s := range sessions {
 		v, err := pgsession.Decode[values](s)
-		slot := g.slotOf(s.Handle)
-		if err != nil || slot < 0 {
-			r.complain(fmt.Sprintf("round %d, group %d: a session at id %d that nobody wrote: %v", r.number, g.name, slot, err))
+		slot, ok := g.slotOf(s.Handle, v.Name)
+		if err != nil || !ok {
+			r.complain(fmt.Sprintf("round %d, group %d: a session of %q with values %s at id %d that nobody wrote: %v", r.number, g.name, s.UserID, v.Name, slot, err))
 			continue
 		}
-		shown = append(shown, session{slot: slot, user: s.UserID, values: v.Name, created: s.CreatedAt.UnixMicro(), expires: s.ExpiresAt.UnixMicro()})
+		shown = append(shown, r.showOne(slot, v.Name, s))
 	}
 	if len(shown) == 0 {
 		return nil
 	}
 	return shown
+}
+
+func (r *round) showOne(slot int, name string, s *pgsession.Session) session {
+	// The model computes expiries by the rules that the store has, so it would not miss this one.
+	if !s.EndsAt.IsZero() && s.ExpiresAt.After(s.EndsAt) {
+		r.complain(fmt.Sprintf("round %d: a session expires at %s, after its end at %s", r.number, s.ExpiresAt, s.EndsAt))
+	}
+	return session{slot: slot, user: s.UserID, values: name, created: s.CreatedAt.UnixMicro(), expires: s.ExpiresAt.UnixMicro(),
+		ends: microsecondsOf(s.EndsAt), idle: s.IdleTimeout}
+}
+
+// returned reads the session that a write returned.
+func (r *round) returned(slot int, s *pgsession.Session) *session {
+	v, err := pgsession.Decode[values](s)
+	if err != nil || s.ID.IsZero() || s.ID.Handle() != s.Handle {
+		r.complain(fmt.Sprintf("round %d: a write returned a session that does not open or has no id: %v", r.number, err))
+	}
+	shown := r.showOne(slot, v.Name, s)
+	return &shown
+}
+
+// list reads all sessions, and returns those of each group.
+func (r *round) list(ctx context.Context, store *pgsession.Store) (listed map[*group][]session, err error) {
+	listed = make(map[*group][]session)
+	seen := make(map[pgsession.Handle]bool)
+	for s, err := range store.All(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if seen[s.Handle] {
+			r.complain(fmt.Sprintf("round %d: All shows a session twice", r.number))
+		}
+		seen[s.Handle] = true
+		v, err := pgsession.Decode[values](s)
+		if errors.Is(err, pgsession.ErrDecode) {
+			continue // an entry of a KeyValue
+		}
+		ours := false
+		for _, g := range r.groups {
+			if slot, ok := g.slotOf(s.Handle, v.Name); ok {
+				listed[g] = append(listed[g], r.showOne(slot, v.Name, s))
+				ours = true
+			}
+			if !ours && s.UserID != "" && slices.Contains(g.users, s.UserID) {
+				r.complain(fmt.Sprintf("round %d, group %d: All shows a session of %q with values %s that nobody wrote", r.number, g.name, s.UserID, v.Name))
+			}
+		}
+		if err != nil {
+			r.complain(fmt.Sprintf("round %d: All shows a session that does not open: %v", r.number, err))
+		}
+	}
+	if !r.ballast.isIn(seen) {
+		r.complain(fmt.Sprintf("round %d: All does not show a session that was there all the time", r.number))
+	}
+	return listed, nil
+}
+
+// checkOrder wants the newest log-in first, and those of one moment in the order of their keys.
+func (r *round) checkOrder(found []*pgsession.Session) {
+	sorted := slices.IsSortedFunc(found, func(a, b *pgsession.Session) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(a.Handle.String(), b.Handle.String()))
+	})
+	if !sorted {
+		r.complain(fmt.Sprintf("round %d: FindByUser does not show the newest log-in first", r.number))
+	}
 }
 
 type verdict int
@@ -420,25 +495,34 @@ const (
 )
 
 // judge tells what an error says of what happened.
-func (r *round) judge(k kind, err error, a *answer) verdict {
+func (r *round) judge(c call, err error, a *answer) verdict {
+	k := c.kind
 	switch {
 	case err == nil:
 		return definite
+	case errors.Is(err, pgsession.ErrInvalidID):
+		if c.parsed && (k == opCreateAs || k == opCycle) {
+			return leftNoTrace
+		}
 	case errors.Is(err, pgsession.ErrRevoked):
-		a.outcome = model.Revoked
+		a.outcome = rows.Revoked
 		return definite
 	case errors.Is(err, pgsession.ErrNotFound):
-		a.outcome = model.NotFound
+		a.outcome = rows.NotFound
 		return definite
 	case errors.Is(err, pgsession.ErrExists):
-		a.outcome = model.Exists
+		a.outcome = rows.Exists
 		return definite
 	case errors.Is(err, pgsession.ErrUserChanged):
-		a.outcome = model.UserChanged
+		a.outcome = rows.OtherUser
 		return definite
 	case errors.Is(err, pgsession.ErrConflict):
 		r.conflicts.Add(1)
 		return leftNoTrace
+	case errors.Is(err, pgsession.ErrInvalidTTL):
+		if !c.endsAt.IsZero() && !c.endsAt.After(r.clock.clock.Now()) {
+			return leftNoTrace // it has passed since the call was made up
+		}
 	}
 	for _, wrong := range []error{pgsession.ErrTampered, pgsession.ErrUnknownKey, pgsession.ErrSchema, pgsession.ErrDecode, pgsession.ErrEncode,
 		pgsession.ErrInvalidTTL, pgsession.ErrTooLarge, pgsession.ErrInvalidID} {
@@ -453,20 +537,17 @@ func (r *round) judge(k kind, err error, a *answer) verdict {
 	r.errors.Add(1)
 	var server *pgconn.PgError
 	var connecting *pgconn.ConnectError
+	if errors.As(err, &server) && (server.Code == "57014" || server.Code == "55P03") {
+		r.injected.add("statement or lock timeout, or cancel")
+	}
 	switch {
 	case k.reads() || k == opReseal:
 		return leftNoTrace
-	case k == opEndUser || k == opClean: // several transactions
+	case k == opEndUser || k == opEndAll || k == opClean: // several transactions
 		return unknown
 	case errors.As(err, &connecting):
 		return leftNoTrace
-	case errors.As(err, &server) && server.SeverityUnlocalized == "ERROR":
-		switch server.Code {
-		case "57014":
-			r.injected.add("statement or lock timeout, or cancel")
-		case "55P03":
-			r.injected.add("statement or lock timeout, or cancel")
-		}
+	case server != nil && server.SeverityUnlocalized == "ERROR":
 		return leftNoTrace
 	}
 	return unknown
@@ -479,8 +560,11 @@ func (r *round) recovers(ctx context.Context) error {
 		g := r.groups[0]
 		deadline := time.Now().Add(10 * time.Second)
 		for r.do(ctx, -1, store, g, r.newCall(opLoad, g, random), random) {
+			if ctx.Err() != nil {
+				return nil
+			}
 			if time.Now().After(deadline) {
-				_, err := store.Load(ctx, g.ids[0])
+				_, err := store.Load(ctx, g.id(0))
 				return err
 			}
 		}
@@ -488,25 +572,38 @@ func (r *round) recovers(ctx context.Context) error {
 	return nil
 }
 
-// audit reads everything once more, at rest.
+// audit reads everything once more, at rest, and once more after a clean-up, which must now remove all that is over.
 func (r *round) audit(ctx context.Context) {
-	for _, g := range r.groups {
-		for i := range g.ids {
-			r.auditCall(ctx, g, call{kind: opLoad, slot: i})
+	for pass := range 2 {
+		if pass == 1 {
+			r.auditCall(ctx, r.groups[0], call{kind: opClean, atRest: true})
 		}
-		if r.profile.weights[opFind] == 0 {
-			continue // it would tie together what has nothing else to do with each other
+		for _, g := range r.groups {
+			for _, slot := range g.known() {
+				r.auditCall(ctx, g, call{kind: opLoad, slot: slot})
+			}
+			if r.profile.weights[opFind] == 0 || pass == 1 {
+				continue // it would tie together what has nothing else to do with each other
+			}
+			for _, user := range g.users[:2] {
+				r.auditCall(ctx, g, call{kind: opFind, user: user})
+			}
 		}
-		for _, user := range g.users[:2] {
-			r.auditCall(ctx, g, call{kind: opFind, user: user})
+		if r.entries != nil {
+			for slot := range r.entries.keys {
+				r.auditCall(ctx, r.entries, call{kind: opGetEntry, slot: slot})
+			}
 		}
+	}
+	if r.profile.weights[opAll] > 0 {
+		r.auditCall(ctx, r.groups[0], call{kind: opAll})
 	}
 }
 
 func (r *round) auditCall(ctx context.Context, g *group, c call) {
-	c.at, c.lifetime, c.except = r.now, r.lifetime, -1
+	c.lifetime, c.except = r.lifetime, -1
 	calm := rand.New(rand.NewPCG(1, 1))
-	for attempt := range 10 { // a context may be cancelled here as well
+	for attempt := range 10 { // a context may end here as well
 		if !r.do(ctx, -1, r.stores[0], g, c, calm) {
 			return
 		}

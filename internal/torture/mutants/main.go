@@ -27,47 +27,137 @@ type mutant struct {
 	edits []edit
 }
 
-const ordered = "\n\t\tORDER BY s.key\n\t\t{lock}"
-
+// In an edit, live and stored are the names of conditions in internal/pgtable.
 var mutants = []mutant{
 	{"Put forgets the tombstone", []string{"-profile", "revival"}, []edit{
-		{"store.go", "WHERE {stored} AND (NOT ({live})", "WHERE (NOT ({live})"},
-		{"batch.go", "WHERE {stored} AND (NOT ({live})", "WHERE (NOT ({live})"},
+		{"internal/pgtable/put.go", "WHERE ` + live + `", "WHERE s.expires_at > $1"},
+		{"internal/pgtable/put.go", "AND ` + live + `", "AND s.expires_at > $1"},
+	}},
+	{"Put revives an expired session", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/put.go", "WHERE ` + live + `", "WHERE ` + stored + `"},
+		{"internal/pgtable/put.go", "AND ` + live + `", "AND ` + stored + `"},
+	}},
+	{"Put begins under an id that ParseID read", []string{"-profile", "revival"}, []edit{
+		{"id.go", "return !id.parsed && !id.IsZero()", "return !id.IsZero()"},
 	}},
 	{"Save forgets the tombstone", []string{"-profile", "revival"}, []edit{
-		{"store.go", "WHERE s.key = $3 AND {live} AND (s.user_key IS NOT DISTINCT FROM $4 OR s.user_key = ANY($8::bytea[]))",
-			"WHERE s.key = $3 AND s.expires_at > $1 AND s.created_at > $2 AND (s.user_key IS NOT DISTINCT FROM $4 OR s.user_key = ANY($8::bytea[]))"},
+		{"internal/pgtable/save.go", "AND ` + live + ` AND (s.user_key", "AND s.expires_at > $1 AND (s.user_key"},
+		{"internal/pgtable/save.go", "WHERE ` + live + ` AND s.user_key", "WHERE s.expires_at > $1 AND s.user_key"},
+		{"internal/pgtable/save.go", "AND ` + live + ` AND s.user_key", "AND s.expires_at > $1 AND s.user_key"},
+	}},
+	{"Save revives an expired session", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/save.go", "AND ` + live + ` AND (s.user_key", "AND ` + stored + ` AND $1::timestamptz IS NOT NULL AND (s.user_key"},
+		{"internal/pgtable/save.go", "WHERE ` + live + ` AND s.user_key", "WHERE ` + stored + ` AND s.user_key"},
+		{"internal/pgtable/save.go", "AND ` + live + ` AND s.user_key", "AND ` + stored + ` AND s.user_key"},
+	}},
+	{"Save forgets the end", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/save.go", "least($5::timestamptz, s.ends_at)", "$5::timestamptz"},
+		{"internal/pgtable/save.go", "least(` + newExpiresAt + `, s.ends_at)", "` + newExpiresAt + `"},
+	}},
+	{"a batch of writes forgets that they name other users", []string{"-profile", "users", "-coalescing", "on"}, []edit{
+		{"internal/pgtable/save.go", "bytes.Equal(w.UserKey, last.UserKey)", "bytes.Equal(nil, nil)"},
+	}},
+	{"a batch of writes forgets that they name other ends", []string{"-profile", "users", "-coalescing", "on"}, []edit{
+		{"internal/pgtable/save.go", " && w.EndsAt.Equal(last.EndsAt) && w.Lifetime == last.Lifetime", ""},
 	}},
 	{"Delete leaves no tombstone", []string{"-profile", "revival", "-coalescing", "off"}, []edit{
-		{"store.go", `
-	UPDATE {sessions} AS s
-	SET user_key = NULL, data = NULL, sealed = NULL, version = {next},
-		expires_at = greatest(s.expires_at, $2), expires_hour = greatest(s.expires_hour, $3)
-	WHERE s.key = $1 AND {stored}`, `
-	DELETE FROM {sessions} AS s
-	WHERE s.key = $1 AND {stored} AND $2::timestamptz <= $3::timestamptz`},
+		{"internal/pgtable/end.go", `
+	UPDATE sessions AS s
+	SET ` + "` + tombstone + `" + `
+	WHERE s.key = $2 AND ` + "` + stored", `
+	DELETE FROM sessions AS s
+	WHERE s.key = $2 AND $1::timestamptz IS NOT NULL AND ` + "` + stored"},
+	}},
+	{"Revoke ends anybody's session", []string{"-profile", "default"}, []edit{
+		{"internal/pgtable/end.go", "OR s.user_key = ANY($3::bytea[]))", "OR s.user_key IS NOT NULL)"},
 	}},
 	{"Update forgets the version", []string{"-profile", "update"}, []edit{
-		{"store.go", "AND s.version = $8 AND s.created_at = $9", "AND (s.version = $8 OR $9::timestamptz IS NOT NULL)"},
+		{"internal/pgtable/save.go", "AND s.version = $3 AND s.created_at = $4", "AND (s.version = $3 OR $4::timestamptz IS NOT NULL)"},
 	}},
-	{"Cycle takes any tombstone for its own", []string{"-profile", "cycle"}, []edit{
-		{"store.go", "WHERE s.key = $7 AND s.version = $8", "WHERE s.key = $7 AND NOT {stored} AND $8::bigint IS NOT NULL"},
+	{"Update takes an expired session", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/save.go", "AND ` + live + ` AND s.version = $3", "AND $1::timestamptz IS NOT NULL AND s.version = $3"},
+	}},
+	{"Renew forgets the version", []string{"-profile", "renew"}, []edit{
+		{"internal/pgtable/cycle.go", "AND s.version = $3 AND s.created_at = $4", "AND (s.version = $3 OR $4::timestamptz IS NOT NULL)"},
+	}},
+	{"Renew takes an expired session", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/cycle.go", "AND ` + live + ` AND s.version", "AND ` + stored + ` AND s.version"},
+	}},
+	{"Cycle takes a session that was ended", []string{"-profile", "cycle"}, []edit{
+		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + `\n\t\tRETURNING s.created_at", "WHERE s.key = $2 AND s.expires_at > $1\n\t\tRETURNING s.created_at"},
+	}},
+	{"Cycle takes an expired session", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + `\n\t\tRETURNING s.created_at", "WHERE s.key = $2 AND ` + stored + `\n\t\tRETURNING s.created_at"},
+	}},
+	{"Cycle forgets the end", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/cycle.go", "THEN s.ends_at ELSE", "THEN NULL ELSE"},
+	}},
+	{"Touch forgets the end", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/touch.go", "least($1::timestamptz + ` + touchTTL + `, s.ends_at)", "$1::timestamptz + ` + touchTTL + `"},
+	}},
+	{"Touch shortens a life", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/touch.go", "`s.expires_at < ` + touchExpiry + ` AND s.expires_at + ` + touchTTL + ` / 10 <= ` + touchExpiry", "`s.expires_at <> ` + touchExpiry"},
+	}},
+	{"a batch of touches forgets that they name other ttls", []string{"-profile", "expiry", "-coalescing", "on"}, []edit{
+		{"internal/pgtable/touch.go", "if request == first[request.key] {", "if request.key == first[request.key].key {"},
 	}},
 	{"DeleteByUser looks once", []string{"-profile", "everywhere"}, []edit{
-		{"user.go", "pass.ended == pass.seen", "pass.ended <= pass.seen"},
+		{"internal/pgtable/end.go", "if err != nil || all && len(seen) < batchSize {", "if _ = all; err != nil || len(seen) < batchSize {"},
 	}},
-	{"locks are taken in any order", []string{"-profile", "order", "-coalescing", "on"}, []edit{
-		{"batch.go", ordered, ""},
-		{"batch.go", "\n\tORDER BY new.key", ""},
-		{"user.go", ordered, ""},
-		{"cleanup.go", ordered, ""},
+	{"DeleteByUser leaves the sessions that others hold", []string{"-profile", "everywhere"}, []edit{
+		{"internal/pgtable/end.go", "if row.ended {\n\t\t\tcontinue", "if true {\n\t\t\tcontinue"},
 	}},
-	{"the clean-up does not look again", []string{"-profile", "sweep"}, []edit{
-		{"cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= $1", "ON seen.key = s.key\n\t\tWHERE $1::timestamptz IS NOT NULL"},
-		{"cleanup.go", "WHERE s.key = held.key AND s.expires_at <= $1", "WHERE s.key = held.key"},
+	{"DeleteAll looks once", []string{"-profile", "everybody"}, []edit{
+		{"internal/pgtable/end.go", "done = done && all", "done = done && (all || true)"},
+	}},
+	{"FindByUser shows what has expired", []string{"-profile", "expiry"}, []edit{
+		{"internal/pgtable/find.go", "WHERE s.user_key = $%d AND ` + live + `", "WHERE s.user_key = $%d AND $1::timestamptz IS NOT NULL AND ` + stored + `"},
+	}},
+	{"All shows what has expired", []string{"-profile", "lists"}, []edit{
+		{"internal/pgtable/find.go", "WHERE s.key > $2 AND ` + live + `", "WHERE s.key > $2 AND $1::timestamptz IS NOT NULL AND ` + stored + `"},
+	}},
+	{"All loses what follows a page", []string{"-profile", "lists"}, []edit{
+		{"internal/pgtable/find.go", "ORDER BY s.key\n\t\t\tLIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4", "LIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4"},
+	}},
+	{"the clean-up does not judge again", []string{"-profile", "sweep"}, []edit{
+		{"internal/pgtable/cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= ` + expiredBound + `", "ON seen.key = s.key\n\t\tWHERE ($1::timestamptz IS NOT NULL OR $2::boolean)"},
+		{"internal/pgtable/cleanup.go", "WHERE s.key = held.key AND s.expires_at <= ` + expiredBound + `", "WHERE s.key = held.key"},
+	}},
+	{"Take does not remove", []string{"-profile", "entries"}, []edit{
+		{"internal/pgtable/entry.go", "\tDELETE FROM sessions AS s\n\tWHERE s.key = $2 AND ` + live + `\n\tRETURNING ` + columns + `", "\tSELECT ` + columns + `\n\tFROM sessions AS s\n\tWHERE s.key = $2 AND ` + live + `"},
+	}},
+	{"batches wait for the rows that others hold", []string{"-profile", "order", "-coalescing", "on"}, []edit{
+		{"internal/pgtable/table.go", "FOR UPDATE OF s SKIP LOCKED", "FOR UPDATE OF s"},
+	}},
+	{"batches insert in any order", []string{"-profile", "insert", "-coalescing", "on"}, []edit{
+		{"internal/pgtable/put.go", "\n\t\tORDER BY new.key", ""},
+	}},
+	{"a write is sent again though it may have happened", []string{"-faults", "on"}, []edit{
+		{"internal/pgtable/retry.go", "func leftNoTrace(err error) bool {", "func leftNoTrace(err error) bool {\n\tif isConnectionLost(err) {\n\t\treturn true\n\t}"},
+	}},
+	{"a write that was given up happens late", []string{"-faults", "on"}, []edit{
+		{"internal/pgtable/retry.go", "case err == nil || ctx.Err() != nil || attempt >= maxAttempts:", `case err != nil && ctx.Err() != nil:
+			time.AfterFunc(3*time.Second, func() { t.runOnce(context.WithoutCancel(ctx), do) })
+			return err
+		case err == nil || attempt >= maxAttempts:`},
+	}},
+	{"WithTimeout bounds nothing", []string{"-faults", "on"}, []edit{
+		{"internal/pgtable/table.go", "if t.config.Timeout == 0 {", "if true {"},
+	}},
+	{"read-only connections stay in the pool", []string{"-faults", "on"}, []edit{
+		{"internal/pgtable/retry.go", "t.pool.Reset()", ""},
+	}},
+	{"prepared statements that are gone are an error", []string{"-faults", "on"}, []edit{
+		{"internal/pgtable/retry.go", "case sqlState(err) == undefinedStatement || t.isDemoted(err, began):", "case t.isDemoted(err, began):"},
+	}},
+	{"the clean-up trusts the clock of its node", []string{"-faults", "on"}, []edit{
+		{"internal/pgtable/cleanup.go", "CASE WHEN $2::boolean THEN statement_timestamp() END", "CASE WHEN $2::boolean THEN $1::timestamptz END"},
+	}},
+	{"calls of several tenants share statements", []string{"-faults", "on"}, []edit{
+		{"internal/pgtable/shared.go", "if config.BeforeAcquire != nil || config.PrepareConn != nil {", "if false {"},
 	}},
 	{"an outage is taken for no session", []string{"-faults", "on"}, []edit{
-		{"store.go", `return nil, s.wrap("load", err)`, "return nil, ErrNotFound"},
+		{"store.go", `return rows.Row{}, nil, wrap("load", err)`, "return rows.Row{}, nil, ErrNotFound"},
 	}},
 }
 

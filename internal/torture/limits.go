@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// What no operation may do, whatever the faults: take longer than WithTimeout and a second, or fail
+// because of a connection that is stale.
+
+const overtime = time.Second
+
+// Durations counts the operations that took too long, and keeps the longest of those that WithTimeout
+// bounds as a whole.
+type durations struct {
+	mu      sync.Mutex
+	longest time.Duration // beyond WithTimeout
+	kind    kind
+	late    int
+}
+
+func (d *durations) String() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return fmt.Sprintf("longest %v beyond WithTimeout (%s), %d too long", d.longest.Round(time.Millisecond), d.kind, d.late)
+}
+
+// checkDuration reports an operation that took longer than WithTimeout and a second. Of those that work
+// through the whole table WithTimeout bounds each statement only.
+func (r *round) checkDuration(k kind, began time.Time, took time.Duration) {
+	switch k {
+	case opAll, opEndAll, opClean, opReseal:
+		return
+	}
+	over := took - r.timeout
+	stalled := r.stalls.since(began)
+	d := &r.durations
+	d.mu.Lock()
+	late := over > overtime+stalled
+	if over > d.longest {
+		d.longest, d.kind = over, k
+	}
+	if late {
+		d.late++
+	}
+	d.mu.Unlock()
+	if late {
+		r.complain(fmt.Sprintf("round %d: %s took %v, with a WithTimeout of %v", r.number, k, took, r.timeout))
+	}
+}
+
+// Stalls measures how long this machine let nothing of this process run.
+type stalls struct {
+	mu     sync.Mutex
+	latest []stall
+}
+
+type stall struct {
+	ended  time.Time
+	lasted time.Duration
+}
+
+const (
+	stallTick   = 20 * time.Millisecond
+	stallMemory = 20 * time.Second
+)
+
+func (s *stalls) watch(ctx context.Context) {
+	ticker := time.NewTicker(stallTick)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		if late := now.Sub(last) - stallTick; late > stallTick {
+			s.add(stall{now, late})
+		}
+		last = now
+	}
+}
+
+func (s *stalls) add(one stall) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.latest) > 0 && one.ended.Sub(s.latest[0].ended) > stallMemory {
+		s.latest = s.latest[1:]
+	}
+	s.latest = append(s.latest, one)
+}
+
+func (s *stalls) since(began time.Time) (total time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, one := range s.latest {
+		if one.ended.After(began) {
+			total += one.lasted
+		}
+	}
+	return total
+}
+
+// A switched is on at times.
+type switched struct {
+	on    atomic.Int64 // how many have switched it on
+	ended atomic.Int64 // when it was switched off last, in nanoseconds since 1970
+}
+
+func (s *switched) turnOn() { s.on.Add(1) }
+
+func (s *switched) turnOff() {
+	s.ended.Store(time.Now().UnixNano())
+	s.on.Add(-1)
+}
+
+// since reports whether it was on at any time since then.
+func (s *switched) since(began time.Time) bool {
+	return s.on.Load() > 0 || s.ended.Load() >= began.UnixNano()
+}
+
+// checkServerError reports an answer of the server that the store should have dealt with, since the call had time left.
+func (r *round) checkServerError(k kind, err error, began time.Time) {
+	var server *pgconn.PgError
+	if !errors.As(err, &server) {
+		return
+	}
+	switch server.Code {
+	case "26000":
+		r.complain(fmt.Sprintf("round %d: %s failed because a prepared statement was gone: %v", r.number, k, err))
+	case "25006":
+		if !r.readOnly.since(began.Add(-readOnlyMemory)) {
+			r.complain(fmt.Sprintf("round %d: %s failed because of a read-only connection, where nothing was read-only for long: %v", r.number, k, err))
+		}
+	}
+}
+
+// readOnlyMemory is how long after the last fault a store may meet connections that are read-only: it gives up those of its pool
+// once a second at most.
+const readOnlyMemory = 1500 * time.Millisecond
