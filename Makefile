@@ -4,6 +4,8 @@
 # make torture        random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
 # make bench          side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
 # make bench-growth   how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
+# make lint           gofmt, go vet and staticcheck, in every module
+# make help           this list
 # make ci             all of the above tests on a Debian machine, as root
 
 ADDR ?= localhost:8080
@@ -11,10 +13,15 @@ ADDR ?= localhost:8080
 # The library, and each nested module that needs nothing but Go and PostgreSQL.
 MODULES := . $(patsubst %/go.mod,%,$(wildcard adapters/*/go.mod examples/go.mod interop/go.mod))
 
+.PHONY: help
+help:
+	@sed -n '/^# make /s/^# //p' Makefile
+
 .PHONY: demo
 demo: setup
-	cd examples && go build -o ../bin/webapp ./webapp
-	@DATABASE_URL= SESSION_KEYS= exec bin/webapp -addr $(ADDR)
+	@echo "building the demo, which takes half a minute the first time"
+	@cd examples && go build -o ../bin/ ./webapp ./withpostgres
+	@exec bin/withpostgres bin/webapp -addr $(ADDR)
 
 .PHONY: test
 test: setup
@@ -42,6 +49,16 @@ bench: setup
 .PHONY: bench-growth
 bench-growth: setup
 	cd bench && go run ./growth $(GROWTH)
+
+# The modules are checked with the build tags of the tests that need more than Go and PostgreSQL.
+.PHONY: lint
+lint:
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt would change: $$files"; exit 1; }
+	@set -e; mkdir -p bin; GOBIN=$(CURDIR)/bin go install honnef.co/go/tools/cmd/staticcheck@v0.8.2; \
+	for module in $$(find . -name go.mod -not -path './.git/*' -printf '%h\n' | sort); do \
+		echo "vet and staticcheck in $$module"; \
+		(cd $$module && go vet -tags browser,pgbouncer ./... && $(CURDIR)/bin/staticcheck -tags browser,pgbouncer ./...); \
+	done
 
 .PHONY: ci
 ci:

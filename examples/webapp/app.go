@@ -1,55 +1,70 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/httpsession"
 )
 
 const (
 	maxBodySize = 16 << 10
 
-	// requestTimeout ends a request that waits for the database, in time to say so.
-	requestTimeout = 5 * time.Second
+	// lastSeenInterval is how exactly "last seen" is known. Each user costs one write in that time.
+	lastSeenInterval = 5 * time.Minute
 )
 
-// An App is the application, but for its server.
+// values is what a session holds.
+type values struct {
+	Notes    []note    `json:"notes,omitempty"`
+	Flash    string    `json:"flash,omitempty"` // a message that the next page shows, once
+	Browser  string    `json:"browser,omitempty"`
+	LastSeen time.Time `json:"last_seen,omitzero"`
+}
+
+// An App is the application without its server.
 type App struct {
-	sessions *pgsession.Store
+	store    *pgsession.Store
+	sessions *httpsession.Manager[values]
 	accounts accounts
-	secure   bool // the browser speaks TLS
+	now      func() time.Time
 	log      *slog.Logger
 }
 
-// NewApp returns the application's handler. Secure says that browsers reach it by TLS.
-func NewApp(sessions *pgsession.Store, accounts accounts, secure bool, log *slog.Logger) http.Handler {
-	a := &App{sessions: sessions, accounts: accounts, secure: secure, log: log}
+// NewApp returns the application's handler.
+func NewApp(store *pgsession.Store, accounts accounts, now func() time.Time, log *slog.Logger) http.Handler {
+	a := &App{store: store, accounts: accounts, now: now, log: log}
+	a.sessions = httpsession.New[values](store, httpsession.WithLogInPage("/login"),
+		httpsession.WithErrorHandler(a.showOutage), httpsession.WithLogger(log))
 
-	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", a.page(a.showNotes))
-	mux.Handle("POST /notes", a.page(a.addNote))
-	mux.Handle("POST /notes/remove", a.page(a.removeNote))
-	mux.Handle("GET /login", a.page(a.showLogIn))
-	mux.Handle("POST /login", a.page(a.logIn))
-	mux.Handle("POST /logout", a.page(a.logOut))
-	mux.Handle("GET /devices", a.page(a.showDevices))
-	mux.Handle("POST /devices/revoke", a.page(a.revokeDevice))
-	mux.Handle("POST /devices/revoke-others", a.page(a.revokeOtherDevices))
-	mux.Handle("GET /healthz", sessions.HealthHandler())
-	mux.HandleFunc("GET /static/{file}", serveStatic)
-	mux.Handle("/", a.page(func(w http.ResponseWriter, _ *http.Request) error {
-		return render(w, http.StatusNotFound, page{Name: "error", Title: "Not found", Content: failure{Text: "There is no such page."}})
-	}))
+	pages := http.NewServeMux()
+	pages.Handle("GET /{$}", a.page(a.showNotes))
+	pages.Handle("POST /notes", a.page(a.addNote))
+	pages.Handle("POST /notes/remove", a.page(a.removeNote))
+	pages.Handle("GET /login", a.page(a.showLogIn))
+	pages.Handle("POST /login", a.page(a.logIn))
+	pages.Handle("POST /logout", a.page(a.logOut))
+	own := devicesOf{a, func(r *http.Request) string { return a.sessions.Get(r).UserID }, "/devices"}
+	pages.Handle("GET /devices", a.forUsers(own.show))
+	pages.Handle("POST /devices/log-out", a.forUsers(own.logOut))
+	pages.Handle("POST /devices/log-out-others", a.forUsers(own.logOutOthers))
+	anybody := devicesOf{a, func(r *http.Request) string { return r.FormValue("user") }, "/admin"}
+	pages.Handle("GET /admin", a.forAdmins(anybody.show))
+	pages.Handle("POST /admin/log-out", a.forAdmins(anybody.logOut))
+	pages.Handle("POST /admin/log-out-others", a.forAdmins(anybody.logOutOthers))
+	pages.Handle("/", a.page(refuse(http.StatusNotFound, "Not found", "There is no such page.")))
 
 	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(a.page(func(w http.ResponseWriter, _ *http.Request) error {
-		return render(w, http.StatusForbidden, page{Name: "error", Title: "Refused", Content: failure{Text: "This form was sent from another site."}})
-	}))
-	return securityHeaders(http.MaxBytesHandler(protection.Handler(mux), maxBodySize))
+	protection.SetDenyHandler(a.page(refuse(http.StatusForbidden, "Refused", "This form was sent from another site. Nothing was changed.")))
+
+	mux := http.NewServeMux()
+	mux.Handle("/", a.sessions.Handler(protection.Handler(pages)))
+	mux.Handle("GET /healthz", store.HealthHandler())
+	mux.HandleFunc("GET /static/{file}", serveStatic)
+	return securityHeaders(http.MaxBytesHandler(mux, maxBodySize))
 }
 
 func securityHeaders(next http.Handler) http.Handler {
@@ -57,64 +72,124 @@ func securityHeaders(next http.Handler) http.Handler {
 		header := w.Header()
 		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; "+
 			"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-		// Under no-referrer browsers send "Origin: null", and those that send no Sec-Fetch-Site would be refused their own forms.
+		// Under no-referrer, browsers that send no Sec-Fetch-Site send "Origin: null", and CrossOriginProtection refuses that.
 		header.Set("Referrer-Policy", "same-origin")
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+			header.Set("Strict-Transport-Security", "max-age=31536000")
+		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// page makes a handler of one that may fail.
-func (a *App) page(handle func(http.ResponseWriter, *http.Request) error) http.Handler {
+// A handler returns an error if it has not answered.
+type handler func(http.ResponseWriter, *http.Request) error
+
+// page is for everybody.
+func (a *App) page(handle handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-		defer cancel()
-		r = r.WithContext(ctx)
 		err := r.ParseForm()
-		if err != nil {
-			err = badRequest{err}
-		} else {
+		if err != nil && !errors.As(err, new(*http.MaxBytesError)) {
+			err = refusal{http.StatusBadRequest, "Not understood", "The form could not be read. Nothing was changed."}
+		}
+		if err == nil {
+			err = a.updateLastSeen(w, r)
+		}
+		if err == nil {
 			err = handle(w, r)
 		}
 		if err != nil {
-			a.fail(w, r, err)
+			a.showError(w, r, err)
 		}
 	})
 }
 
-type badRequest struct{ error }
+// forUsers sends guests to the log-in page. If it is a form that they sent, they are told so instead.
+func (a *App) forUsers(handle handler) http.Handler {
+	users := a.sessions.RequireUser(a.page(handle))
+	guestsForm := a.page(refuse(http.StatusUnauthorized, "Please log in", "You are not logged in. Nothing was changed."))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && a.sessions.Get(r).UserID == "" {
+			guestsForm.ServeHTTP(w, r)
+			return
+		}
+		users.ServeHTTP(w, r)
+	})
+}
 
-func (b badRequest) Unwrap() error { return b.error }
+func (a *App) forAdmins(handle handler) http.Handler {
+	return a.forUsers(func(w http.ResponseWriter, r *http.Request) error {
+		if !a.accounts[a.sessions.Get(r).UserID].IsAdmin {
+			return refusal{http.StatusForbidden, "Refused", "This page is for administrators."}
+		}
+		return handle(w, r)
+	})
+}
 
-// fail answers a request that failed. Only ErrNotFound means that the visitor's session has ended; whatever else comes from the
-// store is an outage, in which the cookie stays and nobody is told that they are logged out.
-func (a *App) fail(w http.ResponseWriter, r *http.Request, err error) {
-	status, title, content := http.StatusServiceUnavailable, "Something is out of order",
-		failure{Text: "You have not been logged out: please try again in a moment."}
-	var tooLarge *http.MaxBytesError
-	var malformed badRequest
+func (a *App) updateLastSeen(w http.ResponseWriter, r *http.Request) error {
+	session := a.sessions.Get(r)
+	if session.UserID == "" || a.now().Sub(session.Values.LastSeen) < lastSeenInterval {
+		return nil
+	}
+	return a.sessions.Update(w, r, func(v *values) error {
+		v.LastSeen = a.now()
+		return nil
+	})
+}
+
+// redirect has the browser load a page, which shows a message if there is one.
+func (a *App) redirect(w http.ResponseWriter, r *http.Request, path, message string) error {
+	if message != "" {
+		err := a.sessions.Update(w, r, func(v *values) error {
+			v.Flash = message
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	http.Redirect(w, r, path, http.StatusSeeOther)
+	return nil
+}
+
+// A refusal is an error that the visitor can do something about.
+type refusal struct {
+	Status      int
+	Title, Text string
+}
+
+func (r refusal) Error() string { return r.Title }
+
+func refuse(status int, title, text string) handler {
+	return func(http.ResponseWriter, *http.Request) error { return refusal{status, title, text} }
+}
+
+var outage = refusal{http.StatusServiceUnavailable, "Out of order", "You have not been logged out: please try again in a moment."}
+
+// showError answers a request that failed.
+func (a *App) showError(w http.ResponseWriter, r *http.Request, err error) {
+	var problem refusal
 	switch {
-	case errors.Is(err, pgsession.ErrNotFound):
-		http.Redirect(w, r, "/login", http.StatusSeeOther)
-		return
-	case errors.Is(err, pgsession.ErrConflict):
-		status, title, content = http.StatusConflict, "Try again", failure{Text: "Too much happened at the same time. Nothing was changed."}
-	case errors.Is(err, pgsession.ErrTooLarge), errors.As(err, &tooLarge):
-		status, title, content = http.StatusRequestEntityTooLarge, "Too much", failure{Text: "That is more than can be kept here. Nothing was changed."}
-	case errors.As(err, &malformed):
-		status, title, content = http.StatusBadRequest, "Not understood", failure{Text: "The form could not be read. Nothing was changed."}
-	case errors.Is(err, pgsession.ErrTampered), errors.Is(err, pgsession.ErrUnknownKey), errors.Is(err, pgsession.ErrDecode):
-		// It may come right, with the key or the release that is missing; until then the visitor may begin anew.
-		content = failure{Text: "Your session cannot be read at the moment. You can try again later, or log out and begin anew.", MayLogOut: true}
-	}
-	if status == http.StatusServiceUnavailable {
-		a.log.ErrorContext(r.Context(), "webapp: request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	case errors.As(err, &problem):
+	case errors.Is(err, pgsession.ErrNotFound), errors.Is(err, pgsession.ErrConflict):
+		problem = refusal{http.StatusConflict, "Try again", "This session was changed by another request, in another window for instance. Nothing was changed by this one."}
+	case errors.Is(err, pgsession.ErrTooLarge), errors.As(err, new(*http.MaxBytesError)):
+		problem = refusal{http.StatusRequestEntityTooLarge, "Too much", "That is more than can be kept here. Nothing was changed."}
+	default:
+		a.log.ErrorContext(r.Context(), "webapp: a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		w.Header().Set("Retry-After", "5")
+		problem = outage
 	}
-	if err := render(w, status, page{Name: "error", Title: title, Content: content}); err != nil {
-		a.log.ErrorContext(r.Context(), "webapp: render", "error", err)
-		http.Error(w, title, status)
-	}
+	session := a.sessions.Get(r)
+	a.write(w, r, problem.Status, page{Name: "error", Title: problem.Title, Session: &session, Content: problem})
+}
+
+// showOutage answers a request whose session could not be loaded.
+func (a *App) showOutage(w http.ResponseWriter, r *http.Request, err error) {
+	a.log.ErrorContext(r.Context(), "webapp: a session was not loaded", "path", r.URL.Path, "error", err)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Retry-After", "5")
+	a.write(w, r, outage.Status, page{Name: "error", Title: outage.Title, Content: outage})
 }

@@ -4,17 +4,20 @@ package main
 
 import (
 	"context"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	pagedomain "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
-
-	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 const screenshots = "screenshots"
@@ -77,6 +80,11 @@ func (w *window) press(t *testing.T, button string) {
 func (w *window) logIn(t *testing.T, name, password string) {
 	t.Helper()
 	w.open(t, "/login")
+	w.fillLogIn(t, name, password)
+}
+
+func (w *window) fillLogIn(t *testing.T, name, password string) {
+	t.Helper()
 	w.enter(t, "#name", name)
 	w.enter(t, "#password", password)
 	w.press(t, "main form button")
@@ -119,8 +127,26 @@ func (w *window) photograph(t *testing.T, name string) {
 	w.do(t, chromedp.EmulateReset())
 }
 
+// script runs JavaScript in the page, and returns what its promise gives. The page's own policy forbids fetch.
+func (w *window) script(t *testing.T, expression string) string {
+	t.Helper()
+	_, err := chromedp.Call(w, pagedomain.SetBypassCSP, pagedomain.SetBypassCSPParams{Enabled: true})
+	require.NoError(t, err)
+	w.open(t, "/")
+	result, err := chromedp.Run(w, chromedp.Evaluate[string](expression, chromedp.EvalAwaitPromise))
+	require.NoError(t, err)
+	return result
+}
+
+// scriptedRequests are the functions that scripts use.
+const scriptedRequests = `
+	const send = async (path, fields) => (await fetch(path, fields && {method: "POST", body: new URLSearchParams(fields)})).text();
+	const logIn = () => send("/login", {name: "alice", password: "white-rabbit-42"});
+	const user = page => (/You are (\w+)/.exec(page) || ["", "?"])[1];
+`
+
 func TestBrowser_GuestsNotesComeAlong(t *testing.T) {
-	s := newSite(t, pgtest.Pool(t), false)
+	s := newSite(t)
 	w := openWindow(t, s.URL)
 	w.open(t, "/")
 	w.photograph(t, "notes-empty")
@@ -139,52 +165,174 @@ func TestBrowser_GuestsNotesComeAlong(t *testing.T) {
 	require.Contains(t, w.text(t, "body"), "Return the teapot to the Hatter")
 	w.photograph(t, "notes-user")
 	w.press(t, `nav form button`)
-	require.Contains(t, w.text(t, "body"), "You are logged out.")
+	require.Contains(t, w.text(t, "body"), "You are logged out. Your 3 notes were kept in that session, and were deleted with it.")
 	require.NotContains(t, w.text(t, "body"), "teapot")
 	w.photograph(t, "logged-out")
 }
 
-func TestBrowser_RevokeOneFromTheOther(t *testing.T) {
-	s := newSite(t, pgtest.Pool(t), false)
+func TestBrowser_LogOutOneFromTheOther(t *testing.T) {
+	s := newSite(t)
 	here, there := openWindow(t, s.URL), openWindow(t, s.URL)
-	here.logIn(t, "alice", alicesPassword)
 	here.open(t, "/devices")
+	require.Equal(t, "Log in", here.text(t, "h1"))
+	here.fillLogIn(t, "alice", alicesPassword)
+	require.Equal(t, "Your devices", here.text(t, "h1"))
 	here.photograph(t, "devices-one")
-	there.logIn(t, "alice", alicesPassword)
+	there.open(t, "/login")
+	there.do(t, chromedp.Click(chromedp.CSS("input[name=remember]")))
+	there.fillLogIn(t, "alice", alicesPassword)
 	here.open(t, "/devices")
 	here.photograph(t, "devices-two")
 	here.press(t, ".devices button")
 	require.Contains(t, here.text(t, "body"), "The device is logged out.")
-	here.photograph(t, "devices-revoked")
+	here.photograph(t, "devices-logged-out")
 
 	there.open(t, "/")
+	require.Equal(t, "Notes", there.text(t, "h1"), "a public page")
+	require.Contains(t, there.text(t, "body"), "Your session has ended")
+	there.photograph(t, "notes-ended")
+	there.open(t, "/devices")
 	require.Equal(t, "Log in", there.text(t, "h1"))
-	require.Contains(t, there.text(t, "body"), "Your session has ended.")
 	there.photograph(t, "login-ended")
 	here.open(t, "/devices")
 	require.Equal(t, "Your devices", here.text(t, "h1"))
 }
 
 func TestBrowser_LogOutEverywhereElse(t *testing.T) {
-	s := newSite(t, pgtest.Pool(t), false)
+	s := newSite(t)
 	here, there := openWindow(t, s.URL), openWindow(t, s.URL)
 	here.logIn(t, "alice", alicesPassword)
 	there.logIn(t, "alice", alicesPassword)
 	here.open(t, "/devices")
 	here.press(t, ".devices + form button")
-	require.Contains(t, here.text(t, "body"), "One other device is logged out.")
-	there.open(t, "/")
+	require.Contains(t, here.text(t, "body"), "One device is logged out.")
+	there.open(t, "/devices")
 	require.Equal(t, "Log in", there.text(t, "h1"))
 	here.open(t, "/")
 	require.Contains(t, here.text(t, "body"), "You are alice")
 }
 
-func TestBrowser_OutageLogsNobodyOut(t *testing.T) {
-	s := newSite(t, pgtest.Pool(t), false)
+func TestBrowser_Admin(t *testing.T) {
+	s := newSite(t)
+	ada := openWindow(t, s.URL)
+	for _, userAgent := range []string{firefox, safari} {
+		s.newBrowser(t, userAgent).logIn(t, "bob", bobsPassword)
+		s.clock.Advance(time.Hour)
+	}
+	ada.logIn(t, "ada", adasPassword)
+	ada.press(t, `nav a[href="/admin"]`)
+	ada.photograph(t, "admin")
+	ada.enter(t, "#user", "bob")
+	ada.press(t, ".find button")
+	require.Contains(t, ada.text(t, "body"), "Safari on iPhone")
+	ada.photograph(t, "admin-user")
+	ada.press(t, ".devices + form button")
+	require.Contains(t, ada.text(t, "body"), "2 devices are logged out.")
+	require.Contains(t, ada.text(t, "body"), "bob is not logged in anywhere.")
+	ada.photograph(t, "admin-logged-out")
+}
+
+func TestBrowser_Errors(t *testing.T) {
+	s := newSite(t)
 	w := openWindow(t, s.URL)
 	w.logIn(t, "bob", bobsPassword)
-	s.pool.Close()
+	w.open(t, "/nowhere")
+	w.photograph(t, "error-not-found")
+	w.press(t, "main .button")
+	require.Equal(t, "Notes", w.text(t, "h1"))
+	w.open(t, "/admin")
+	w.photograph(t, "error-refused")
+
+	app := *s.app.Load()
+	s.loseDatabase(t)
 	w.open(t, "/")
 	require.Contains(t, w.text(t, "body"), "You have not been logged out")
-	w.photograph(t, "outage")
+	w.photograph(t, "error-outage")
+	s.serve(app)
+	w.press(t, "main .button")
+	require.Contains(t, w.text(t, "body"), "You are bob")
+}
+
+func TestBrowser_ParallelRequestsRightAfterLogIn(t *testing.T) {
+	s := newSite(t)
+	w := openWindow(t, s.URL)
+	w.open(t, "/")
+	w.addNote(t, "of a guest")
+	users := w.script(t, scriptedRequests+`(async () => {
+		const parallel = [user(await logIn())];
+		for (let i = 0; i < 10; i++) parallel.push(send("/").then(user), send("/notes", {text: "parallel"}).then(user));
+		return [...new Set(await Promise.all(parallel))].join();
+	})()`)
+	require.Equal(t, "alice", users)
+	w.open(t, "/")
+	require.Equal(t, 10, strings.Count(w.text(t, "main"), "parallel"))
+	require.Contains(t, w.text(t, "main"), "of a guest")
+}
+
+// The requests of these cases are sent before a log-in, under a guest's id or none. Their answers arrive after it.
+func TestBrowser_LateAnswer(t *testing.T) {
+	for name, test := range map[string]struct {
+		note    string // that the guest has; "" for a guest without a session
+		request string
+		handled bool // whether the application has seen the request before the log-in
+	}{
+		"a page":                             {"old", `send("/?late")`, true},
+		"a page, handled late":               {"old", `send("/?late")`, false},
+		"a note":                             {"old", `send("/notes?late", {text: "new"})`, true},
+		"a note, handled late":               {"old", `send("/notes?late", {text: "new"})`, false},
+		"a guest's first note":               {"", `send("/notes?late", {text: "new"})`, true},
+		"a guest's first note, handled late": {"", `send("/notes?late", {text: "new"})`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			late := &lateAnswers{next: *s.app.Load(), handled: test.handled, arrived: make(chan struct{}), loggedIn: make(chan struct{})}
+			s.serve(late)
+			w := openWindow(t, s.URL)
+			if test.note != "" {
+				w.open(t, "/")
+				w.addNote(t, test.note)
+			}
+			user := w.script(t, scriptedRequests+`(async () => {
+				const late = `+test.request+`;
+				await send("/arrived");
+				const after = user(await logIn());
+				await send("/logged-in");
+				await late;
+				return after + "," + user(await send("/"));
+			})()`)
+			require.Equal(t, "alice,alice", user)
+			w.open(t, "/devices")
+			require.Equal(t, "Your devices", w.text(t, "h1"))
+		})
+	}
+}
+
+// lateAnswers holds the request for "?late" back until a log-in is over: its answer, or the request itself.
+type lateAnswers struct {
+	next              http.Handler
+	handled           bool
+	arrived, loggedIn chan struct{}
+}
+
+func (l *lateAnswers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path == "/arrived":
+		<-l.arrived
+	case r.URL.Path == "/logged-in":
+		close(l.loggedIn)
+	case r.URL.RawQuery != "late":
+		l.next.ServeHTTP(w, r)
+	case l.handled:
+		answer := httptest.NewRecorder()
+		l.next.ServeHTTP(answer, r)
+		close(l.arrived)
+		<-l.loggedIn
+		maps.Copy(w.Header(), answer.Header())
+		w.WriteHeader(answer.Code)
+		_, _ = answer.Body.WriteTo(w)
+	default:
+		close(l.arrived)
+		<-l.loggedIn
+		l.next.ServeHTTP(w, r)
+	}
 }

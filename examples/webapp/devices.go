@@ -4,78 +4,85 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/pgsession/pgsession"
 )
 
-// A device is one of the user's live sessions.
+// devicesOf is the page of a user's live sessions: of the visitor's own, or, for administrators, of whichever user the
+// request names.
+type devicesOf struct {
+	*App
+	user func(*http.Request) string
+	path string
+}
+
+type devicesContent struct {
+	Path    string
+	User    string
+	Devices []device
+}
+
 type device struct {
 	*pgsession.Session
-	Browser string // "" where the session does not open
-	Current bool
+	values
+	IsReadable bool
+	IsCurrent  bool
 }
 
-func (a *App) showDevices(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.user(w, r)
+func (d devicesOf) show(w http.ResponseWriter, r *http.Request) error {
+	content := devicesContent{Path: d.path, User: d.user(r)}
+	found, err := d.store.FindByUser(r.Context(), content.User, 0)
 	if err != nil {
 		return err
 	}
-	flash, err := a.takeFlash(w, r, v)
-	if err != nil {
-		return err
-	}
-	sessions, err := a.sessions.FindByUser(r.Context(), v.User(), 0)
-	if err != nil {
-		return err
-	}
-	devices := make([]device, len(sessions))
-	for i, session := range sessions {
+	for _, session := range found {
 		kept, err := pgsession.Decode[values](session)
-		if err != nil {
-			a.log.WarnContext(r.Context(), "webapp: a session does not open", "session", session, "error", err)
-		}
-		devices[i] = device{session, kept.Browser, session.Handle == v.Session.Handle}
+		content.Devices = append(content.Devices, device{session, kept, err == nil, session.Handle == d.sessions.Get(r).Handle})
 	}
-	return render(w, http.StatusOK, page{Name: "devices", Title: "Your devices", Visitor: v, Flash: flash, Content: devices})
+	title := "Your devices"
+	if d.path == "/admin" {
+		title = "Sessions of a user"
+	}
+	return d.App.show(w, r, http.StatusOK, page{Name: "devices", Title: title, Content: content})
 }
 
-func (a *App) revokeDevice(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.user(w, r)
-	if err != nil {
-		return err
-	}
-	message := "The device is logged out."
+func (d devicesOf) logOut(w http.ResponseWriter, r *http.Request) error {
 	handle, err := pgsession.ParseHandle(r.PostFormValue("handle"))
 	if err == nil {
-		err = a.sessions.Revoke(r.Context(), v.User(), handle)
+		err = d.store.Revoke(r.Context(), d.user(r), handle)
 	}
-	if errors.Is(err, pgsession.ErrNotFound) {
-		message, err = "That device is not logged in any more.", nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, pgsession.ErrNotFound):
+		return d.back(w, r, "That device is not logged in any more.")
+	case err != nil:
 		return err
 	}
-	return a.redirectWith(w, r, v, "/devices", message)
+	return d.back(w, r, "The device is logged out.")
 }
 
-func (a *App) revokeOtherDevices(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.user(w, r)
+// logOutOthers ends all sessions of the user but the visitor's own.
+func (d devicesOf) logOutOthers(w http.ResponseWriter, r *http.Request) error {
+	ended, err := d.store.DeleteByUser(r.Context(), d.user(r), d.sessions.Get(r).Handle)
 	if err != nil {
 		return err
 	}
-	ended, err := a.sessions.DeleteByUser(r.Context(), v.User(), v.Session.Handle)
-	if err != nil {
-		return err
-	}
-	message := fmt.Sprintf("%d other devices are logged out.", ended)
 	if ended == 1 {
-		message = "One other device is logged out."
+		return d.back(w, r, "One device is logged out.")
 	}
-	return a.redirectWith(w, r, v, "/devices", message)
+	return d.back(w, r, fmt.Sprintf("%d devices are logged out.", ended))
 }
 
-// browserName makes a name to recognize a browser by of its User-Agent.
+func (d devicesOf) back(w http.ResponseWriter, r *http.Request, message string) error {
+	path := d.path
+	if path == "/admin" {
+		path += "?user=" + url.QueryEscape(d.user(r))
+	}
+	return d.redirect(w, r, path, message)
+}
+
+// browserName makes a name to recognize a browser by from its User-Agent.
 func browserName(userAgent string) string {
 	browser := firstMatch(userAgent, [][2]string{ // most pretend to be Chrome, and all to be Safari
 		{"Edg", "Edge"}, {"OPR/", "Opera"}, {"SamsungBrowser/", "Samsung Internet"}, {"Firefox/", "Firefox"}, {"FxiOS/", "Firefox"},

@@ -1,6 +1,7 @@
-// Command webapp is a small web application whose sessions are in PostgreSQL: notes, a log-in, and a page of the user's devices.
+// Command webapp is a small web application: notes, a log-in, the user's devices, and an administrator's view of them. To
+// begin an application with it, copy this folder: it needs nothing else of its repository.
 //
-// It takes its database from DATABASE_URL and its keys from SESSION_KEYS. Without DATABASE_URL it starts a throw-away PostgreSQL.
+// Sessions are in the PostgreSQL that DATABASE_URL names, sealed with SESSION_KEYS. With neither they are in memory.
 package main
 
 import (
@@ -8,73 +9,56 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	switch err := run(ctx, os.Args[1:], os.Getenv, slog.Default()); {
-	case errors.Is(err, flag.ErrHelp):
-	case err != nil:
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	if err := run(ctx, os.Args[1:], os.Getenv, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "webapp:", err)
 		os.Exit(1)
 	}
 }
 
 // run serves until ctx ends.
-func run(ctx context.Context, args []string, getenv func(string) string, log *slog.Logger) error {
+func run(ctx context.Context, args []string, getenv func(string) string, output io.Writer) error {
 	flags := flag.NewFlagSet("webapp", flag.ContinueOnError)
-	addr := flags.String("addr", "localhost:8080", "the `address` to listen on")
+	flags.SetOutput(output)
+	addr := flags.String("addr", "localhost:8080", "the `address` to listen on, or only its port")
 	cert := flags.String("cert", "", "a `file` with the TLS certificate")
 	key := flags.String("key", "", "a `file` with the certificate's key")
-	behindTLS := flags.Bool("behind-tls-proxy", false, "the browser speaks TLS, with a proxy in front")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	tls := *cert != "" || *key != ""
+	hasTLS := *cert != "" || *key != ""
 
-	listener, err := net.Listen("tcp", *addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s is taken by another program: choose another address, with -addr or make demo ADDR=localhost:8081", *addr)
-	}
+	listener, err := listen(*addr)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-
-	databaseURL, keyRing, stopDatabase, err := configure(ctx, getenv, log)
+	log := slog.New(slog.NewTextHandler(output, nil))
+	store, atRestart, closeStore, err := openStore(ctx, getenv, log)
 	if err != nil {
 		return err
 	}
-	defer stopDatabase()
-	pool, err := pgxpool.New(ctx, databaseURL)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-
-	sessions := pgsession.New(pool, keyRing, pgsession.WithAbsoluteLifetime(absoluteLifetime), pgsession.WithLogger(log))
-	if err := sessions.Init(ctx); err != nil {
-		return err
-	}
-	// Not under ctx: clean-up goes on while the last requests are served, and Stop waits for it.
-	cleanup := sessions.SpawnCleanup(context.WithoutCancel(ctx), 10*time.Minute)
-	defer cleanup.Stop()
+	defer closeStore()
 
 	server := &http.Server{
-		Handler:           NewApp(sessions, demoAccounts(), tls || *behindTLS, log),
+		Handler:           NewApp(store, demoAccounts(), time.Now, log),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -84,58 +68,91 @@ func run(ctx context.Context, args []string, getenv func(string) string, log *sl
 	}
 	served := make(chan error, 1)
 	go func() {
-		if tls {
+		if hasTLS {
 			served <- server.ServeTLS(listener, *cert, *key)
 		} else {
 			served <- server.Serve(listener)
 		}
 	}()
-	log.Info("webapp: ready", "url", siteURL(listener, *addr, tls))
+	fmt.Fprintf(output, "webapp: ready at %s: log in as %s with the password %s. %s\n",
+		siteURL(listener, hasTLS), demoUsers[0].Name, demoUsers[0].Password, atRestart)
 
 	select {
 	case err := <-served:
 		return err
 	case <-ctx.Done():
 	}
-	log.Info("webapp: stopping")
+	fmt.Fprintln(output, "webapp: stopping, after the requests that are under way")
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return server.Shutdown(grace)
 }
 
-// configure returns the database and the keys. Keys are made up for a throw-away database alone: elsewhere the sessions would
-// not open after the next start.
-func configure(ctx context.Context, getenv func(string) string, log *slog.Logger) (databaseURL string, keyRing *pgsession.Crypto, stop func(), err error) {
-	databaseURL, stop = getenv("DATABASE_URL"), func() {}
-	keys := getenv("SESSION_KEYS")
-	if databaseURL != "" && keys == "" {
-		return "", nil, nil, errors.New("DATABASE_URL needs SESSION_KEYS too: a key is 64 hex digits, as `openssl rand -hex 32` prints")
+func listen(addr string) (net.Listener, error) {
+	if !strings.Contains(addr, ":") {
+		addr = "localhost:" + addr
 	}
-	if keys == "" {
-		keys = pgsession.GenerateKey().Secret()
+	listener, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("another program listens on %s: choose another port, with -addr 8081 or make demo ADDR=8081", addr)
+	case err != nil:
+		return nil, fmt.Errorf("-addr needs a port, such as 8081, or a host and a port, such as localhost:8081: %w", err)
 	}
-	if keyRing, err = pgsession.ParseKeyRing(keys); err != nil {
-		return "", nil, nil, fmt.Errorf("SESSION_KEYS: %w", err)
-	}
-	if databaseURL == "" {
-		server, err := pgtest.Start(ctx, func(format string, args ...any) { log.Info(fmt.Sprintf(format, args...)) })
-		if err != nil {
-			return "", nil, nil, err
-		}
-		databaseURL, stop = server.URL(), server.Stop
-	}
-	return databaseURL, keyRing, stop, nil
+	return listener, nil
 }
 
-func siteURL(listener net.Listener, addr string, tls bool) string {
+func siteURL(listener net.Listener, hasTLS bool) string {
 	scheme := "http"
-	if tls {
+	if hasTLS {
 		scheme = "https"
 	}
-	host, _, _ := net.SplitHostPort(addr)
-	if host == "" {
+	address := listener.Addr().(*net.TCPAddr)
+	host := address.IP.String()
+	if address.IP.IsLoopback() || address.IP.IsUnspecified() {
 		host = "localhost"
 	}
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	return scheme + "://" + net.JoinHostPort(host, port)
+	return fmt.Sprintf("%s://%s", scheme, net.JoinHostPort(host, fmt.Sprint(address.Port)))
+}
+
+// absoluteLifetime ends a session that is not remembered, however much it is used.
+const absoluteLifetime = 7 * 24 * time.Hour
+
+// openStore returns the store, and a sentence that says what a restart does to it. Half a configuration is an error: a
+// server that was meant to have a database must not forget its sessions silently.
+func openStore(ctx context.Context, getenv func(string) string, log *slog.Logger) (store *pgsession.Store, atRestart string, closeStore func(), err error) {
+	databaseURL, keys := getenv("DATABASE_URL"), getenv("SESSION_KEYS")
+	options := []pgsession.Option{pgsession.WithAbsoluteLifetime(absoluteLifetime), pgsession.WithLogger(log)}
+	closePool := func() {}
+	switch {
+	case databaseURL == "" && keys == "":
+		store = pgsession.InMemory(options...)
+		atRestart = "Sessions are in memory, so a restart forgets them all: set DATABASE_URL and SESSION_KEYS to keep them."
+	case databaseURL == "" || keys == "":
+		return nil, "", nil, errors.New("set both DATABASE_URL and SESSION_KEYS, or neither: " +
+			"a key is 64 hex digits, as `openssl rand -hex 32` prints, and SESSION_KEYS=random makes one for this run")
+	default:
+		atRestart = "Sessions are in PostgreSQL, so a restart keeps them."
+		if keys == "random" {
+			keys = pgsession.GenerateKey().Secret()
+			atRestart = "Sessions are in PostgreSQL, under a key for this run alone, so a restart forgets them all."
+		}
+		crypto, err := pgsession.ParseKeyRing(keys)
+		if err != nil {
+			return nil, "", nil, fmt.Errorf("SESSION_KEYS: %w", err)
+		}
+		pool, err := pgxpool.New(ctx, databaseURL)
+		if err != nil {
+			return nil, "", nil, fmt.Errorf("DATABASE_URL: %w", err)
+		}
+		closePool = pool.Close
+		store = pgsession.New(pool, crypto, options...)
+	}
+	if err := store.Init(ctx); err != nil {
+		closePool()
+		return nil, "", nil, err
+	}
+	// Not under ctx: clean-up goes on while the last requests are served, and Stop waits for it.
+	cleanup := store.SpawnCleanup(context.WithoutCancel(ctx), 10*time.Minute)
+	return store, atRestart, func() { cleanup.Stop(); closePool() }, nil
 }

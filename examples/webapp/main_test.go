@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"regexp"
@@ -13,62 +12,72 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 func TestRun_ServesUntilItIsTold(t *testing.T) {
 	t.Parallel()
-	environment := map[string]string{
-		"DATABASE_URL": pgtest.Pool(t).Config().ConnString(),
-		"SESSION_KEYS": pgsession.GenerateKey().Secret(),
+	type testCase struct {
+		databaseURL, keys string
+		atRestart         string
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	output, log := io.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		ended <- run(ctx, []string{"-addr", "localhost:0"}, func(name string) string { return environment[name] },
-			slog.New(slog.NewTextHandler(log, nil)))
-		log.Close()
-	}()
+	cases := map[string]testCase{"in memory": {"", "", "Sessions are in memory, so a restart forgets them all"}}
+	if testDatabase != "" {
+		cases["PostgreSQL"] = testCase{testDatabase, testKey.Secret(), "so a restart keeps them"}
+		cases["PostgreSQL, random key"] = testCase{testDatabase, "random", "so a restart forgets them all"}
+	}
+	for name, test := range cases {
+		t.Run(name, func(t *testing.T) {
+			environment := map[string]string{"DATABASE_URL": test.databaseURL, "SESSION_KEYS": test.keys}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			reader, writer := io.Pipe()
+			ended := make(chan error, 1)
+			go func() {
+				ended <- run(ctx, []string{"-addr", "0"}, func(name string) string { return environment[name] }, writer)
+				writer.Close()
+			}()
 
-	lines := bufio.NewScanner(output)
-	require.True(t, lines.Scan())
-	address := regexp.MustCompile(`url=(\S+)`).FindStringSubmatch(lines.Text())
-	require.NotNil(t, address, lines.Text())
-	response, err := http.Get(address[1] + "/healthz")
-	require.NoError(t, err)
-	response.Body.Close()
-	require.Equal(t, http.StatusOK, response.StatusCode)
+			lines := bufio.NewScanner(reader)
+			require.True(t, lines.Scan())
+			require.Contains(t, lines.Text(), "log in as alice with the password white-rabbit-42.")
+			require.Contains(t, lines.Text(), test.atRestart)
+			address := regexp.MustCompile(`ready at (http://localhost:\d+):`).FindStringSubmatch(lines.Text())
+			require.NotNil(t, address, lines.Text())
+			response, err := http.Get(address[1] + "/healthz")
+			require.NoError(t, err)
+			response.Body.Close()
+			require.Equal(t, http.StatusOK, response.StatusCode)
 
-	cancel()
-	_, _ = io.Copy(io.Discard, output)
-	require.NoError(t, <-ended)
-	_, err = http.Get(address[1])
-	require.Error(t, err)
+			cancel()
+			_, _ = io.Copy(io.Discard, reader)
+			require.NoError(t, <-ended)
+			_, err = http.Get(address[1])
+			require.Error(t, err)
+		})
+	}
 }
 
 func TestRun_Refuses(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "localhost:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { listener.Close() })
-	cases := map[string]struct {
-		addr        string
-		environment map[string]string
-		want        string
-	}{
-		"a port that is taken":    {listener.Addr().String(), nil, "is taken by another program"},
-		"a database without keys": {"127.0.0.1:0", map[string]string{"DATABASE_URL": "postgres://127.0.0.1:1/none"}, "DATABASE_URL needs SESSION_KEYS too"},
-		"keys that are none":      {"127.0.0.1:0", map[string]string{"SESSION_KEYS": "secret"}, "SESSION_KEYS: pgsession: parse key ring"},
-		"no such database": {"127.0.0.1:0", map[string]string{
-			"DATABASE_URL": "postgres://127.0.0.1:1/none", "SESSION_KEYS": pgsession.GenerateKey().Secret(),
-		}, "pgsession: init"},
+	key := pgsession.GenerateKey().Secret()
+	const unreachable = "postgres://127.0.0.1:1/none"
+	cases := map[string]struct{ addr, databaseURL, keys, want string }{
+		"a port that is taken":    {listener.Addr().String(), "", "", "another program listens on"},
+		"an address that is none": {"nowhere", "", "", "-addr needs a port, such as 8081"},
+		"a database without keys": {"0", unreachable, "", "set both DATABASE_URL and SESSION_KEYS"},
+		"keys without a database": {"0", "", key, "set both DATABASE_URL and SESSION_KEYS"},
+		"keys that are none":      {"0", unreachable, "secret", "SESSION_KEYS: pgsession: parse key ring"},
+		"a malformed address":     {"0", "postgres://host:port", key, "DATABASE_URL: cannot parse"},
+		"no such database":        {"0", unreachable, key, "pgsession: init"},
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			err := run(t.Context(), []string{"-addr", test.addr}, func(name string) string { return test.environment[name] }, slog.New(slog.DiscardHandler))
+			environment := map[string]string{"DATABASE_URL": test.databaseURL, "SESSION_KEYS": test.keys}
+			err := run(t.Context(), []string{"-addr", test.addr}, func(name string) string { return environment[name] }, io.Discard)
 			require.ErrorContains(t, err, test.want)
 		})
 	}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/pgsession/pgsession"
 )
 
 const (
@@ -22,60 +20,42 @@ type note struct {
 }
 
 type notesContent struct {
-	Notes     []note
 	MaxLength int
 	Text      string // as it was typed
 	Problem   string // what is wrong with it
 }
 
 func (a *App) showNotes(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.visitor(w, r)
-	if err != nil {
-		return err
-	}
-	flash, err := a.takeFlash(w, r, v)
-	if err != nil {
-		return err
-	}
-	return renderNotes(w, v, http.StatusOK, flash, notesContent{})
-}
-
-func renderNotes(w http.ResponseWriter, v *visitor, status int, flash string, content notesContent) error {
-	content.Notes, content.MaxLength = v.Values.Notes, maxNoteLength
-	return render(w, status, page{Name: "notes", Title: "Notes", Visitor: v, Flash: flash, Content: content})
+	return a.show(w, r, http.StatusOK, page{Name: "notes", Title: "Notes", Content: notesContent{MaxLength: maxNoteLength}})
 }
 
 var errTooManyNotes = errors.New("too many notes")
 
 func (a *App) addNote(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.visitor(w, r)
-	if err != nil {
-		return err
-	}
 	text := strings.TrimSpace(r.PostFormValue("text"))
-	if problem := checkNote(text); problem != "" {
-		return renderNotes(w, v, http.StatusUnprocessableEntity, "", notesContent{Text: text, Problem: problem})
-	}
-	added := note{ID: rand.Text(), Text: text}
-	if v.Session == nil {
-		err = a.createSession(w, r, pgsession.Data{Values: values{Browser: browserName(r.UserAgent()), Notes: []note{added}}})
-	} else {
-		err = a.change(r.Context(), v.ID, func(kept *values) error {
-			if len(kept.Notes) >= maxNotes {
+	problem := checkNote(text)
+	if problem == "" {
+		hasEnded := a.sessions.Get(r).Ended
+		err := a.sessions.Update(w, r, func(v *values) error {
+			if len(v.Notes) >= maxNotes {
 				return errTooManyNotes
 			}
-			kept.Notes = append(kept.Notes, added)
+			v.Notes = append(v.Notes, note{ID: rand.Text(), Text: text})
+			if hasEnded {
+				v.Flash = "Your earlier session had ended. This note is in a new one, as a guest's."
+			}
 			return nil
 		})
+		if !errors.Is(err, errTooManyNotes) {
+			if err == nil {
+				err = a.redirect(w, r, "/", "")
+			}
+			return err
+		}
+		problem = "There is no room for more notes. Remove one first."
 	}
-	switch {
-	case errors.Is(err, errTooManyNotes):
-		return renderNotes(w, v, http.StatusUnprocessableEntity, "", notesContent{Text: text, Problem: "There is no room for more notes. Remove one first."})
-	case err != nil:
-		return err
-	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
-	return nil
+	return a.show(w, r, http.StatusUnprocessableEntity, page{Name: "notes", Title: "Notes",
+		Content: notesContent{MaxLength: maxNoteLength, Text: text, Problem: problem}})
 }
 
 func checkNote(text string) (problem string) {
@@ -89,19 +69,14 @@ func checkNote(text string) (problem string) {
 }
 
 func (a *App) removeNote(w http.ResponseWriter, r *http.Request) error {
-	v, err := a.visitor(w, r)
-	if err != nil {
-		return err
-	}
-	if v.Session != nil {
-		unwanted := r.PostFormValue("id")
-		err = a.change(r.Context(), v.ID, func(kept *values) error {
-			kept.Notes = slices.DeleteFunc(kept.Notes, func(n note) bool { return n.ID == unwanted })
+	if len(a.sessions.Get(r).Values.Notes) > 0 { // an Update would begin a session
+		err := a.sessions.Update(w, r, func(v *values) error {
+			v.Notes = slices.DeleteFunc(v.Notes, func(n note) bool { return n.ID == r.PostFormValue("id") })
 			return nil
 		})
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		http.Redirect(w, r, "/", http.StatusSeeOther)
-	}
-	return err
+	return a.redirect(w, r, "/", "")
 }

@@ -8,6 +8,8 @@ import (
 	"html/template"
 	"net/http"
 	"time"
+
+	"github.com/pgsession/pgsession/httpsession"
 )
 
 //go:embed templates static
@@ -15,16 +17,12 @@ var files embed.FS
 
 // A page is what the layout shows.
 type page struct {
-	Name    string // its template
+	Name    string // of its template
 	Title   string
-	Visitor *visitor // nil where it is not known who that is: in an outage
+	Session *httpsession.Session[values] // nil if it is not known, in an outage
+	IsAdmin bool
 	Flash   string
 	Content any // for the template
-}
-
-type failure struct {
-	Text      string
-	MayLogOut bool
 }
 
 var templates = parseTemplates("notes", "login", "devices", "error")
@@ -37,8 +35,8 @@ func parseTemplates(names ...string) map[string]*template.Template {
 	hash := sha256.Sum256(stylesheet)
 	functions := template.FuncMap{
 		"stylesheet": func() string { return "/static/style.css?" + hex.EncodeToString(hash[:8]) },
-		"date":       func(t time.Time) string { return t.Format("2 January 2006, 15:04 UTC") },
-		"machine":    func(t time.Time) string { return t.Format(time.RFC3339) },
+		"date":       func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
+		"machine":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	}
 	parsed := make(map[string]*template.Template)
 	for _, name := range names {
@@ -48,19 +46,40 @@ func parseTemplates(names ...string) map[string]*template.Template {
 	return parsed
 }
 
-// render writes the page whole, or nothing and an error.
-func render(w http.ResponseWriter, status int, p page) error {
-	var body bytes.Buffer
-	if err := templates[p.Name].Execute(&body, p); err != nil {
-		return err
+// show answers with a page of the request's session, and takes the message out that was left for it.
+func (a *App) show(w http.ResponseWriter, r *http.Request, status int, p page) error {
+	if a.sessions.Get(r).Values.Flash != "" { // pages without a message write nothing
+		err := a.sessions.Update(w, r, func(v *values) error {
+			p.Flash, v.Flash = v.Flash, ""
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = body.WriteTo(w) // the browser has gone
+	session := a.sessions.Get(r)
+	p.Session = &session
+	a.write(w, r, status, p)
 	return nil
 }
 
-// serveStatic lets browsers keep the files: the stylesheet's address changes with it.
+// write answers with a whole page.
+func (a *App) write(w http.ResponseWriter, r *http.Request, status int, p page) {
+	if p.Session != nil {
+		p.IsAdmin = a.accounts[p.Session.UserID].IsAdmin
+	}
+	var body bytes.Buffer
+	if err := templates[p.Name].Execute(&body, p); err != nil {
+		a.log.ErrorContext(r.Context(), "webapp: a page was not rendered", "page", p.Name, "error", err)
+		http.Error(w, "This page cannot be shown.", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = body.WriteTo(w) // an error means that the browser has gone
+}
+
+// serveStatic lets browsers keep the files: the stylesheet's address changes with its content.
 func serveStatic(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=86400")
 	http.ServeFileFS(w, r, files, "static/"+r.PathValue("file"))

@@ -1,0 +1,147 @@
+// Package programtest runs the example programs, as they are, but for the address that they listen on.
+package programtest
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession/internal/pgtest"
+)
+
+const address = "localhost:8080"
+
+// Start builds main.go of the test's own folder, runs it with an environment, and returns its URL.
+func Start(t *testing.T, environment ...string) string {
+	t.Helper()
+	folder, err := os.Getwd()
+	require.NoError(t, err)
+	source, err := os.ReadFile("main.go")
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(source), address))
+	free := freeAddress(t)
+	temporary := t.TempDir()
+	changed, overlay, program := filepath.Join(temporary, "main.go"), filepath.Join(temporary, "overlay.json"), filepath.Join(temporary, "program")
+	require.NoError(t, os.WriteFile(changed, []byte(strings.ReplaceAll(string(source), address, free)), 0o600))
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(folder, "main.go"): changed}})
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(overlay, replace, 0o600))
+	output, err := exec.Command("go", "build", "-overlay", overlay, "-o", program, ".").CombinedOutput()
+	require.NoError(t, err, string(output))
+
+	command := exec.Command(program)
+	command.Env = append(os.Environ(), environment...)
+	command.Stdout, command.Stderr = t.Output(), t.Output()
+	require.NoError(t, command.Start())
+	ended := make(chan struct{})
+	go func() {
+		_ = command.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		<-ended
+	})
+	waitUntilReady(t, free, ended)
+	return "http://" + free
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "localhost:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	require.NoError(t, err)
+	return net.JoinHostPort("localhost", port)
+}
+
+// waitUntilReady asks again and again, since the programs do not say when they are ready.
+func waitUntilReady(t *testing.T, address string, ended <-chan struct{}) {
+	t.Helper()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		conn, err := net.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-ended:
+			require.FailNow(t, "the program has ended")
+		case <-t.Context().Done():
+			require.NoError(t, t.Context().Err())
+		}
+	}
+}
+
+// Schema makes a schema for this test alone, and returns a pool and a URL whose search_path it is.
+func Schema(t *testing.T) (pool *pgxpool.Pool, databaseURL string) {
+	t.Helper()
+	pool, schema := pgtest.Schema(t)
+	server := pool.Config().ConnString()
+	if !strings.Contains(server, "://") {
+		return pool, server + " search_path=" + schema
+	}
+	database, err := url.Parse(server)
+	require.NoError(t, err)
+	query := database.Query()
+	query.Set("search_path", schema)
+	database.RawQuery = query.Encode()
+	return pool, database.String()
+}
+
+// RequireCounts visits the program that counts visits, with two browsers.
+func RequireCounts(t *testing.T, site string) {
+	t.Helper()
+	ann, bob := newBrowser(t), newBrowser(t)
+	for _, visit := range []struct {
+		browser *http.Client
+		post    string // "" to load the page
+		want    string
+	}{
+		{ann, "", "Hello guest, this is visit 1."},
+		{ann, "", "Hello guest, this is visit 2."},
+		{bob, "", "Hello guest, this is visit 1."},
+		{ann, "/login", "Hello &lt;ann&gt;, this is visit 3."},
+		{ann, "", "Hello &lt;ann&gt;, this is visit 4."},
+		{bob, "", "Hello guest, this is visit 2."},
+		{ann, "/logout", "Hello guest, this is visit 1."},
+	} {
+		var response *http.Response
+		var err error
+		if visit.post == "" {
+			response, err = visit.browser.Get(site)
+		} else {
+			response, err = visit.browser.PostForm(site+visit.post, url.Values{"name": {"<ann>"}})
+		}
+		require.NoError(t, err)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusOK, response.StatusCode)
+		require.Contains(t, string(body), visit.want)
+		require.Contains(t, response.Header.Get("Content-Type"), "text/html")
+	}
+}
+
+func newBrowser(t *testing.T) *http.Client {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	require.NoError(t, err)
+	return &http.Client{Jar: jar}
+}
