@@ -145,7 +145,7 @@ func (c *crowd) liveAnHour(ctx context.Context) error {
 				return c.orLogIn(ctx, i, c.store.Touch(ctx, c.ids[i], idleLife))
 			}),
 			c.all(ctx, perMinute(2), func(ctx context.Context, i int) error {
-				err := c.store.Update(ctx, c.ids[i], idleLife, func(*pgsession.Session) (any, error) { return c.someValue(), nil })
+				_, err := c.store.Update(ctx, c.ids[i], idleLife, func(*pgsession.Session) (any, error) { return c.someValue(), nil })
 				return c.orLogIn(ctx, i, err)
 			}),
 		)
@@ -175,11 +175,13 @@ func (c *crowd) logIn(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	id := pgsession.NewID()
-	if err := c.store.Cycle(ctx, guest, id, pgsession.Data{UserID: fmt.Sprintf("user-%d", i), Values: c.someValue()}, idleLife); err != nil {
+	renewed, err := c.store.Renew(ctx, guest.ID, idleLife, func(*pgsession.Session) (pgsession.Data, error) {
+		return pgsession.Data{UserID: fmt.Sprintf("user-%d", i), Values: c.someValue()}, nil
+	})
+	if err != nil {
 		return err
 	}
-	c.ids[i] = id
+	c.ids[i] = renewed.ID
 	return nil
 }
 

@@ -161,7 +161,8 @@ func (f *filler) steps(ctx context.Context, store *pgsession.Store) []func() err
 			return together(func(ctx context.Context, i int) error { return store.Touch(ctx, f.ids[i], 2*timeToLive) })
 		},
 		func() error {
-			return store.Update(ctx, f.ids[0], timeToLive, func(*pgsession.Session) (any, error) { return f.value, nil })
+			_, err := store.Update(ctx, f.ids[0], timeToLive, func(*pgsession.Session) (any, error) { return f.value, nil })
+			return err
 		},
 		func() error { _, err := store.FindByUser(ctx, data.UserID, 0); return err },
 		func() error { return absent(store.Save(ctx, pgsession.NewID(), data, timeToLive)) },
@@ -186,13 +187,19 @@ func (f *filler) steps(ctx context.Context, store *pgsession.Store) []func() err
 		},
 		func() error { return store.Check(ctx) },
 		func() error { return store.KeyValue().Put(ctx, "key", f.value, time.Hour) },
+		func() error { _, err := store.KeyValue().Take(ctx, "key"); return err },
 		func() error { return store.KeyValue().Delete(ctx, "key") },
 		func() error {
-			id, err := store.Create(ctx, data, timeToLive)
+			created, err := store.Create(ctx, data, timeToLive)
 			if err != nil {
 				return err
 			}
-			return store.Cycle(ctx, id, pgsession.NewID(), data, timeToLive)
+			id := pgsession.NewID()
+			if err := store.Cycle(ctx, created.ID, id, data, timeToLive); err != nil {
+				return err
+			}
+			_, err = store.Renew(ctx, id, timeToLive, func(*pgsession.Session) (pgsession.Data, error) { return data, nil })
+			return err
 		},
 		func() error {
 			return together(func(ctx context.Context, i int) error { return store.Delete(ctx, f.ids[i]) })

@@ -86,8 +86,11 @@ func (f *filler) createSample(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(f.connections)
 	for i := range f.ids {
-		group.Go(func() (err error) {
-			f.ids[i], err = f.store.Create(ctx, f.data(i), timeToLive)
+		group.Go(func() error {
+			created, err := f.store.Create(ctx, f.data(i), timeToLive)
+			if err == nil {
+				f.ids[i] = created.ID
+			}
 			return err
 		})
 	}
@@ -172,11 +175,11 @@ func (f *filler) fill(ctx context.Context, rows int, expired bool) error {
 			return err
 		}
 		_, err = f.admin.Exec(ctx, `
-			INSERT INTO sessions (key, user_key, sealed, version, created_at, expires_at, expires_hour)
+			INSERT INTO sessions (key, user_key, sealed, version, created_at, expires_at, idle_timeout)
 			SELECT sha256(uuid_send(gen_random_uuid())),
 				CASE WHEN i % 20 > 0 THEN sha256(uuid_send(gen_random_uuid())) END, CASE WHEN i % 20 > 0 THEN $2::bytea END,
 				1 + (random() * 4e15)::bigint, $3::timestamptz - interval '1 hour', row.expires_at,
-				date_trunc('hour', row.expires_at + interval '1 hour', 'UTC')
+				interval '24 hours'
 			FROM generate_series(1, $1) AS i,
 				LATERAL (SELECT $3::timestamptz + (random() * CASE WHEN $4 THEN -7200 ELSE 86400 END + i * 0) * interval '1 second'
 					- CASE WHEN $4 THEN interval '1 hour' ELSE interval '0' END) AS row (expires_at)`,

@@ -74,8 +74,9 @@ type connections struct {
 // A dataSet is the sessions that every contender holds.
 type dataSet struct {
 	sessions int
-	tokens   string // all of them, as the cookies have them: one string, so that the garbage collector has little to scan
-	keys     []byte // of those tokens' rows in this library's table, all of them
+	ids      []pgsession.ID // to fill the tables with; an ID has no pointers, so that the garbage collector has little to scan
+	tokens   string         // all of them, as the cookies have them: one string, for the same reason
+	keys     []byte         // of those tokens' rows in this library's table, all of them
 	size     int
 	bodies   []byte
 	// similar values differ in their first bytes only. PostgreSQL leaves out of the
@@ -93,6 +94,7 @@ func newDataSet(sessions, size int, similar bool) (*dataSet, error) {
 	var tokens strings.Builder
 	for range sessions {
 		id := pgsession.NewID()
+		d.ids = append(d.ids, id)
 		tokens.WriteString(id.Token())
 		var err error
 		if d.keys, err = hex.AppendDecode(d.keys, []byte(id.Handle().String())); err != nil {
@@ -169,11 +171,11 @@ func contenders(d *dataSet, crypto *pgsession.Crypto) []contender {
 	}
 }
 
-// withPlaces returns the encrypted store with so many statements in flight, all on one
+// withInFlight returns the encrypted store with so many statements in flight, all on one
 // table.
-func withPlaces(d *dataSet, crypto *pgsession.Crypto, places []int) (all []contender) {
-	for _, n := range places {
-		one := d.ours(fmt.Sprintf("WithCoalescing(%d)", n), "places", crypto, pgsession.WithCoalescing(n))
+func withInFlight(d *dataSet, crypto *pgsession.Crypto, inFlight []int) (all []contender) {
+	for _, n := range inFlight {
+		one := d.ours(fmt.Sprintf("WithCoalescing(%d)", n), "in_flight", crypto, pgsession.WithCoalescing(n))
 		if len(all) > 0 {
 			one.fill = nil
 		}
@@ -227,11 +229,7 @@ func (d *dataSet) ours(name, table string, crypto *pgsession.Crypto, opts ...pgs
 				return err
 			}
 			return each(ctx, d.sessions, func(ctx context.Context, session int) error {
-				id, err := pgsession.ParseID(d.token(session))
-				if err != nil {
-					return err
-				}
-				return store.Put(ctx, id, pgsession.Data{UserID: userOf(session), Values: d.value(session, 0)}, time.Until(rolling.next(session)))
+				return store.Put(ctx, d.ids[session], pgsession.Data{UserID: userOf(session), Values: d.value(session, 0)}, time.Until(rolling.next(session)))
 			})
 		},
 	}
@@ -298,7 +296,7 @@ func (d *dataSet) fillSCS(table string, rolling *rolling) func(context.Context, 
 }
 
 // bareTarget is what this library's table costs by itself: one statement a call, with
-// no more in it than must be, and no encryption.
+// the columns and conditions of the library's own, and no encryption.
 type bareTarget struct {
 	d       *dataSet
 	rolling *rolling
@@ -307,14 +305,20 @@ type bareTarget struct {
 
 func (t bareTarget) load(ctx context.Context, session int) (value []byte, err error) {
 	var (
-		userKey          []byte
+		key, userKey     []byte
+		otherKind        bool
 		version          int64
 		created, expires time.Time
+		endsAt           *time.Time
+		idleTimeout      time.Duration
 	)
 	err = t.pool.QueryRow(ctx, `
-		SELECT user_key, sealed, version, created_at, expires_at
+		SELECT key, user_key, sealed, data IS NOT NULL, version, created_at, expires_at, ends_at, idle_timeout
 		FROM bare
-		WHERE key = $1 AND expires_at > $2`, t.d.key(session), time.Now()).Scan(&userKey, &value, &version, &created, &expires)
+		WHERE key = $1`, t.d.key(session)).Scan(&key, &userKey, &value, &otherKind, &version, &created, &expires, &endsAt, &idleTimeout)
+	if err == nil && !expires.After(time.Now()) {
+		err = errNotFound
+	}
 	return value, err
 }
 
@@ -323,13 +327,18 @@ func (t bareTarget) save(ctx context.Context, session int, value []byte) error {
 	expires := t.rolling.next(session)
 	tag, err := t.pool.Exec(ctx, `
 		UPDATE bare
-		SET sealed = $2, version = version + 1, expires_at = $3, expires_hour = $4
-		WHERE key = $1 AND expires_at > $5`, t.d.key(session), value, expires, expires.Truncate(time.Hour).Add(time.Hour), now)
+		SET user_key = $3, sealed = $6, data = NULL, version = (version & x'3fffffffffffffff'::bigint) + 1,
+			expires_at = least($4::timestamptz, ends_at), idle_timeout = $5
+		WHERE key = $2 AND (data IS NOT NULL OR sealed IS NOT NULL) AND expires_at > $1 AND user_key IS NOT DISTINCT FROM $3`,
+		now, t.d.key(session), bareUserKey(session), expires, expires.Sub(now), value)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errNotFound
 	}
 	return err
 }
+
+// bareUserKey has the size of the library's own.
+func bareUserKey(session int) []byte { return fmt.Appendf(nil, "%032s", userOf(session)) }
 
 func (d *dataSet) fillBare(rolling *rolling) func(context.Context, connections) error {
 	return func(ctx context.Context, c connections) error {
@@ -340,9 +349,9 @@ func (d *dataSet) fillBare(rolling *rolling) func(context.Context, connections) 
 		return each(ctx, d.sessions, func(ctx context.Context, session int) error {
 			expires := rolling.next(session)
 			_, err := c.pgx.Exec(ctx, `
-			INSERT INTO bare (key, user_key, sealed, version, created_at, expires_at, expires_hour)
+			INSERT INTO bare (key, user_key, sealed, version, created_at, expires_at, idle_timeout)
 			VALUES ($1, $2, $3, 1, $4, $5, $6)`,
-				d.key(session), []byte(fmt.Sprintf("%032s", userOf(session))), d.value(session, 0), now, expires, expires.Truncate(time.Hour).Add(time.Hour))
+				d.key(session), bareUserKey(session), d.value(session, 0), now, expires, expires.Sub(now))
 			return err
 		})
 	}

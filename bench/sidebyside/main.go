@@ -53,7 +53,7 @@ type plan struct {
 	warmUp, length                time.Duration // of a contender's turn
 	cases                         []testCase
 	only                          []string // contenders; all where empty
-	places                        []int
+	inFlight                      []int
 	checkpoints                   bool
 	profiles                      string
 	similar                       bool
@@ -106,7 +106,7 @@ func parsePlan() (p plan, out string, err error) {
 		operation   = flag.String("operation", "", "a list of load, save")
 		callers     = flag.String("callers", "", "a list, such as 1,16,64,256")
 		only        = flag.String("only", "", "a list of contenders, by name")
-		places      = flag.String("places", "", "compares settings of WithCoalescing with the first contender instead: a list, such as 0,1,2,4,8")
+		inFlight    = flag.String("inflight", "", "compares settings of WithCoalescing with the first contender instead: a list, such as 0,1,2,4,8")
 		sessions    = flag.Int("sessions", 0, "sessions in each table")
 		rounds      = flag.Int("rounds", 0, "rounds, of which the median counts")
 		length      = flag.Duration("length", 0, "how long a contender's turn is, after the warm-up")
@@ -170,7 +170,7 @@ func parsePlan() (p plan, out string, err error) {
 		p.length = *length
 	}
 	return p, out, errors.Join(
-		parseList(*only, &p.only, func(name string) (string, error) { return name, nil }), parseList(*places, &p.places, strconv.Atoi))
+		parseList(*only, &p.only, func(name string) (string, error) { return name, nil }), parseList(*inFlight, &p.inFlight, strconv.Atoi))
 }
 
 func parseLatency(s string) (time.Duration, error) {
@@ -307,8 +307,8 @@ func (b *bench) measureSize(ctx context.Context, size int, report *report) error
 		return err
 	}
 	all := contenders(data, b.crypto)
-	if b.places != nil {
-		all = append(all[:1:1], withPlaces(data, b.crypto, b.places)...)
+	if b.inFlight != nil {
+		all = append(all[:1:1], withInFlight(data, b.crypto, b.inFlight)...)
 	}
 	if len(b.only) > 0 {
 		all = slices.DeleteFunc(all, func(c contender) bool { return !slices.Contains(b.only, c.name) })
