@@ -9,12 +9,14 @@ import (
 	"time"
 )
 
-// CleanupExpired removes what has expired by the store's clock, sessions and tombstones, and returns how
-// many rows. With [SystemClock] it must have expired by the server's clock as well, so that a node with
-// a wrong clock removes no live session. It works in transactions of at most 1,000 rows, skips rows
-// that others hold, and any number of nodes may run it at once. To find what has expired of the current
-// hour it reads all that expires within it, which [Store.SpawnCleanup] does not. With an error, the
-// number says how many rows were removed before it.
+// CleanupExpired removes what has expired by the store's clock, sessions and tombstones, and
+// returns how many rows it removed. With [SystemClock], a row must have expired by the server's
+// clock as well, so that a node with a wrong clock removes no live session. It works in
+// transactions of at most 1,000 rows and skips rows that others hold. Any number of nodes may run
+// it at once.
+//
+// It reads every row that expires within the current hour, which [Store.SpawnCleanup] does not. If
+// it returns an error, the number says how many rows it had removed.
 func (s *Store) CleanupExpired(ctx context.Context) (int64, error) { return s.cleanup(ctx, false) }
 
 func (s *Store) cleanup(ctx context.Context, wholeHours bool) (int64, error) {
@@ -30,8 +32,7 @@ func (s *Store) cleanup(ctx context.Context, wholeHours bool) (int64, error) {
 
 var errStopped = errors.New("pgsession: the clean-up was stopped")
 
-// A Cleanup is a goroutine that removes what has expired, from
-// [Store.SpawnCleanup].
+// A Cleanup is a goroutine that removes what has expired. [Store.SpawnCleanup] starts it.
 type Cleanup struct {
 	store    *Store
 	interval time.Duration
@@ -42,13 +43,15 @@ type Cleanup struct {
 	lastSuccess time.Time // the start, before the first
 }
 
-// SpawnCleanup starts a goroutine that removes what has expired, every interval until ctx ends or
-// [Cleanup.Stop] is called; an interval from a minute to an hour suits most applications. Give it a
-// context that lives as long as the process, not one that bounds the start-up. It leaves the current
-// hour's rows to a later run, since then each run reads only what it removes. It begins after a random
-// part of the interval, so that nodes that start together do not sweep together. A run that takes longer
-// than the interval delays the next. Failures are logged at level warn and tried again with the next
-// run, removals at level debug. It panics if interval is not positive.
+// SpawnCleanup starts a goroutine that removes what has expired, once in each interval, until ctx
+// ends or [Cleanup.Stop] is called. An interval between a minute and an hour suits most
+// applications. Give it a context that lives as long as the process, and not one that bounds the
+// start-up. SpawnCleanup panics if interval is not positive.
+//
+// The first run comes after a random part of the interval, so that nodes which start together do
+// not all run at once. Each run leaves the rows of the current hour to a later one, so that it
+// reads only what it removes. A run that takes longer than the interval delays the next. Failures
+// are logged at level warn, and the next run tries again. Removals are logged at level debug.
 func (s *Store) SpawnCleanup(ctx context.Context, interval time.Duration) *Cleanup {
 	if interval <= 0 {
 		panic("pgsession: SpawnCleanup: non-positive interval")
@@ -60,8 +63,8 @@ func (s *Store) SpawnCleanup(ctx context.Context, interval time.Duration) *Clean
 	return c
 }
 
-// Stop ends the goroutine, a sweep under way included, and waits for its end. It may
-// be called more than once.
+// Stop ends the goroutine, interrupts a run if there is one, and waits for the end. It may be
+// called more than once.
 func (c *Cleanup) Stop() {
 	c.cancel(errStopped)
 	<-c.done
@@ -134,7 +137,7 @@ func (r *cleanupRegistry) remove(c *Cleanup, withContext bool) {
 	r.ended = withContext && len(r.running) == 0
 }
 
-// reasons returns what an operator should know of the clean-ups.
+// reasons returns what an operator should know about the clean-ups.
 func (r *cleanupRegistry) reasons(cannotDelete bool) (reasons []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -5,22 +5,21 @@ import (
 	"time"
 )
 
-// A Clock tells a [Store] the time. Every expiry is computed and judged by it,
-// never by the server's clock, so that all the nodes of an application should
-// keep their clocks in step (NTP does); [Store.Health] watches the difference.
-// Its Now must be safe for concurrent use.
+// A Clock tells a [Store] the time. The store computes and judges every expiry by it, and not by
+// the server's clock. The nodes of an application should keep their clocks in step, by NTP for
+// instance; [Store.Health] watches the difference. Now must be safe for concurrent use.
 type Clock interface {
 	Now() time.Time
 }
 
-// SystemClock is the clock of the machine, the default.
+// SystemClock is the clock of the machine, and the default.
 type SystemClock struct{}
 
 // Now returns [time.Now].
 func (SystemClock) Now() time.Time { return time.Now() }
 
-// A ManualClock stands still until it is told otherwise. It is for tests of
-// what happens when sessions expire, and safe for concurrent use.
+// A ManualClock stands still until it is moved. It is for tests of expiry, and safe for concurrent
+// use.
 type ManualClock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -36,7 +35,7 @@ func (c *ManualClock) Now() time.Time {
 	return c.now
 }
 
-// Advance moves the clock by d, backwards where d is negative.
+// Advance moves the clock by d, and back if d is negative.
 func (c *ManualClock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

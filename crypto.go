@@ -38,17 +38,16 @@ var (
 	errNoKeys    = errors.New("pgsession: the Crypto holds no keys: make it with NewCrypto or ParseKeyRing")
 )
 
-// Key is a master key of 256 bits. Make one with [GenerateKey], keep the text
-// that [Key.Secret] gives in a secret store, and read it back with [ParseKey].
+// A Key is a master key of 256 bits. Make one with [GenerateKey], keep the text that [Key.Secret]
+// returns in a secret store, and read it back with [ParseKey].
 //
-// A Key redacts itself: fmt, log/slog and encoding/json print it as
-// Key(REDACTED), or as an address where it lies in an unexported field. Only
-// Secret tells. Keys can be compared with ==, and used as map keys. The zero
-// Key is 256 zero bits, which [NewCrypto] refuses.
+// A Key redacts itself: fmt, log/slog and encoding/json print Key(REDACTED). If the Key is in an
+// unexported field of a struct, fmt prints an address. Only [Key.Secret] reveals the key. Keys can
+// be compared with == and used as map keys. The zero Key is 256 zero bits, which [NewCrypto]
+// refuses.
 type Key struct {
-	// fmt calls no method on a Key in an unexported field, but prints it by
-	// reflection: there it follows one pointer, for a verb that does not suit
-	// pointers, such as %s, and never two.
+	// fmt calls no method of a Key in an unexported field. It prints the field by reflection, and
+	// then follows one pointer for a verb that does not suit pointers, such as %s, but never two.
 	bytes unique.Handle[unique.Handle[[keySize]byte]]
 }
 
@@ -59,9 +58,8 @@ func GenerateKey() Key {
 	return newKey(b)
 }
 
-// ParseKey reads a key: 64 hex digits, or 32 bytes in base64, with the standard
-// or the URL alphabet, padded or not. Space around it is ignored. The error says
-// nothing about what was read.
+// ParseKey reads a key: 64 hex digits, or 32 bytes in base64, with the standard or the URL
+// alphabet, padded or not. It ignores space around the key. The error contains nothing of s.
 func ParseKey(s string) (Key, error) {
 	key, err := parseKey(s)
 	if err != nil {
@@ -74,7 +72,7 @@ func parseKey(s string) (Key, error) {
 	s = strings.TrimSpace(s)
 	decode := base64.StdEncoding.Strict().DecodeString
 	switch padded, url := strings.HasSuffix(s, "="), strings.ContainsAny(s, "-_"); {
-	// encoding/base64 skips line breaks: half a key could hide on each side.
+	// encoding/base64 skips line breaks. The halves of two keys would be read as one key.
 	case strings.ContainsAny(s, "\r\n"):
 		return Key{}, errKeyFormat
 	case len(s) == hex.EncodedLen(keySize):
@@ -107,70 +105,45 @@ func (k Key) reveal() [keySize]byte {
 	return k.bytes.Value().Value()
 }
 
-// Secret returns the key as 64 hex digits, for a secret store. It is the only
-// way to a key's bits.
+// Secret returns the key as 64 hex digits, for a secret store. No other function reveals a key.
 func (k Key) Secret() string {
 	b := k.reveal()
 	return hex.EncodeToString(b[:])
 }
 
-// Format implements [fmt.Formatter]: whatever the verb, it prints Key(REDACTED).
+// Format implements [fmt.Formatter]. It writes Key(REDACTED) for every verb.
 func (Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redactedKey) }
 
-// LogValue implements [slog.LogValuer] with Key(REDACTED).
+// LogValue implements [slog.LogValuer]. It returns Key(REDACTED).
 func (Key) LogValue() slog.Value { return slog.StringValue(redactedKey) }
 
-// MarshalText implements [encoding.TextMarshaler], and so JSON, with
-// Key(REDACTED). To store a key, use [Key.Secret].
+// MarshalText implements [encoding.TextMarshaler], and so JSON. It returns Key(REDACTED). To store
+// a key, use [Key.Secret].
 func (Key) MarshalText() ([]byte, error) { return []byte(redactedKey), nil }
 
-// Crypto seals and opens session payloads under a ring of keys. The first key,
-// the primary, seals; every key opens what was sealed under it. Make one with
-// [NewCrypto] or [ParseKeyRing], and pass it to [New]. Most applications need no
-// other function of it than [Crypto.SetKeys]: the store calls Seal and Open.
+// A Crypto seals and opens payloads under a ring of keys. The first key, the primary, seals. Every
+// key opens what was sealed under it. Make a Crypto with [NewCrypto] or [ParseKeyRing], and pass it
+// to [New]. The store calls Seal and Open; most applications call SetKeys at most. A Crypto is safe
+// for concurrent use and must not be copied. The zero Crypto holds no keys.
 //
-// A Crypto is safe for concurrent use and must not be copied. The zero Crypto
-// holds no keys: it seals nothing and opens nothing until SetKeys gives it some.
+// Payloads are sealed by XAES-256-GCM (https://c2sp.org/XAES-256-GCM) and bound to their row. Keys
+// do not wear out. The page docs/keys.md of the repository describes the format.
 //
-// # Algorithms
+// To rotate keys, finish each step on all nodes before the next:
 //
-// Payloads are sealed by XAES-256-GCM (https://c2sp.org/XAES-256-GCM):
-// AES-256-GCM under a key derived for each message, with a random nonce of 192
-// bits. Plain AES-GCM with random nonces may seal no more than 2³² messages under
-// one key (NIST SP 800-38D, section 8.3), which a busy site reaches within days;
-// with this, 2⁸⁰ messages carry the same risk, so no key wears out.
-//
-// A master key seals nothing itself. HKDF-SHA256 (RFC 5869) expands it into
-// independent keys: one for sealing, one for the index of users, and the public
-// four-byte key id that every payload bears. The id alone picks the key to open
-// with. The header that holds it is authenticated together with the associated
-// data, so a payload opens under the key, the format and the row that it was
-// sealed for, or not at all.
-//
-// It all works under GODEBUG=fips140=only.
-//
-// # Rotation
-//
-// The order matters, because nodes switch one after the other:
-//
-//  1. Give every node the new key among its others. Until the last one has it,
-//     no node may seal under it, or the rest answer [ErrUnknownKey].
-//  2. Make the new key the primary on every node, the old one among its others.
-//  3. Call [Store.Reseal] once every node has the new primary. It moves what the
-//     old key sealed.
-//  4. Drop the old key when no row bears its id any more.
-//
-// A row is found by its user under the key that sealed it. If a key is dropped
-// too early, its rows do not open, and [Store.DeleteByUser], "log out
-// everywhere", misses them: they come back to life with the key.
+//  1. Add the new key behind the primary.
+//  2. Make the new key the primary, and keep the old one behind it.
+//  3. Call [Store.Reseal] once.
+//  4. Remove the old key. If this is done too early, rows that the old key sealed give
+//     [ErrUnknownKey], and [Store.DeleteByUser] does not find them.
 type Crypto struct {
 	ring atomic.Pointer[keyRing]
 }
 
-// A keyRing is the primary first, none twice, and never empty.
+// A keyRing holds the primary first. It holds no key twice, and is never empty.
 type keyRing []*ringKey
 
-// ringKey is what a master key is expanded to.
+// A ringKey is what a master key is expanded to.
 type ringKey struct {
 	header    [payloadHeaderSize]byte
 	sealing   *xaes.AEAD
@@ -179,14 +152,15 @@ type ringKey struct {
 
 // A scratch is what a call under a key needs besides its input and output.
 type scratch struct {
-	userMAC hash.Hash // to set an HMAC up costs more than to hash a user id
+	userMAC hash.Hash // kept, since making an HMAC costs more than hashing a user id
 	buffer  []byte
 	sum     [sha256.Size]byte
 }
 
-// NewCrypto returns a Crypto that seals under primary, and opens under primary
-// and the others. A key given twice counts once. It refuses the zero Key, and two
-// different keys with the same key id, for which the odds are one in four billion.
+// NewCrypto returns a Crypto that seals under primary, and opens under primary and the others. A
+// key that is given twice counts once. NewCrypto returns an error for the zero Key, and for two
+// different keys that have the same key id. Two random keys have the same id with a probability of
+// 2⁻³².
 func NewCrypto(primary Key, others ...Key) (*Crypto, error) {
 	c := new(Crypto)
 	if err := c.SetKeys(primary, others...); err != nil {
@@ -195,13 +169,13 @@ func NewCrypto(primary Key, others ...Key) (*Crypto, error) {
 	return c, nil
 }
 
-// ParseKeyRing is [NewCrypto] for keys in a text, such as an environment
-// variable or a mounted secret: the primary first, commas or line breaks between
-// them, each as [ParseKey] reads it. Blank lines are skipped, and a line may end
-// in a comma. Any other empty entry is an error: in ",old", where the primary
-// failed to expand, the old key must not take its place.
+// ParseKeyRing is [NewCrypto] for keys in a text, such as an environment variable or a mounted
+// secret: the primary first, with commas or line breaks between the keys, each as [ParseKey] reads
+// it. Blank lines are skipped, and a line may end with a comma. Any other empty entry is an error.
+// So in ",old", the result of "$NEW,old" if NEW is not set, the old key does not become the
+// primary.
 //
-// The error tells the place of a bad key in the ring, and nothing of the key.
+// The error names the position of a bad key in the ring, and contains nothing of the key.
 func ParseKeyRing(s string) (*Crypto, error) {
 	var keys []Key
 	for line := range strings.Lines(s) {
@@ -223,9 +197,9 @@ func ParseKeyRing(s string) (*Crypto, error) {
 	return NewCrypto(keys[0], keys[1:]...)
 }
 
-// SetKeys replaces the whole ring at once, under the rules of [NewCrypto]. Calls
-// under way end with the ring that they began with. On an error the old ring
-// stays. See [Crypto] for the order of a rotation.
+// SetKeys replaces the whole ring at once. Calls that are running finish with the ring that they
+// began with. It returns an error for the rings for which [NewCrypto] does, and then keeps the old
+// ring. See [Crypto] for the order of a rotation.
 func (c *Crypto) SetKeys(primary Key, others ...Key) error {
 	if c == nil {
 		return errNoKeys
@@ -277,12 +251,12 @@ func expandKey(key Key) (*ringKey, error) {
 	return k, err
 }
 
-// Seal encrypts plaintext and authenticates it together with associatedData,
-// which is not part of the result. Open needs the same associatedData again: the
-// store passes the row's key, so that a payload is worthless in another row.
+// Seal encrypts plaintext and authenticates it together with associatedData, which is not part of
+// the result. [Crypto.Open] needs the same associatedData again. The store passes the row's key, so
+// that a payload does not open in another row. Seal returns an error if c holds no keys.
 //
-// The result is 45 bytes longer than plaintext: the format, the key id, the
-// nonce and the tag. Sealing the same plaintext twice gives different results.
+// The result is 45 bytes longer than plaintext: the format, the key id, the nonce and the tag.
+// Sealing the same plaintext twice gives different results.
 func (c *Crypto) Seal(plaintext, associatedData []byte) ([]byte, error) {
 	ring := c.keys()
 	if len(ring) == 0 {
@@ -292,11 +266,10 @@ func (c *Crypto) Seal(plaintext, associatedData []byte) ([]byte, error) {
 	return ring[0].seal(dst, plaintext, associatedData)
 }
 
-// Open decrypts what [Crypto.Seal] returned for the same associatedData.
-//
-// It returns [ErrTampered] if sealed is not such a payload, was changed, or
-// belongs to other associatedData, and [ErrUnknownKey] if it was sealed under a
-// key that is not in the ring. Neither says anything more, on purpose.
+// Open decrypts what [Crypto.Seal] returned for the same associatedData. It returns [ErrTampered]
+// if sealed is not such a payload, was changed, or belongs to other associatedData. It returns
+// [ErrUnknownKey] if sealed was sealed under a key that is not in the ring. Neither error says
+// more, so that an attacker learns nothing from it.
 func (c *Crypto) Open(sealed, associatedData []byte) ([]byte, error) {
 	_, plaintext, err := c.open(nil, sealed, associatedData)
 	return plaintext, err
@@ -312,8 +285,8 @@ func (c *Crypto) open(dst, sealed, associatedData []byte) (*ringKey, []byte, err
 	if !ok {
 		return nil, nil, ErrTampered
 	}
-	// The id picks the key. To try one after the other would let whoever writes
-	// the table choose it, and AES-GCM does not commit to a key.
+	// The id picks the key. If keys were tried in turn, somebody who can write the table could
+	// choose the key, and AES-GCM does not commit to a key.
 	i := slices.IndexFunc(ring, func(k *ringKey) bool { return k.id() == id })
 	if i < 0 {
 		return nil, nil, ErrUnknownKey
@@ -322,8 +295,8 @@ func (c *Crypto) open(dst, sealed, associatedData []byte) (*ringKey, []byte, err
 	return ring[i], plaintext, err
 }
 
-// keys returns the ring, the primary first, or nil for a Crypto without one.
-// Whoever needs two keys that match takes them from one call.
+// keys returns the ring, the primary first, or nil for a Crypto without one. A caller that needs
+// two keys of one ring must take both from one call.
 func (c *Crypto) keys() keyRing {
 	if c == nil {
 		return nil
@@ -344,8 +317,8 @@ func (c *Crypto) primaryID() (id [4]byte) {
 	return id
 }
 
-// keyID returns the id of the key that sealed a payload, and whether it has the
-// form of one.
+// keyID returns the id of the key that sealed a payload, and whether sealed has the form of a
+// payload.
 func keyID(sealed []byte) (id uint32, ok bool) {
 	if len(sealed) < payloadHeaderSize+xaes.Overhead || sealed[0] != payloadFormat {
 		return 0, false
@@ -365,15 +338,14 @@ func (c *Crypto) userKeys(userID string) [][]byte {
 	return keys
 }
 
-// sealRow seals the columns of a row, and returns the user key under the same
-// primary: openRow holds one against the other.
+// sealRow seals the columns of a row, and returns the user key under the same primary. openRow
+// compares the two.
 func (c *Crypto) sealRow(userID string, kind byte, values, rowKey []byte) (sealed, userKey []byte, err error) {
 	ring := c.keys()
 	if len(ring) == 0 {
 		return nil, nil, errNoKeys
 	}
-	// The envelope is written where its ciphertext will stand, so that the
-	// values are copied once.
+	// The envelope is written at the place of its ciphertext, so that the values are copied once.
 	const start = payloadHeaderSize + xaes.SaltSize
 	size := payloadHeaderSize + binary.MaxVarintLen64 + len(userID) + 1 + len(values) + xaes.Overhead
 	buffer := appendEnvelope(make([]byte, start, size), userID, kind, values)
@@ -384,9 +356,9 @@ func (c *Crypto) sealRow(userID string, kind byte, values, rowKey []byte) (seale
 	return sealed, ring[0].userKey(userID), nil
 }
 
-// openRow opens what sealRow sealed, in place. The user key of the row must be that of the
-// sealed user: otherwise whoever writes the table could show a session, and its
-// log-out, to another user.
+// openRow opens in place what sealRow sealed. The row's user key must be that of the sealed user.
+// Otherwise somebody who can write the table could list a session under another user, whose log-out
+// would end it.
 func (c *Crypto) openRow(sealed, rowKey, userKey []byte) (userID string, kind byte, values []byte, err error) {
 	start := min(payloadHeaderSize+xaes.SaltSize, len(sealed))
 	key, plaintext, err := c.open(sealed[start:start], sealed, rowKey)
@@ -402,8 +374,7 @@ func (c *Crypto) openRow(sealed, rowKey, userKey []byte) (userID string, kind by
 
 func (k *ringKey) id() uint32 { return binary.BigEndian.Uint32(k.header[1:]) }
 
-// seal appends the payload to dst. Plaintext may lie in dst's array, as
-// [xaes.AEAD.Seal] allows.
+// seal appends the payload to dst. As in [xaes.AEAD.Seal], plaintext may lie in dst's array.
 func (k *ringKey) seal(dst, plaintext, associatedData []byte) ([]byte, error) {
 	scratch := k.scratches.Get().(*scratch)
 	defer k.scratches.Put(scratch)
@@ -424,14 +395,14 @@ func (k *ringKey) open(dst, sealed, associatedData []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
-// bind joins the header to the associated data: its length is fixed, so no two
-// pairs join alike.
+// bind joins the header and the associated data. The header's length is fixed, so that two
+// different pairs never give the same result.
 func (k *ringKey) bind(scratch *scratch, associatedData []byte) []byte {
 	scratch.buffer = append(append(scratch.buffer[:0], k.header[:]...), associatedData...)
 	return scratch.buffer
 }
 
-// userKey is an HMAC and no plain hash: user ids can be guessed.
+// userKey is an HMAC and not a plain hash, since user ids can be guessed.
 func (k *ringKey) userKey(userID string) []byte {
 	if userID == "" {
 		return nil
@@ -442,7 +413,7 @@ func (k *ringKey) userKey(userID string) []byte {
 	return bytes.Clone(scratch.sumUser(scratch.buffer))
 }
 
-// isUserKey reports whether userKey gives userKey for that user.
+// isUserKey reports whether userKey is what k.userKey returns for the user.
 func (k *ringKey) isUserKey(userKey, userID []byte) bool {
 	if len(userID) == 0 {
 		return len(userKey) == 0
@@ -466,8 +437,8 @@ func appendEnvelope(dst []byte, userID string, kind byte, values []byte) []byte 
 	return append(dst, values...)
 }
 
-// parseEnvelope is the inverse of appendEnvelope. What it returns aliases b. Each
-// envelope has one form only: a length with needless bytes is refused.
+// parseEnvelope is the inverse of appendEnvelope. Its results alias b. It refuses a length that is
+// written with more bytes than it needs, so that each envelope has one form.
 func parseEnvelope(b []byte) (userID []byte, kind byte, values []byte, ok bool) {
 	length, n := binary.Uvarint(b)
 	if n <= 0 || n > 1 && b[n-1] == 0 {

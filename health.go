@@ -16,29 +16,29 @@ import (
 const (
 	healthTimeout    = 2 * time.Second
 	maxClockSkew     = 5 * time.Second
-	unknownKeyMemory = 5 * time.Minute // how long a row that no key opens degrades the store
+	unknownKeyMemory = 5 * time.Minute // how long the store is Degraded after a row that no key opens
 	lookInterval     = time.Second
 )
 
-// A Status is the short form of a [Health].
+// A Status is the result of a health check in one word.
 type Status string
 
 // The statuses, the best first.
 const (
 	Healthy   Status = "healthy"
-	Degraded  Status = "degraded"  // works, but somebody should look
-	Unhealthy Status = "unhealthy" // does not work
+	Degraded  Status = "degraded"  // it works, and an operator should read the reasons
+	Unhealthy Status = "unhealthy" // it does not work
 )
 
-// Health is what [Store.Health] found.
+// Health is what [Store.Health] returns.
 type Health struct {
 	Status  Status
 	Reasons []string // for operators; empty if healthy
 	Err     error    // what failed; nil unless unhealthy
 }
 
-// Check returns nil unless the store is unhealthy: the form that health libraries
-// take. See [Store.Health].
+// Check returns nil unless the store is unhealthy, which is the form that health libraries take.
+// See [Store.Health].
 func (s *Store) Check(ctx context.Context) error {
 	health := s.Health(ctx)
 	if health.Status != Unhealthy {
@@ -47,11 +47,11 @@ func (s *Store) Check(ctx context.Context) error {
 	return health.Err
 }
 
-// Health reads the table within 2 seconds and looks for what an operator should know. Each call looks
-// anew; [Store.HealthHandler] lets probes share a look.
+// Health reads the table within 2 seconds and looks for what an operator should know. Each call
+// asks the database; requests to [Store.HealthHandler] share the answer of one call a second.
 //
 // The store is Unhealthy if
-//   - the table cannot be read, or no connection can be had for it;
+//   - the table cannot be read, or no connection becomes free;
 //   - the server cannot write: it is in recovery, a standby, or read-only;
 //   - row level security hides rows from this role, or the role lacks SELECT, INSERT or UPDATE;
 //   - a setting changes how values are written as text, in a query mode that reads text.
@@ -59,11 +59,11 @@ func (s *Store) Check(ctx context.Context) error {
 // It is Degraded if
 //   - every connection of the pool is in use;
 //   - the clocks of application and server differ by more than 5 seconds;
-//   - synchronous_commit is weaker than on, or the table is unlogged, so that a crash or a fail-over
-//     may lose a write that was acknowledged;
+//   - synchronous_commit is weaker than on, or the table is unlogged, so that a crash or a
+//     fail-over may lose an acknowledged write;
 //   - a clean-up from [Store.SpawnCleanup] has not succeeded for three of its intervals, has ended
 //     with its context while no other one runs, or lacks the privilege DELETE;
-//   - a row was met in the last 5 minutes that no key of the ring opens.
+//   - an operation met a row in the last 5 minutes that no key of the ring opens.
 func (s *Store) Health(ctx context.Context) Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -89,11 +89,12 @@ func clockReason(skew time.Duration) string {
 	return fmt.Sprintf("the clocks of application and server differ by %s", skew.Round(time.Second))
 }
 
-// HealthHandler returns a handler for a health endpoint: it answers 200, or 503 if the store is
-// unhealthy, with the status as JSON, {"status":"healthy"}. The reasons are for the log alone, and are
-// logged when they begin and when they end.
+// HealthHandler returns a handler for a health endpoint. It answers 200, or 503 if the store is
+// unhealthy, with the status as JSON: {"status":"healthy"}. It does not show the reasons. It logs
+// each reason once when it begins, at level warn, and once when it ends.
 //
-// Probes share one look a second, which no client can cancel, so that strangers may reach the endpoint.
+// Requests share one health check a second, which no client can cancel. So the endpoint may be
+// public.
 func (s *Store) HealthHandler() http.Handler {
 	probes := &probes{store: s}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -112,19 +113,19 @@ func (s *Store) HealthHandler() http.Handler {
 	})
 }
 
-// probes let the requests of one handler share looks.
+// probes lets the requests of one handler share health checks.
 type probes struct {
 	store *Store
 
 	mu      sync.Mutex
-	running chan struct{} // closed when the look under way has ended; nil without one
-	ended   time.Time     // when the last look did
+	running chan struct{} // closed when the check that is running has ended; nil if none runs
+	ended   time.Time     // when the last check ended
 	status  Status        // what it found
 	reasons []string      // those that were logged
 }
 
-// look returns the status of a look that is under way or not older than a second, or looks. An error is
-// that of ctx.
+// look returns the status of the check that is running, or of one that ended within the last
+// second. Otherwise it starts a check. An error is that of ctx.
 func (p *probes) look(ctx context.Context) (Status, error) {
 	p.mu.Lock()
 	if p.running == nil {
@@ -156,7 +157,8 @@ func (p *probes) run(ctx context.Context, running chan struct{}) {
 	close(running)
 }
 
-// log tells which reasons have begun and ended since the last look. A number in a reason may change.
+// log logs which reasons have begun and ended since the last check. Two reasons that differ only in
+// their digits count as one.
 func (p *probes) log(ctx context.Context, health Health) {
 	kind := func(reason string) string {
 		return strings.Map(func(r rune) rune {

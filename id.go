@@ -15,17 +15,17 @@ import (
 
 const tokenLength = 43 // base64url, without padding, of 32 bytes
 
-// An ID names one session and opens it: whoever holds it is logged in. It is made by [NewID], read
-// from a cookie by [ParseID], or derived from a framework's own token by [DeriveID].
+// An ID names one session and opens it: a client that presents it is logged in. It is made by
+// [NewID], read from a cookie by [ParseID], or derived from a framework's own token by [DeriveID].
 //
-// IDs are safe to print: formatted in any way (fmt, slog, encoding/json) an ID gives its [Handle]. Only
-// [ID.Token] gives the secret. To compare two IDs, compare their Handles.
+// IDs are safe to print: however it is formatted (fmt, slog, encoding/json), an ID gives its
+// [Handle]. Only [ID.Token] gives the secret. To compare two IDs, compare their Handles.
 //
-// An ID knows where it came from. One that ParseID read never begins a session, since a stranger may
-// have chosen it: [Store.CreateAs] and [Store.Cycle] refuse it as a new id, and [Store.Put] only
-// replaces.
+// An ID knows where it came from. One that ParseID read never begins a session, since an attacker
+// may have chosen it: [Store.CreateAs] and [Store.Cycle] refuse it as a new id, and [Store.Put]
+// only replaces with it.
 //
-// The zero ID names no session: loads and writes of it give [ErrNotFound], and deleting it does
+// The zero ID names no session. Loads and writes of it return [ErrNotFound], and deleting it does
 // nothing.
 type ID struct {
 	masked [32]byte // the token, xored with maskOf(handle); zero for a derived id
@@ -33,10 +33,9 @@ type ID struct {
 	parsed bool // by ParseID
 }
 
-// NewID returns a new random ID of 256 bits, from crypto/rand. OWASP asks for
-// at least 64 (Session Management Cheat Sheet, "Session ID Entropy").
-//
-// [Store.Create] mints its own; NewID is for [Store.Cycle].
+// NewID returns a new random ID of 256 bits, from crypto/rand. OWASP asks for at least 64 bits
+// (Session Management Cheat Sheet, "Session ID Entropy"). [Store.Create] makes its own; NewID is
+// for [Store.CreateAs] and [Store.Cycle].
 func NewID() ID {
 	var token [32]byte
 	rand.Read(token[:]) // never fails, and fills it whole
@@ -45,9 +44,9 @@ func NewID() ID {
 
 var tokenEncoding = base64.RawURLEncoding.Strict()
 
-// ParseID reads a token that [ID.Token] gave: 43 characters of base64url. It
-// returns the zero ID and [ErrInvalidID] (which is also [ErrNotFound]) for
-// anything else. That an ID parses does not mean that there is such a session.
+// ParseID reads a token that [ID.Token] returned: 43 characters of base64url. For anything else it
+// returns the zero ID and [ErrInvalidID], which is also [ErrNotFound]. An ID that parses need not
+// belong to a session.
 func ParseID(token string) (ID, error) {
 	if len(token) != tokenLength {
 		return ID{}, ErrInvalidID
@@ -62,18 +61,16 @@ func ParseID(token string) (ID, error) {
 	return id, nil
 }
 
-// DeriveID returns the ID for a secret that a framework made for itself: its
-// session token, whatever its form. The same secret gives the same ID; the
-// empty one gives the zero ID. Such an ID has no token, and no token that
-// [ParseID] accepts leads to its session.
+// DeriveID returns the ID for a secret that a framework made, such as its session token, in any
+// form. The same secret gives the same ID. The empty secret gives the zero ID. A derived ID has no
+// token, and no token that [ParseID] accepts leads to its session.
 //
-// The secret must be as hard to guess as a session token. Most applications
-// use [NewID], and need no DeriveID.
+// The secret must be as hard to guess as a session token. Most applications need no DeriveID.
 func DeriveID(secret string) ID { return derivedID(derivedIDDomain, secret) }
 
 // A minted id's handle is the hash of 32 bytes, and a derived one's is the hash of more than 64,
-// whatever the secret. So no token leads to the row of a derived id. The domains end in a zero byte,
-// and neither is the other's prefix.
+// whatever the secret. So no token leads to the row of a derived id. The domains end in a zero
+// byte, and neither is the other's prefix.
 const (
 	derivedIDDomain = "pgsession/v1: the id of a session, derived from a token of a framework\x00"
 	keyValueDomain  = "pgsession/v1: the id of an entry of a key/value view, derived from its key\x00"
@@ -104,8 +101,8 @@ func mintedID(token [32]byte) ID {
 	return ID{masked: token, handle: handle}
 }
 
-// maskOf returns what hides a token. fmt calls no method of an ID in an unexported field, and prints its
-// bits instead: they are masked, under another mask in each process.
+// maskOf returns the mask of a token. fmt calls no method of an ID in an unexported field, and
+// prints its bits. They are masked, with another mask in each process.
 func maskOf(handle Handle) [32]byte {
 	var both [len(processSecret) + len(handle.sum)]byte // short enough for one block of SHA-256
 	copy(both[copy(both[:], processSecret[:]):], handle.sum[:])
@@ -117,8 +114,8 @@ var processSecret = func() (secret [16]byte) {
 	return secret
 }()
 
-// Token returns the value for the session cookie, 43 characters of base64url:
-// the secret itself. It returns "" for the zero ID and for a derived one.
+// Token returns the value for the session cookie, 43 characters of base64url: the secret itself. It
+// returns "" for the zero ID and for a derived one.
 func (id ID) Token() string {
 	if id.masked == [32]byte{} {
 		return ""
@@ -146,17 +143,16 @@ func (id ID) Format(f fmt.State, _ rune) { io.WriteString(f, id.String()) }
 // LogValue returns the handle.
 func (id ID) LogValue() slog.Value { return slog.StringValue(id.String()) }
 
-// MarshalText returns the handle. There is no UnmarshalText: only a token
-// gives an ID back.
+// MarshalText returns the handle. There is no UnmarshalText, since only a token gives an ID back.
 func (id ID) MarshalText() ([]byte, error) { return id.handle.MarshalText() }
 
-// A Handle is the SHA-256 of an [ID]: it names a session in a page, a log or
-// the table's key column, and opens nothing. Handles are comparable. The zero
-// Handle names no session.
+// A Handle is the SHA-256 of an [ID]. It names a session in a page, a log or the table's key
+// column, and opens nothing. Handles can be compared with == and used as map keys. The zero Handle
+// names no session.
 type Handle struct{ sum rows.Key }
 
-// ParseHandle reads what [Handle.String] gave: 64 hex digits of either case. It
-// returns the zero Handle and [ErrInvalidID] for anything else.
+// ParseHandle reads what [Handle.String] returned: 64 hex digits, in upper or lower case. For
+// anything else it returns the zero Handle and [ErrInvalidID].
 func ParseHandle(s string) (Handle, error) {
 	if len(s) != hex.EncodedLen(sha256.Size) {
 		return Handle{}, ErrInvalidID
@@ -180,7 +176,7 @@ func (h Handle) Format(f fmt.State, _ rune) { io.WriteString(f, h.String()) }
 // MarshalText returns the 64 hex digits.
 func (h Handle) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
 
-// UnmarshalText is [ParseHandle].
+// UnmarshalText is [ParseHandle], with its error.
 func (h *Handle) UnmarshalText(text []byte) (err error) {
 	*h, err = ParseHandle(string(text))
 	return err

@@ -13,8 +13,8 @@ const (
 	defaultTimeout = 5 * time.Second
 )
 
-// An Option changes how a store behaves. It is given to [New], [Plaintext] or [InMemory], which panic
-// for an option that only a programming error gives.
+// An Option changes how a store behaves. It is given to [New], [Plaintext] or [InMemory], which
+// panic for an option that only a programming error gives.
 type Option func(*options)
 
 type options struct {
@@ -42,8 +42,8 @@ func newOptions(opts []Option) options {
 	return o
 }
 
-// WithClock sets the clock by which sessions expire, for tests. The default is
-// [SystemClock]. A nil clock panics.
+// WithClock sets the clock by which sessions expire, for tests. The default is [SystemClock]. A nil
+// clock panics.
 func WithClock(clock Clock) Option {
 	return func(o *options) {
 		if clock == nil {
@@ -53,10 +53,10 @@ func WithClock(clock Clock) Option {
 	}
 }
 
-// WithTable sets the table's name: "sessions", the default, or with a schema,
-// "web.sessions". The name is quoted, so that capitals and blanks stay as they
-// are. A store in memory ignores it. A name of three parts, with an empty part, or with a part of more than 63
-// bytes (PostgreSQL's limit for a name) panics.
+// WithTable sets the table's name: "sessions", the default, or a name with a schema, such as
+// "web.sessions". The name is quoted, so that capitals and spaces stay as they are. A store in
+// memory ignores it. WithTable panics for a name of three parts, with an empty part, or with a part
+// of more than 63 bytes, which is PostgreSQL's limit for a name.
 func WithTable(name string) Option {
 	return func(o *options) {
 		if _, err := pgtable.ParseName(name); err != nil {
@@ -66,8 +66,8 @@ func WithTable(name string) Option {
 	}
 }
 
-// WithLogger sets the logger for the clean-up and the health checks. The
-// default, also for nil, is [slog.Default].
+// WithLogger sets the logger for Init's warnings, the clean-up and the health handler. The default,
+// also for nil, is [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return func(o *options) {
 		if logger != nil {
@@ -76,8 +76,8 @@ func WithLogger(logger *slog.Logger) Option {
 	}
 }
 
-// WithMaxSize sets how many bytes a session's values may have, encoded. The
-// default is 64 KiB, and 0 is no limit. A negative number panics.
+// WithMaxSize sets how many bytes a session's values may have once they are encoded. The default is
+// 64 KiB, and 0 means no limit. A negative number panics.
 func WithMaxSize(bytes int) Option {
 	return func(o *options) {
 		if bytes < 0 {
@@ -87,10 +87,10 @@ func WithMaxSize(bytes int) Option {
 	}
 }
 
-// WithAbsoluteLifetime sets how long after its log-in a session ends, however often it is touched, if
-// the log-in does not name a [Data.EndsAt] of its own. The end is decided at the log-in and stored
-// with the session, so that a store with another setting changes nothing for sessions that exist. The
-// default, 0, is never. OWASP recommends 4 to 8 hours for an application that is used all day
+// WithAbsoluteLifetime sets how long after its log-in a session ends, however often it is touched,
+// if the log-in sets no [Data.EndsAt]. The end is stored with the session when the log-in happens.
+// A change of this option changes nothing for sessions that exist. The default, 0, means that
+// sessions have no such end. OWASP recommends 4 to 8 hours for an application that is used all day
 // (Session Management Cheat Sheet, "Absolute Timeout"). A negative duration panics.
 func WithAbsoluteLifetime(d time.Duration) Option {
 	return func(o *options) {
@@ -101,13 +101,14 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 	}
 }
 
-// WithTimeout bounds each operation, the wait for a connection included: it ends no later than this
-// after it began, whatever the server, the network, the pool or other callers do. The default is 5
-// seconds, and 0 is no bound. A caller's context may end an operation sooner.
+// WithTimeout bounds each operation, including the wait for a connection. An operation ends within
+// this time, whatever the server, the network, the pool or other callers do. The default is 5
+// seconds, and 0 means no bound. The caller's context may end an operation sooner.
 //
-// [Store.All], [Store.DeleteAll], [Store.CleanupExpired] and [Store.Reseal] work through the whole table:
-// there it bounds each step, not the operation. An operation whose context or time has ended may still
-// take effect, but not later than this after it began. A negative duration panics.
+// [Store.Init], [Store.All], [Store.DeleteAll], [Store.CleanupExpired] and [Store.Reseal] work
+// through the whole table. For them it bounds each step and not the operation. An operation whose
+// context or time is over may still take effect, but not later than this time after its start. A
+// negative duration panics.
 func WithTimeout(d time.Duration) Option {
 	return func(o *options) {
 		if d < 0 {
@@ -119,13 +120,13 @@ func WithTimeout(d time.Duration) Option {
 
 // WithCoalescing sets how many statements of one kind (load, save, put, touch, delete) may be in
 // flight before further calls queue to share the next one. The default is a fifth of the pool's
-// connections, between 2 and 8, and 0 turns sharing off. Most applications will not need this: a call
-// that finds fewer than n in flight goes out at once by itself, and no call is delayed to fill a
-// batch.
+// connections, between 2 and 8. 0 turns sharing off. Most applications do not need this option: a
+// call that finds fewer than n statements in flight runs at once by itself, and no call is delayed
+// to fill a batch.
 //
-// A shared statement runs under a context of its own, so that tracers see none of the callers' values.
-// Sharing is therefore off by default if the pool has a hook that sees the caller's context
-// (BeforeAcquire or PrepareConn): such hooks choose the tenant, and a shared statement has no single
+// A shared statement runs under a context of its own, so that tracers see none of the callers'
+// values. So sharing is off by default if the pool has a hook that sees the caller's context
+// (BeforeAcquire or PrepareConn). Such hooks choose tenants, and a shared statement has no single
 // caller. A negative number panics.
 func WithCoalescing(n int) Option {
 	return func(o *options) {

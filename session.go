@@ -16,8 +16,9 @@ const (
 	redacted = "REDACTED"
 )
 
-// Data is what a session holds: who the user is, and the application's values. Formatted in any way it
-// is redacted. In an unexported field of a struct fmt calls no method, and prints the fields.
+// Data is what a session holds: who the user is, and the application's values. It is redacted
+// however it is formatted. If it is in an unexported field of a struct, fmt prints it in full,
+// since fmt calls no methods there.
 type Data struct {
 	// UserID is the application's name for who is logged in, "" for a guest. Any string of up to
 	// 1,000 bytes will do.
@@ -42,12 +43,11 @@ func (d Data) LogValue() slog.Value { return slog.StringValue(redacted) }
 // MarshalText returns a redaction.
 func (d Data) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// A Session is a live session as it was when it was loaded. It is a copy:
-// changing it changes nothing that is stored, and it may be read by several
-// goroutines at once.
+// A Session is a live session as it was when it was loaded. It is a copy: changing it changes
+// nothing that is stored. Several goroutines may read it at once.
 //
-// Formatted in any way (fmt, slog, encoding/json) it shows its handle, times
-// and version, and neither user nor values.
+// However it is formatted (fmt, slog, encoding/json), it shows its handle, times and version, and
+// neither user nor values.
 type Session struct {
 	ID        ID        // what it was loaded or stored under; zero in lists
 	Handle    Handle    // the ID's public name
@@ -66,10 +66,9 @@ type Session struct {
 	loadedAt time.Time
 }
 
-// Decode stores the session's values in what v points to, by encoding/json;
-// values that were given as a []byte go to a *[]byte, as a copy. It returns
-// [ErrDecode] where they do not fit, and [ErrTampered] or [ErrUnknownKey] for a
-// row that a list showed and that does not open.
+// Decode stores the session's values in what v points to, by encoding/json. Values that were given
+// as a []byte go to a *[]byte, as a copy. Errors: [ErrDecode] if the values do not fit v;
+// [ErrTampered] or [ErrUnknownKey] if the session comes from a list and does not open.
 func (s *Session) Decode(v any) error {
 	if s.broken != nil {
 		return s.broken
@@ -77,16 +76,16 @@ func (s *Session) Decode(v any) error {
 	return s.values.decode(v)
 }
 
-// Decode returns the session's values as a T. See [Session.Decode].
+// Decode returns the session's values as a T. Its errors are those of [Session.Decode].
 func Decode[T any](s *Session) (T, error) {
 	var v T
 	err := s.Decode(&v)
 	return v, err
 }
 
-// Data returns what is stored, so that it can be written back unchanged: Values
-// is a [json.RawMessage], or a []byte where it was given as one. Where the
-// session does not open, writing it back fails with [ErrEncode].
+// Data returns what is stored, in a form that can be written back unchanged: Values is a
+// [json.RawMessage], or a []byte if it was given as one. If the session does not open, writing the
+// Data back fails with [ErrEncode].
 func (s *Session) Data() Data {
 	if s.broken != nil {
 		return Data{Values: unreadable{s.broken}}
@@ -94,8 +93,7 @@ func (s *Session) Data() Data {
 	return Data{UserID: s.UserID, EndsAt: s.EndsAt, Values: s.values.stored()}
 }
 
-// TTL returns how long the session had to live when it was loaded, by the
-// store's clock.
+// TTL returns how long the session had to live when it was loaded, by the store's clock.
 func (s *Session) TTL() time.Duration { return s.ExpiresAt.Sub(s.loadedAt) }
 
 // Format writes handle, version and times for every verb.
@@ -123,8 +121,8 @@ func (s Session) MarshalJSON() ([]byte, error) {
 	}{s.Handle, s.Version, s.CreatedAt, s.ExpiresAt})
 }
 
-// unreadable stands for the values of a row that does not open, so that
-// writing them back fails instead of storing nothing.
+// unreadable takes the place of the values of a row that does not open. Writing them back fails,
+// instead of storing nothing.
 type unreadable struct{ err error }
 
 func (u unreadable) MarshalJSON() ([]byte, error) { return nil, u.err }
@@ -141,8 +139,8 @@ type values struct {
 	bytes []byte
 }
 
-// encodeValues returns v encoded. The error is ErrEncode or ErrTooLarge; a
-// maxSize of 0 is no limit.
+// encodeValues returns v encoded. The error is ErrEncode or ErrTooLarge; a maxSize of 0 is no
+// limit.
 func encodeValues(v any, maxSize int) (values, error) {
 	encoded := values{kind: kindRaw}
 	switch v := v.(type) {
@@ -161,8 +159,8 @@ func encodeValues(v any, maxSize int) (values, error) {
 	return encoded, nil
 }
 
-// encodeError and decodeError name types, which the programmer wrote. The errors of
-// encoding/json quote values and keys.
+// encodeError and decodeError name types, which are in the program's source. They leave out the
+// text of encoding/json's errors, which quotes values and keys.
 func encodeError(err error) error {
 	var unsupported *json.UnsupportedTypeError
 	if errors.As(err, &unsupported) {

@@ -7,16 +7,16 @@ import (
 
 // Stats are the counters of one [Store] since it was made.
 type Stats struct {
-	Loads      int64 // sessions asked for, one by one
-	Hits       int64 // of them, those that were live and opened
-	Saves      int64 // sessions written, by whatever operation
+	Loads      int64 // sessions and entries asked for, one by one
+	Hits       int64 // those of them that were live and opened
+	Saves      int64 // sessions and entries written, by any operation
 	Conflicts  int64 // times that Update or Renew began anew
-	Revoked    int64 // Saves and Puts refused, since the session had been ended
-	Tampered   int64 // rows met that do not open
-	UnknownKey int64 // rows met that are sealed under a key not in the ring
+	Revoked    int64 // Saves and Puts that were refused because the session was ended
+	Tampered   int64 // rows that do not open
+	UnknownKey int64 // rows sealed under a key that is not in the ring
 	Cleaned    int64 // expired rows removed
 
-	LastCleanup         time.Time     // when it succeeded last, by the store's clock; zero before
+	LastCleanup         time.Time     // when a clean-up last succeeded, by the store's clock; zero before the first
 	LastCleanupDuration time.Duration // how long it took
 }
 
@@ -44,7 +44,7 @@ type counters struct {
 	lastUnknownKey                                                        atomic.Pointer[time.Time]
 }
 
-// open counts a row that was opened, or why it was not.
+// open counts a row that does not open.
 func (c *counters) open(broken error) {
 	switch broken {
 	case ErrTampered:
@@ -56,7 +56,7 @@ func (c *counters) open(broken error) {
 	}
 }
 
-// metUnknownKey reports whether a row that no key opens was met so lately.
+// metUnknownKey reports whether a row that no key opens was met within the given time.
 func (c *counters) metUnknownKey(lately time.Duration) bool {
 	last := c.lastUnknownKey.Load()
 	return last != nil && time.Since(*last) < lately

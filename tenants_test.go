@@ -19,6 +19,7 @@ type tenant struct{} // the key of a context's tenant
 // tenantHooks are the hooks of a pool that may choose a tenant by the caller's context.
 var tenantHooks = map[string]func(config *pgxpool.Config, choose func(ctx context.Context, conn *pgx.Conn) error){
 	"BeforeAcquire": func(config *pgxpool.Config, choose func(context.Context, *pgx.Conn) error) {
+		//lint:ignore SA1019 a pool may still have it
 		config.BeforeAcquire = func(ctx context.Context, conn *pgx.Conn) bool { return choose(ctx, conn) == nil }
 	},
 	"PrepareConn": func(config *pgxpool.Config, choose func(context.Context, *pgx.Conn) error) {

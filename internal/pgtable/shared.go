@@ -100,6 +100,7 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 // shared statement has no single caller's context.
 func defaultMaxInFlight(pool *pgxpool.Pool) int {
 	config := pool.Config()
+	//lint:ignore SA1019 a pool may still have it
 	if config.BeforeAcquire != nil || config.PrepareConn != nil {
 		return 0
 	}

@@ -14,7 +14,7 @@ import (
 	"syscall"
 )
 
-// packageFolders are where packages put the server's programs when they keep them out of the PATH.
+// packageFolders are where packages put the server's programs if they are not in the PATH.
 var packageFolders = []string{
 	"/usr/lib/postgresql/*/bin",         // Debian, Ubuntu
 	"/usr/local/opt/postgresql*/bin",    // Homebrew on Intel
@@ -32,7 +32,8 @@ func findBinaries() (string, error) {
 		return folder, nil
 	}
 	if initdb, err := exec.LookPath("initdb"); err == nil {
-		// A link in the PATH often comes alone; its target's folder has pg_basebackup and the others too.
+		// A link in the PATH is often the only one. Its target's folder has pg_basebackup and the
+		// other programs too.
 		if target, err := filepath.EvalSymlinks(initdb); err == nil && hasServer(filepath.Dir(target)) {
 			return filepath.Dir(target), nil
 		}
@@ -64,7 +65,8 @@ func hasServer(folder string) bool {
 
 var version = regexp.MustCompile(`(\d+)[^/]*(/bin)?$`)
 
-// majorVersion reads the version in a folder's name. Homebrew's folder without one is a link to some version that has its own.
+// majorVersion reads the version in a folder's name, or returns 0. Homebrew's folder without a
+// version is a link to one that has a version.
 func majorVersion(folder string) int {
 	match := version.FindStringSubmatch(folder)
 	if match == nil {
@@ -77,7 +79,8 @@ func majorVersion(folder string) int {
 	return major
 }
 
-// serverUser returns the user to run PostgreSQL as, nil for this process's own: PostgreSQL refuses to run as root.
+// serverUser returns the user to run PostgreSQL as, since it refuses to run as root. It returns nil
+// for this process's own user.
 func serverUser() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -100,8 +103,8 @@ func serverUser() (*syscall.Credential, error) {
 	return nil, fmt.Errorf("PostgreSQL does not run as root, and there is no user postgres or nobody")
 }
 
-// newFolderName returns where to make a temporary folder that the owner, nil for this process's user, can reach. It is where the
-// server's socket is made too, so that the path must be short.
+// newFolderName returns a name for a temporary folder that the owner can reach. A nil owner is this
+// process's user. The server's socket is in the folder too, so that the path must be short.
 func newFolderName(owner *syscall.Credential) string {
 	const socketPathLimit = 103 // of macOS; Linux has 107
 	parent := os.TempDir()
@@ -134,7 +137,8 @@ func openToAll(folder string) bool {
 	}
 }
 
-// serverEnvironment is this process's, without the settings that PostgreSQL's programs would take from it.
+// serverEnvironment is this process's, without the settings that PostgreSQL's programs would take
+// from it.
 func serverEnvironment() []string {
 	environment := slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, "PG") && !strings.HasPrefix(entry, "PGSESSION_") || strings.HasPrefix(entry, "LC_")

@@ -22,19 +22,21 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ClusterOptions are what [StartCluster] can be told. The zero value is the cluster that [Start] makes.
+// ClusterOptions are the options of [StartCluster]. The zero value is the cluster that [Start]
+// makes.
 type ClusterOptions struct {
-	// TCP makes the server listen on a free port of 127.0.0.1 too, and URL point there, with a password. A proxy between the
-	// server and its client needs it.
+	// TCP makes the server listen on a free port of 127.0.0.1 too. URL then names that port, with a
+	// password. A proxy between the server and its client needs it.
 	TCP bool
 
-	// Settings are parameters of postgresql.conf, over the defaults below. What is set here cannot be changed with ALTER SYSTEM.
-	// A test of durability sets fsync and full_page_writes to on.
+	// Settings are parameters of postgresql.conf, in addition to the defaults below. What is set
+	// here cannot be changed by ALTER SYSTEM. A test of durability sets fsync and full_page_writes
+	// to on.
 	Settings map[string]string
 }
 
-// defaultSettings make for a server that starts fast and forgets everything at a power failure, and behaves as any other in
-// everything else: synchronous_commit and wal_level stay as they are.
+// defaultSettings make a server that starts fast and loses its data at a power failure. In
+// everything else it behaves as any other: synchronous_commit and wal_level keep their defaults.
 var defaultSettings = map[string]string{
 	"fsync":            "off",
 	"full_page_writes": "off",
@@ -42,8 +44,8 @@ var defaultSettings = map[string]string{
 	"shared_buffers":   "32MB",
 }
 
-// Cluster is a throw-away server from the binaries on this machine, with control over its life and death. Calls of the methods that
-// start or stop it must not overlap, Stop excepted.
+// A Cluster is a throw-away server of the binaries on this machine, which a test can kill, stop and
+// restart. Calls of the methods that start or stop it must not overlap, except Stop.
 type Cluster struct {
 	binaries string
 	folder   string // holds the data, the log, the password and the socket
@@ -60,8 +62,9 @@ type Cluster struct {
 	stopped    bool
 }
 
-// StartCluster makes a cluster of PostgreSQL's binaries on this machine and starts it, whatever PGSESSION_DATABASE_URL says and whether
-// or not there is Docker. The context ends the start, not the cluster. logf may be nil.
+// StartCluster makes a cluster with PostgreSQL's binaries on this machine and starts it. It ignores
+// PGSESSION_DATABASE_URL and Docker. The context bounds the start and not the cluster's life. logf
+// may be nil.
 func StartCluster(ctx context.Context, logf func(format string, args ...any), options ClusterOptions) (*Cluster, error) {
 	c, err := newCluster(logf, options)
 	if err != nil {
@@ -88,7 +91,8 @@ func newCluster(logf func(format string, args ...any), options ClusterOptions) (
 	if c.owner, err = serverUser(); err != nil {
 		return nil, err
 	}
-	// The watchdog first: no moment is left at which the folder is there and nobody would remove it.
+	// The watchdog starts before the folder is made, so that the folder is removed even if this
+	// process dies at once.
 	c.folder = newFolderName(c.owner)
 	if c.watchdog, err = startWatchdog(removeCluster, c.folder); err != nil {
 		return nil, err
@@ -123,11 +127,11 @@ func freePort() (int, error) {
 
 func (c *Cluster) initialize(ctx context.Context) error {
 	passwordFile := filepath.Join(c.folder, "password")
-	if err := os.WriteFile(passwordFile, []byte(c.password), 0o644); err != nil { // the folder keeps others out
+	if err := os.WriteFile(passwordFile, []byte(c.password), 0o644); err != nil { // other users cannot enter the folder
 		return err
 	}
 	return c.run(ctx, "initdb", "--no-sync", "--username=postgres", "--pwfile="+passwordFile,
-		"--auth-local=trust", "--auth-host=scram-sha-256", // the folder keeps others out of the socket as well
+		"--auth-local=trust", "--auth-host=scram-sha-256", // other users cannot reach the socket either
 		"--encoding=UTF8", "--locale=C", "--pgdata="+c.DataDir())
 }
 
@@ -145,11 +149,11 @@ func (c *Cluster) asServer(command *exec.Cmd) {
 	command.Env = serverEnvironment()
 	command.SysProcAttr = &syscall.SysProcAttr{
 		Credential: c.owner,
-		Setsid:     true, // out of reach of the terminal's Ctrl-C
+		Setsid:     true, // so that Ctrl-C in the terminal does not reach it
 	}
 }
 
-// startFirst starts a new cluster, or removes it.
+// startFirst starts a new cluster, and removes it if that fails.
 func (c *Cluster) startFirst(ctx context.Context) error {
 	if err := c.start(ctx); err != nil {
 		c.Stop()
@@ -211,11 +215,12 @@ func (c *Cluster) Host() string { return c.host }
 // Port returns the port that the server listens on.
 func (c *Cluster) Port() int { return c.port }
 
-// DataDir returns the folder of the server's data, which belongs to the user that the server runs as.
+// DataDir returns the folder of the server's data, which belongs to the user that the server runs
+// as.
 func (c *Cluster) DataDir() string { return filepath.Join(c.folder, "data") }
 
-// Kill ends the server as the kernel's out-of-memory killer would, or kill -9: nothing is flushed and nothing is said. It returns when
-// none of the server's processes is left.
+// Kill ends the server as the kernel's out-of-memory killer or kill -9 does: nothing is flushed. It
+// returns when none of the server's processes is left.
 func (c *Cluster) Kill() error {
 	pidFile := filepath.Join(c.DataDir(), "postmaster.pid")
 	content, err := os.ReadFile(pidFile)
@@ -225,7 +230,8 @@ func (c *Cluster) Kill() error {
 	if err := c.postmaster.kill(); err != nil {
 		return err
 	}
-	// A killed server leaves a segment of System V shared memory, of which a Mac has 32 in all. The file's seventh line is its key and id.
+	// A killed server leaves a segment of System V shared memory, and macOS has only 32. The file's
+	// seventh line holds its key and id.
 	if lines := strings.Split(string(content), "\n"); len(lines) > 6 {
 		if segment := strings.Fields(lines[6]); len(segment) == 2 {
 			if err := exec.Command("ipcrm", "-m", segment[1]).Run(); err != nil {
@@ -233,16 +239,16 @@ func (c *Cluster) Kill() error {
 			}
 		}
 	}
-	// Left behind, the file would have the watchdog signal whatever process has this pid by then.
+	// If the file stayed, the watchdog would signal the process that has this pid by then.
 	return os.Remove(pidFile)
 }
 
-// StopImmediate ends the server as `pg_ctl stop -m immediate` does: without a checkpoint, so that the next start recovers. It returns
-// when none of the server's processes is left.
+// StopImmediate ends the server as `pg_ctl stop -m immediate` does: without a checkpoint, so that
+// the next start recovers. It returns when none of the server's processes is left.
 func (c *Cluster) StopImmediate() error { return c.end(syscall.SIGQUIT) }
 
-// Restart starts a server that was killed or stopped, at the same address, and first stops one that runs, with a checkpoint. It
-// returns when the server accepts connections.
+// Restart starts a server that was killed or stopped, at the same address. If the server runs,
+// Restart first stops it, with a checkpoint. It returns when the server accepts connections.
 func (c *Cluster) Restart(ctx context.Context) error {
 	if err := c.end(syscall.SIGINT); err != nil {
 		return err
@@ -286,15 +292,16 @@ func (c *Cluster) Stop() {
 	}
 }
 
-// StandbyOf starts a cluster that streams from the primary, under a name that the primary's synchronous_standby_names can hold. It
-// returns when the stream flows. Its URL takes the primary's password.
+// StandbyOf starts a cluster that streams from the primary. The primary's synchronous_standby_names
+// can hold the name. StandbyOf returns when the stream flows. The standby's URL has the primary's
+// password.
 func StandbyOf(ctx context.Context, primary *Cluster, name string, options ClusterOptions) (*Cluster, error) {
 	c, err := newCluster(primary.logf, options)
 	if err != nil {
 		return nil, err
 	}
-	c.password = primary.password     // the roles come with the copy
-	c.settings["cluster_name"] = name // is the stream's application_name
+	c.password = primary.password     // the copy has the primary's roles
+	c.settings["cluster_name"] = name // the stream's application_name
 	err = c.run(ctx, "pg_basebackup", "--host="+primary.folder, "--port="+strconv.Itoa(primary.port), "--username=postgres",
 		"--pgdata="+c.DataDir(), "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync")
 	if err != nil {

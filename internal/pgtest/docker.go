@@ -65,11 +65,11 @@ func startDocker(ctx context.Context, logf func(string, ...any)) (*Server, error
 	return &Server{kind: "docker", url: address, stop: stop}, nil
 }
 
-// findDocker returns nil if a Docker daemon answers. It is a variable for the test of a machine without: testcontainers looks in many
-// places, not all of which a test can hide.
+// findDocker returns nil if a Docker daemon answers. It is a variable for the test of a machine
+// without Docker, since testcontainers looks in many places and a test cannot hide all of them.
 var findDocker = func(ctx context.Context) (err error) {
 	defer func() {
-		// Parts of testcontainers panic where there is no Docker.
+		// Parts of testcontainers panic if there is no Docker.
 		if reason := recover(); reason != nil {
 			err = fmt.Errorf("%v", reason)
 		}

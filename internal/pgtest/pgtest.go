@@ -1,19 +1,20 @@
 // Package pgtest gives tests, examples and benchmarks a PostgreSQL.
 //
-// A test binary calls [Main] from its TestMain, and [Pool] or [Schema] in each test. A program calls [Start]. A test that has to
-// kill the server, or needs a standby, starts a [Cluster] of its own.
+// A test binary calls [Main] from its TestMain, and [Pool] or [Schema] in each test. A program
+// calls [Start]. A test that kills the server, or needs a standby, starts a [Cluster] of its own.
 //
-// Start takes the first of these that there is, and logs which:
+// Start uses the first of these that is there, and logs which:
 //
 //  1. the server that PGSESSION_DATABASE_URL names, which is used as it is and never stopped;
-//  2. PostgreSQL's binaries on this machine, from PGSESSION_PG_BIN, the PATH or the places where packages put them, as a
-//     throw-away cluster on a socket in a temporary folder;
+//  2. PostgreSQL's binaries on this machine, from PGSESSION_PG_BIN, the PATH or the places where
+//     packages put them, as a throw-away cluster on a socket in a temporary folder;
 //  3. Docker, with the image PGSESSION_POSTGRES_IMAGE, default postgres:17-alpine.
 //
 // PGSESSION_TEST_SERVER=url, local or docker asks for one of them and no other.
 //
-// Nothing outlives the process, however it ends: a small shell, which holds the other end of a pipe, removes the server when the
-// process has gone (see watchdog.go). With Docker that is Ryuk's work, unless TESTCONTAINERS_RYUK_DISABLED is set.
+// Nothing outlives the process, however it ends. A small shell holds the other end of a pipe and
+// removes the server when the process is gone (see watchdog.go). With Docker, Ryuk of
+// testcontainers does this, unless TESTCONTAINERS_RYUK_DISABLED is set.
 package pgtest
 
 import (
@@ -28,12 +29,13 @@ import (
 )
 
 const (
-	// startTimeout is generous: a standby may have to replay, and a laptop under load takes its time for initdb.
+	// startTimeout is generous, since a standby may have to replay its log, and initdb is slow on a
+	// busy machine.
 	startTimeout = time.Minute
 	pollInterval = 10 * time.Millisecond
 )
 
-// Server is a PostgreSQL that accepts connections. Its methods are safe for concurrent use.
+// A Server is a PostgreSQL that accepts connections. It is safe for concurrent use.
 type Server struct {
 	kind string
 	url  string
@@ -46,12 +48,12 @@ func (s *Server) URL() string { return s.url }
 // Kind says where the server came from: "url", "local" or "docker".
 func (s *Server) Kind() string { return s.kind }
 
-// Stop removes the server and everything that was stored on it, unless it is the one that PGSESSION_DATABASE_URL names. Calls
-// after the first do nothing.
+// Stop removes the server and all its data, unless it is the one that PGSESSION_DATABASE_URL names.
+// Calls after the first do nothing.
 func (s *Server) Stop() { s.stop() }
 
-// Start finds a server, as the package comment says, and returns when it accepts connections. If there is none, the error tells
-// every way to get one. logf may be nil.
+// Start finds a server, as the package comment says, and returns when it accepts connections. If
+// there is none, the error lists every way to get one. logf may be nil.
 func Start(ctx context.Context, logf func(format string, args ...any)) (*Server, error) {
 	if logf == nil {
 		logf = func(string, ...any) {}
@@ -75,7 +77,8 @@ func Start(ctx context.Context, logf func(format string, args ...any)) (*Server,
 			return server, nil
 		}
 		if !errors.Is(err, errAbsent) {
-			// Somebody who has set a server up wants to hear that it is broken, not to run on another one.
+			// A server that is there and does not work is an error: another one must not replace it
+			// unnoticed.
 			return nil, fmt.Errorf("pgtest: %s: %w", source.kind, err)
 		}
 		none = append(none, fmt.Errorf("  %-6s  %s\n          (%w)", source.kind, source.advice, err))
@@ -94,7 +97,8 @@ func startURL(ctx context.Context, logf func(string, ...any)) (*Server, error) {
 	if url == "" {
 		return nil, fmt.Errorf("%w: PGSESSION_DATABASE_URL is empty", errAbsent)
 	}
-	// It is supposed to run: long enough for a service that starts along with the tests, and not for a typing error.
+	// The server should be running. This is long enough for a service that starts along with the
+	// tests, and short enough for a mistyped address.
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	version, err := waitUntilReady(ctx, url, nil)
@@ -113,8 +117,8 @@ func startLocal(ctx context.Context, logf func(string, ...any)) (*Server, error)
 	return &Server{kind: "local", url: cluster.URL(), stop: cluster.Stop}, nil
 }
 
-// waitUntilReady returns the server's version once it answers. It gives up when gone is closed, and at once where waiting does not
-// help: the server answers, and refuses.
+// waitUntilReady returns the server's version once it answers. It gives up when gone is closed. It
+// returns at once if the server answers and refuses.
 func waitUntilReady(ctx context.Context, url string, gone <-chan struct{}) (version string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

@@ -11,15 +11,16 @@ import (
 	"time"
 )
 
-// postmaster is a running server: PostgreSQL's first process and those it forked.
+// A postmaster is a running server: PostgreSQL's first process and its children.
 type postmaster struct {
 	process *os.Process
 	exited  chan struct{} // closed when the first process has ended and was reaped
-	alive   *os.File      // a pipe that nothing is written to, at its end when the last process of the server has ended
+	alive   *os.File      // a pipe without data, which ends when the last process of the server has ended
 }
 
-// startPostmaster starts the command, with its output in the file log. Every process of the server inherits the writing end of a
-// pipe: that is how to know that all of them are gone, since PostgreSQL's backends outlive a killed postmaster for a while.
+// startPostmaster starts the command, with its output in the file log. Every process of the server
+// inherits the writing end of a pipe, so that its closing shows that all of them are gone:
+// PostgreSQL's backends outlive a killed postmaster for a while.
 func startPostmaster(command *exec.Cmd, log string) (*postmaster, error) {
 	output, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -46,7 +47,7 @@ func startPostmaster(command *exec.Cmd, log string) (*postmaster, error) {
 
 // kill ends the postmaster and all its children by SIGKILL.
 func (p *postmaster) kill() error {
-	// Stopped, it forks no more, so that the list of children stays complete.
+	// A stopped process forks no more, so that the list of its children stays complete.
 	if err := p.process.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func (p *postmaster) kill() error {
 }
 
 func childrenOf(pid int) ([]int, error) {
-	// A bare container often has no ps, and a Mac no /proc.
+	// A minimal container often has no ps, and macOS has no /proc.
 	listing, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err == nil {
 		return parsePIDs(strings.Fields(string(listing)))

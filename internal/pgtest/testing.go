@@ -19,15 +19,16 @@ import (
 // maxConns keeps the pools of many parallel tests within the server's max_connections.
 const maxConns = 8
 
-// shared is the test binary's server, started by the first test that needs one: a fuzzing worker or a run of one pure test then
-// pays nothing for it.
+// shared is the test binary's server. The first test that needs one starts it, so that a fuzzing
+// worker, or a run of one test without a database, does not wait for it.
 var shared struct {
 	sync.Mutex
 	server *Server
 	err    error
 }
 
-// Shared returns the server that all tests of a binary share, for examples, which have no testing.TB. Main stops it.
+// Shared returns the server that all tests of a binary share, for examples, which have no
+// testing.TB. Main stops it.
 func Shared() (*Server, error) {
 	shared.Lock()
 	defer shared.Unlock()
@@ -46,8 +47,8 @@ func sharedServer(t testing.TB) *Server {
 	return server
 }
 
-// Main is for TestMain: it runs the tests, stops the server they shared and exits. After the server is gone it calls check, if it is
-// not nil, and an error fails the run; goleak.Find fits.
+// Main is for TestMain: it runs the tests, stops the server they shared and exits. If check is not
+// nil, Main calls it after the server is gone, and an error of it fails the run. goleak.Find fits.
 func Main(m *testing.M, check func() error) {
 	code := m.Run()
 	shared.Lock()
@@ -63,8 +64,9 @@ func Main(m *testing.M, check func() error) {
 	os.Exit(code)
 }
 
-// Schema makes a schema for this test alone, on the server that the test binary shares, and returns a pool whose search_path is that
-// schema. The pool is closed, and the schema dropped, at the test's end.
+// Schema makes a schema for this test alone, on the server that the test binary shares, and returns
+// a pool whose search_path is that schema. When the test ends, the pool is closed and the schema
+// dropped.
 func Schema(t testing.TB) (pool *pgxpool.Pool, schema string) {
 	t.Helper()
 	config := poolConfig(t)
@@ -72,11 +74,12 @@ func Schema(t testing.TB) (pool *pgxpool.Pool, schema string) {
 	return openPool(t, config), schema
 }
 
-// Pool is Schema for tests that need no name, or another configuration: configure may change everything, the server's address
-// included. If it sets the search_path, no schema is made.
+// Pool is Schema for tests that do not need the schema's name, or need another configuration. The
+// function configure may change everything, including the server's address. If it sets the
+// search_path, no schema is made.
 //
-// PGSESSION_TEST_QUERY_MODE, one of cache_statement, cache_describe, describe_exec, exec and simple_protocol, is the pool's
-// default query mode, so that a whole suite can run under each.
+// PGSESSION_TEST_QUERY_MODE is the pool's default query mode, so that a whole suite can run under
+// each. It is one of cache_statement, cache_describe, describe_exec, exec and simple_protocol.
 func Pool(t testing.TB, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	config := poolConfig(t)
@@ -114,12 +117,13 @@ func setNewSchema(t testing.TB, config *pgxpool.Config) (schema string) {
 	schema = "test_" + strings.ToLower(rand.Text())
 	administer(t, `CREATE SCHEMA `+schema)
 	t.Cleanup(func() { administer(t, `DROP SCHEMA `+schema+` CASCADE`) })
-	// In the startup message, so that no query mode can come between.
+	// In the startup message, so that it does not depend on the query mode.
 	config.ConnConfig.RuntimeParams["search_path"] = schema
 	return schema
 }
 
-// administer runs SQL on a connection of its own, straight to the server and whatever the test did to its pool.
+// administer runs SQL on a connection of its own, straight to the server, whatever the test did to
+// its pool.
 func administer(t testing.TB, sql string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -139,8 +143,9 @@ func openPool(t testing.TB, config *pgxpool.Config) *pgxpool.Pool {
 	return pool
 }
 
-// RequireBinaries is for tests that start a [Cluster], and so need PostgreSQL's programs on this machine, where others are content with a
-// URL or Docker. Without them the test fails in CI, which has them, and is skipped elsewhere.
+// RequireBinaries is for tests that start a [Cluster]: they need PostgreSQL's programs on this
+// machine, and a URL or Docker is not enough. Without the programs, the test fails in CI, which has
+// them, and is skipped elsewhere.
 func RequireBinaries(t testing.TB) {
 	t.Helper()
 	_, err := findBinaries()
@@ -151,8 +156,9 @@ func RequireBinaries(t testing.TB) {
 	require.NoError(t, err)
 }
 
-// AfterInit runs the SQL in PGSESSION_TEST_AFTER_INIT, if there is any, with the table's name for each %s. Tests call it after
-// Init, so that the suite can run on a table that was changed since, a distributed one for instance.
+// AfterInit runs the SQL in PGSESSION_TEST_AFTER_INIT, if there is any, with the table's name for
+// each %s. Tests call it after Init, so that the suite can run on a table that was changed, for
+// instance on a distributed one.
 func AfterInit(t testing.TB, pool *pgxpool.Pool, table string) {
 	t.Helper()
 	sql := os.Getenv("PGSESSION_TEST_AFTER_INIT")

@@ -7,17 +7,19 @@ import (
 	"syscall"
 )
 
-// watchdog is a shell that reads from a pipe and cleans up when the pipe closes: when this process closes it, or dies, even of
-// SIGKILL. It works on every Unix, unlike a parent-death signal, and needs no privileges and no other program of ours.
+// A watchdog is a shell that reads from a pipe and cleans up when the pipe closes. That happens
+// when this process closes it, or dies, even of SIGKILL. Unlike a parent-death signal, this works
+// on every Unix, and it needs no privileges and no other program of this module.
 type watchdog struct {
 	shell *exec.Cmd
 	pipe  io.Closer
 	once  sync.Once
 }
 
-// startWatchdog starts a shell that runs the script, with args as $1, $2 and so on, once cleanUp is called or this process has ended.
+// startWatchdog starts a shell that runs the script, with args as $1, $2 and so on, once cleanUp is
+// called or this process has ended.
 func startWatchdog(script string, args ...string) (*watchdog, error) {
-	// Ctrl-C reaches every process of the terminal; the shell has to outlive it.
+	// Ctrl-C reaches every process of the terminal, and the shell must outlive it.
 	shell := exec.Command("sh", append([]string{"-c", "trap '' HUP INT TERM\nread -r _\n" + script, "pgtest-watchdog"}, args...)...)
 	shell.Dir = "/"
 	shell.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -41,9 +43,10 @@ func (w *watchdog) cleanUp() {
 
 // removeCluster stops the server whose files are in the folder $1, and removes the folder.
 //
-// SIGQUIT asks for PostgreSQL's immediate shutdown. A server that was starting as this process died may write its pid, or
-// another file, only now: hence the loop. The postmaster's exit shows by its pid file, because a dead process whose parent is busy
-// still has its pid.
+// SIGQUIT asks for PostgreSQL's immediate shutdown. The script loops, since a server that was
+// starting when this process died may write its pid or another file late. It looks for the pid file
+// to see that the postmaster has exited, since a dead process that its parent has not reaped still
+// has its pid.
 const removeCluster = `
 pause() { sleep 0.02 2>/dev/null || sleep 1; }
 pid_file=$1/data/postmaster.pid

@@ -1,19 +1,17 @@
-// Package xaes implements XAES-256-GCM, the extended-nonce AEAD of
-// https://c2sp.org/XAES-256-GCM, with nonces that it chooses itself.
+// Package xaes implements XAES-256-GCM, the extended-nonce AEAD of https://c2sp.org/XAES-256-GCM,
+// with nonces that it chooses itself.
 //
-// Each message is sealed by AES-256-GCM under a key of its own, derived from
-// the long-lived key and the first half of a random 192-bit nonce. That is what
-// lifts the limit of NIST SP 800-38D, section 8.3: plain AES-GCM with random
-// 96-bit nonces may seal 2³² messages under one key, this construction 2⁸⁰ with
-// the same risk of a repeated nonce.
+// Each message is sealed by AES-256-GCM under a key of its own, which is derived from the
+// long-lived key and the first half of a random 192-bit nonce. That lifts the limit of NIST SP
+// 800-38D, section 8.3: plain AES-GCM with random 96-bit nonces may seal 2³² messages under one
+// key. This construction may seal 2⁸⁰ with the same risk of a repeated nonce.
 //
-// The caller can neither see nor choose a nonce before it is used, so it cannot
-// be repeated by mistake.
+// A caller can neither see nor choose a nonce before it is used, and so cannot repeat one by
+// mistake.
 //
-// Everything goes through calls of the standard library that its FIPS 140-3
-// module counts as approved services: the derivation (NIST SP 800-108r1 in
-// counter mode with CMAC) through CBC, and GCM with a nonce that the module
-// draws. So it also runs under GODEBUG=fips140=only.
+// All calls are to parts of the standard library that its FIPS 140-3 module counts as approved
+// services: the derivation (NIST SP 800-108r1 in counter mode with CMAC) goes through CBC, and GCM
+// uses a nonce that the module draws. So the package also works under GODEBUG=fips140=only.
 package xaes
 
 import (
@@ -30,12 +28,12 @@ const (
 	// KeySize is the length of a key in bytes.
 	KeySize = 32
 
-	// SaltSize is the length of the derivation salt, the nonce's first half,
-	// which stands at the start of a sealed message.
+	// SaltSize is the length of the derivation salt, the first half of the nonce. A sealed message
+	// begins with it.
 	SaltSize = 12
 
-	// Overhead is how much longer a sealed message is than its plaintext: the
-	// derivation salt, the 12 bytes of the GCM nonce and the 16 of the tag.
+	// Overhead is how much longer a sealed message is than its plaintext: the derivation salt, the
+	// 12 bytes of the GCM nonce and the 16 of the tag.
 	Overhead = SaltSize + 12 + 16
 )
 
@@ -44,7 +42,7 @@ var (
 	errOpen    = errors.New("xaes: message authentication failed")
 )
 
-// AEAD seals and opens messages under one key. It is safe for concurrent use.
+// An AEAD seals and opens messages under one key. It is safe for concurrent use.
 type AEAD struct {
 	subkey      [aes.BlockSize]byte // K1 in the specification, the same for every message
 	derivations sync.Pool           // of *derivation: a CBC mode holds a copy of the expanded key
@@ -75,23 +73,22 @@ func New(key []byte) (*AEAD, error) {
 		a.subkey[i] = l[i]<<1 | carry
 		carry = l[i] >> 7
 	}
-	// A multiplication, not a branch: the bit is a secret.
+	// A multiplication and not a branch, since the bit is secret.
 	a.subkey[len(l)-1] ^= carry * 0b10000111
 
-	// A toolchain with another AES (GOEXPERIMENT=boringcrypto) may lack GCM with
-	// random nonces. Better to hear of it here than at the first message.
+	// A toolchain with another AES (GOEXPERIMENT=boringcrypto) may lack GCM with random nonces.
+	// This fails here rather than at the first message.
 	if _, err := a.messageCipher(make([]byte, SaltSize)); err != nil {
 		return nil, err
 	}
 	return a, nil
 }
 
-// Seal encrypts and authenticates plaintext, authenticates additionalData, and
-// appends the nonce, the ciphertext and the tag to dst.
+// Seal encrypts and authenticates plaintext, authenticates additionalData, and appends the nonce,
+// the ciphertext and the tag to dst.
 //
-// To seal without a second buffer, let plaintext begin at the byte [SaltSize]
-// after dst's end, in an array that has room for plaintext and [Overhead]. Any
-// other overlap panics.
+// To seal without a second buffer, let plaintext begin [SaltSize] bytes after dst's end, in an
+// array with room for plaintext and [Overhead]. Any other overlap panics.
 func (a *AEAD) Seal(dst, plaintext, additionalData []byte) ([]byte, error) {
 	dst = slices.Grow(dst, len(plaintext)+Overhead)
 	salt := dst[len(dst) : len(dst)+SaltSize]
@@ -103,11 +100,11 @@ func (a *AEAD) Seal(dst, plaintext, additionalData []byte) ([]byte, error) {
 	return gcm.Seal(dst[:len(dst)+SaltSize], nil, plaintext, additionalData), nil
 }
 
-// Open authenticates and decrypts what Seal has appended, and appends the
-// plaintext to dst. Its error is the same whatever the reason.
+// Open authenticates and decrypts what Seal appended, and appends the plaintext to dst. Its error
+// is the same for every reason.
 //
-// To open without a second buffer, pass sealed[SaltSize:SaltSize] as dst: sealed
-// is then overwritten, also on an error. Any other overlap panics.
+// To open without a second buffer, pass sealed[SaltSize:SaltSize] as dst. Sealed is then
+// overwritten, even if Open fails. Any other overlap panics.
 func (a *AEAD) Open(dst, sealed, additionalData []byte) ([]byte, error) {
 	if len(sealed) < Overhead {
 		return nil, errOpen
@@ -134,9 +131,9 @@ func (a *AEAD) messageCipher(salt []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// deriveKey is steps 3 to 5 of the specification: two single blocks, each xored with
-// the subkey and encrypted. What CBC xors with by itself is taken out again. The key
-// is good until the next call.
+// deriveKey is steps 3 to 5 of the specification: two single blocks, each xored with the subkey and
+// encrypted. CBC itself xors each block with the ciphertext before it, so deriveKey xors that in
+// once more, which cancels it. The key is valid until the next call.
 func (d *derivation) deriveKey(subkey *[aes.BlockSize]byte, salt []byte) []byte {
 	d.key = [KeySize]byte{1: 1, 2: 'X', aes.BlockSize + 1: 2, aes.BlockSize + 2: 'X'}
 	for block := range slices.Chunk(d.key[:], aes.BlockSize) {
