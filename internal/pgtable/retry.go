@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsession/pgsession/internal/rows"
 )
@@ -69,7 +70,7 @@ func (t *Table) runOnce(ctx context.Context, do func(ctx context.Context, conn *
 	if err != nil {
 		return err
 	}
-	defer conn.Release()
+	defer release(conn)
 	err = do(ctx, conn.Conn())
 	if sqlState(err) == undefinedStatement {
 		// Somebody's DISCARD ALL or DEALLOCATE removed the prepared statements of this connection,
@@ -80,6 +81,29 @@ func (t *Table) runOnce(ctx context.Context, do func(ctx context.Context, conn *
 		}
 	}
 	return err
+}
+
+// hungAfter is how long a connection may take to close before the pool may replace it.
+const hungAfter = 500 * time.Millisecond
+
+// release gives a connection back to the pool. pgx closes one whose call ran out of time in the background,
+// and takes 15 seconds if the other side is silent. The pool would count it for so long, and so have no
+// connection left for the next calls.
+func release(conn *pgxpool.Conn) {
+	if !conn.Conn().IsClosed() {
+		conn.Release()
+		return
+	}
+	go func() {
+		timer := time.NewTimer(hungAfter)
+		defer timer.Stop()
+		select {
+		case <-conn.Conn().PgConn().CleanupDone():
+			conn.Release()
+		case <-timer.C:
+			conn.Hijack()
+		}
+	}()
 }
 
 // resetInterval is how long the pool is left alone after it was reset. A server that stays read-only does

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,9 @@ type books struct {
 
 // dayAhead is longer than any session of a ledger lives.
 const dayAhead = ledgerTTL + time.Hour
+
+// tenantBeat lets many calls of both tenants come at once, so that they would share statements.
+const tenantBeat = 100 * time.Millisecond
 
 var tenants = []string{"north", "south"}
 
@@ -51,22 +55,25 @@ func (t *torture) openBooks(ctx context.Context) (err error) {
 	}
 	b.ahead = pgtable.New(pgtable.Config{Pool: pool, Name: "ledger", ServerClockToo: true, Timeout: 2 * time.Second,
 		Now: func() time.Time { return rows.Time(time.Now().Add(dayAhead)) }})
-	b.single = newLedger(ctx, store, 2, 20)
-	return b.openTenants(ctx, t.cluster.URL())
+	b.single = newLedger(store, "user")
+	b.single.leisure, b.single.failed = 20, t.checkServerError
+	b.single.open(ctx, 2)
+	return t.openTenants(ctx)
 }
 
 // openTenants starts a ledger for each tenant, on one store. A hook of the pool gives each call's
 // connection the schema that the call's context names.
-func (b *books) openTenants(ctx context.Context, url string) error {
+func (t *torture) openTenants(ctx context.Context) error {
+	b := t.books
 	chooseSchema := func(ctx context.Context, conn *pgx.Conn) (bool, error) {
 		tenant, ok := ctx.Value(tenantKey{}).(string)
 		if !ok {
-			tenant = "nobody"
+			return true, nil // the connection stays in the schema of its last user
 		}
 		_, err := conn.Exec(ctx, `SELECT set_config('search_path', $1, false)`, tenant)
 		return err == nil, nil
 	}
-	pool, err := b.open(ctx, url, chooseSchema)
+	pool, err := b.open(ctx, t.cluster.URL(), chooseSchema)
 	if err != nil {
 		return err
 	}
@@ -82,7 +89,12 @@ func (b *books) openTenants(ctx context.Context, url string) error {
 		if err := store.Init(scope(ctx)); err != nil {
 			return err
 		}
-		b.tenants = append(b.tenants, newScopedLedger(ctx, store, 2, 60, tenant, scope))
+		l := newLedger(store, tenant)
+		l.scope, l.beat, l.failed = scope, tenantBeat, t.checkServerError
+		b.tenants = append(b.tenants, l)
+	}
+	for _, l := range b.tenants {
+		l.open(ctx, 5)
 	}
 	return nil
 }
@@ -132,6 +144,14 @@ func (b *books) close() (text string, wrong int, err error) {
 		wrong += lost + resurrected + foreign
 	}
 	return text, wrong, err
+}
+
+// wrong returns how much was found wrong so far.
+func (b *books) wrong() (n int) {
+	for _, l := range append(slices.Clip(b.tenants), b.single) {
+		n += l.wrong()
+	}
+	return n
 }
 
 // crossed counts what a tenant sees of the other's.

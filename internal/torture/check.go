@@ -25,11 +25,17 @@ type history struct {
 	open       []openCall  // those with an unknown outcome that may still happen
 }
 
-// An openCall may take effect until its deadline.
+// An openCall may take effect until its deadline. If the network was broken when it was given up, the server
+// may not have heard of that, and there is no deadline.
 type openCall struct {
-	operation int
-	deadline  time.Time
+	operation      int
+	began, givenUp time.Time
+	deadline       time.Time
+	heard          time.Time // when the network was found to have been whole, or broken, since the call began
 }
+
+// settleGrace is how long after its deadline a call may take effect: the server must hear that it was given up.
+const settleGrace = 500 * time.Millisecond
 
 const allMarks = maxSlots
 
@@ -38,9 +44,9 @@ var ticks atomic.Int64
 
 func tick() int64 { return ticks.Add(1) }
 
-// add records a call that was made at started and has returned by now. One with an unknown outcome may
-// take effect until the deadline, and is given its end by settle.
-func (h *history) add(c call, a answer, client int, started int64, deadline time.Time) {
+// add records a call that was made at started and has returned by now. One with an unknown outcome is
+// given its end by settle.
+func (h *history) add(c call, a answer, client int, started int64, open openCall) {
 	ended := tick()
 	if a.unknown {
 		ended = 0
@@ -53,7 +59,8 @@ func (h *history) add(c call, a answer, client int, started int64, deadline time
 	one := func(kind kind, from, to int64) {
 		c.kind = kind
 		if to == 0 {
-			h.open = append(h.open, openCall{len(h.operations), deadline})
+			open.operation = len(h.operations)
+			h.open = append(h.open, open)
 		}
 		h.operations = append(h.operations, porcupine.Operation{ClientId: client, Input: c, Call: from, Output: a, Return: to})
 	}
@@ -124,12 +131,22 @@ func (h *history) unsettled() int {
 	return len(h.open)
 }
 
-// settle ends the calls whose deadline has passed: what has not happened by now never will.
-func (h *history) settle(now time.Time) {
+// settle ends the calls whose deadline has passed: what has not happened by now never will. Broken tells whether
+// the network was broken at any time since.
+func (h *history) settle(now time.Time, broken func(since time.Time) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for i := range h.open {
+		open := &h.open[i]
+		if open.heard.IsZero() && now.After(open.givenUp.Add(settleGrace/2)) {
+			open.heard = now
+			if broken(open.began) {
+				open.deadline = time.Time{}
+			}
+		}
+	}
 	h.open = slices.DeleteFunc(h.open, func(open openCall) bool {
-		if open.deadline.After(now) {
+		if open.deadline.IsZero() || now.Before(open.deadline.Add(settleGrace)) {
 			return false
 		}
 		h.end(open)

@@ -36,7 +36,8 @@ func startLedger(t *testing.T, url string) *ledger {
 	require.NoError(t, err)
 	store := pgsession.New(pool, crypto)
 	require.NoError(t, store.Init(t.Context()))
-	l := newLedger(t.Context(), store, 8, 0)
+	l := newLedger(store, "user")
+	l.open(t.Context(), 8)
 	t.Cleanup(l.stop)
 	return l
 }

@@ -122,6 +122,14 @@ var (
 	}
 )
 
+// faultsOf returns those whose names contain a text.
+func faultsOf(faults []fault, text string) []fault {
+	if text == "on" {
+		return faults
+	}
+	return slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !strings.Contains(f.name, text) })
+}
+
 // startFaults injects faults until the function that it returns is called, which waits until all is mended.
 func (t *torture) startFaults(ctx context.Context, groups []*group, random *rand.Rand) (stop func() error) {
 	if !t.faults {
@@ -131,8 +139,12 @@ func (t *torture) startFaults(ctx context.Context, groups []*group, random *rand
 	fast, slow := make(chan error, 1), make(chan error, 1)
 	slowRandom := rand.New(rand.NewPCG(random.Uint64(), 0))
 	slowCtx, cancel := context.WithCancel(ctx)
-	go func() { fast <- t.injectUntil(ctx, stopping, faults, 40, groups, random) }()
-	go func() { slow <- t.injectUntil(slowCtx, stopping, slowFaults, 100, groups, slowRandom) }()
+	leisure := 40
+	if len(t.fast) < len(faults) {
+		leisure = 2000
+	}
+	go func() { fast <- t.injectUntil(ctx, stopping, t.fast, leisure, groups, random) }()
+	go func() { slow <- t.injectUntil(slowCtx, stopping, t.slow, 100, groups, slowRandom) }()
 	return func() error {
 		close(stopping)
 		cancel() // a slow fault is mended at once
@@ -141,7 +153,7 @@ func (t *torture) startFaults(ctx context.Context, groups []*group, random *rand
 }
 
 func (t *torture) injectUntil(ctx context.Context, stopping <-chan struct{}, faults []fault, leisure int, groups []*group, random *rand.Rand) error {
-	for {
+	for len(faults) > 0 {
 		pause := time.NewTimer(milliseconds(random, leisure))
 		select {
 		case <-stopping:
@@ -152,6 +164,7 @@ func (t *torture) injectUntil(ctx context.Context, stopping <-chan struct{}, fau
 			return err
 		}
 	}
+	return nil
 }
 
 func (t *torture) injectOne(ctx context.Context, faults []fault, groups []*group, random *rand.Rand) error {
@@ -205,6 +218,8 @@ func (t *torture) terminateBackend(ctx context.Context, _ []*group, _ *rand.Rand
 
 func network(toxic, attributes string) func(*torture, context.Context, []*group, *rand.Rand) error {
 	return func(t *torture, ctx context.Context, _ []*group, random *rand.Rand) error {
+		t.brokenNetwork.turnOn()
+		defer t.brokenNetwork.turnOff()
 		n := t.nodes[random.IntN(len(t.nodes))]
 		direction := []string{"upstream", "downstream"}[random.IntN(2)]
 		if toxic == "limit_data" {

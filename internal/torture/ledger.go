@@ -26,7 +26,10 @@ type ledger struct {
 
 	lost, resurrected, foreign int
 
-	leisure int // the longest pause between saves, in milliseconds
+	leisure int                                           // the longest pause between saves, in milliseconds
+	beat    time.Duration                                 // if positive, all workers pause until the next multiple of it, and then work at once
+	failed  func(what string, err error, began time.Time) // hears of calls that failed with time left; nil if nobody does
+
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
 }
@@ -39,13 +42,14 @@ type entry struct {
 
 const ledgerTTL = 24 * time.Hour
 
-func newLedger(ctx context.Context, store *pgsession.Store, workers, leisure int) *ledger {
-	return newScopedLedger(ctx, store, workers, leisure, "user", func(ctx context.Context) context.Context { return ctx })
+// newLedger returns a ledger that open has to start.
+func newLedger(store *pgsession.Store, user string) *ledger {
+	return &ledger{store: store, user: user, live: make(map[pgsession.ID]*entry),
+		scope: func(ctx context.Context) context.Context { return ctx }}
 }
 
-func newScopedLedger(ctx context.Context, store *pgsession.Store, workers, leisure int, user string, scope func(context.Context) context.Context) *ledger {
-	ctx, cancel := context.WithCancel(ctx)
-	l := &ledger{store: store, scope: scope, user: user, live: make(map[pgsession.ID]*entry), leisure: leisure, cancel: cancel}
+func (l *ledger) open(ctx context.Context, workers int) {
+	ctx, l.cancel = context.WithCancel(ctx)
 	for worker := range workers {
 		random := rand.New(rand.NewPCG(uint64(worker), 7))
 		l.workers.Go(func() {
@@ -54,7 +58,6 @@ func newScopedLedger(ctx context.Context, store *pgsession.Store, workers, leisu
 			}
 		})
 	}
-	return l
 }
 
 // keepOne makes a session, saves it a few times and ends it, or leaves it.
@@ -71,8 +74,9 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 	e := &entry{acknowledged: 1, sent: 1}
 	l.record(func() { l.live[id], l.saves = e, l.saves+1 })
 	for range 1 + random.IntN(10) {
-		pause(ctx, milliseconds(random, l.leisure))
+		l.pause(ctx, random)
 		l.record(func() { e.sent++ })
+		began := time.Now()
 		err := l.write(ctx, id, user, e, random)
 		switch {
 		case err == nil:
@@ -81,6 +85,9 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 			l.record(func() { l.lost++; delete(l.live, id) })
 			return
 		default:
+			if ctx.Err() == nil && l.failed != nil {
+				l.failed("a write of a ledger", err, began)
+			}
 			pause(ctx, 5*time.Millisecond)
 		}
 		l.read(ctx, id, user, e)
@@ -103,6 +110,20 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 	if err == nil {
 		l.record(func() { delete(l.live, id); l.ended = append(l.ended, id) })
 	}
+}
+
+func (l *ledger) pause(ctx context.Context, random *rand.Rand) {
+	if l.beat > 0 {
+		pause(ctx, time.Until(time.Now().Truncate(l.beat).Add(l.beat)))
+		return
+	}
+	pause(ctx, milliseconds(random, l.leisure))
+}
+
+// wrong returns how much was found wrong so far.
+func (l *ledger) wrong() (n int) {
+	l.record(func() { n = l.lost + l.resurrected + l.foreign })
+	return n
 }
 
 func (l *ledger) write(ctx context.Context, id pgsession.ID, user string, e *entry, random *rand.Rand) error {

@@ -128,17 +128,17 @@ func (s *switched) since(began time.Time) bool {
 }
 
 // checkServerError reports an answer of the server that the store should have dealt with, since the call had time left.
-func (r *round) checkServerError(k kind, err error, began time.Time) {
+func (t *torture) checkServerError(what string, err error, began time.Time) {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) {
 		return
 	}
 	switch server.Code {
 	case "26000":
-		r.complain(fmt.Sprintf("round %d: %s failed because a prepared statement was gone: %v", r.number, k, err))
+		t.complain(fmt.Sprintf("%s failed because a prepared statement was gone: %v", what, err))
 	case "25006":
-		if !r.readOnly.since(began.Add(-readOnlyMemory)) {
-			r.complain(fmt.Sprintf("round %d: %s failed because of a read-only connection, where nothing was read-only for long: %v", r.number, k, err))
+		if !t.readOnly.since(began.Add(-readOnlyMemory)) {
+			t.complain(fmt.Sprintf("%s failed because of a read-only connection, where nothing was made read-only for long: %v", what, err))
 		}
 	}
 }

@@ -32,10 +32,9 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", time.Minute, "how long to run")
 	flag.Uint64Var(&o.seed, "seed", 0, "what random choices follow from; 0 for another at each run")
 	flag.StringVar(&o.coalescing, "coalescing", "mixed", "on, off or mixed")
-	withFaults := flag.String("faults", "on", "on or off")
+	flag.StringVar(&o.faults, "faults", "on", "on, off, or a part of the names of those that are wanted, which then come less often")
 	flag.StringVar(&o.profile, "profile", "mixed", "the mix of operations; mixed is another one in each round")
 	flag.Parse()
-	o.faults = *withFaults == "on"
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	summary, err := run(ctx, o, func(text string) { fmt.Println(text) })
@@ -50,13 +49,14 @@ type options struct {
 	duration            time.Duration
 	seed                uint64
 	coalescing, profile string
-	faults              bool
+	faults              string
 }
 
 // A torture is one run.
 type torture struct {
 	seed       uint64
 	faults     bool
+	fast, slow []fault
 	coalescing string
 	profiles   []profile // of which each round takes one
 	print      func(string)
@@ -73,6 +73,7 @@ type torture struct {
 	operations, errors, conflicts, written, rounds atomic.Int64
 	durations                                      durations
 	stalls                                         stalls
+	brokenNetwork                                  switched
 	readOnly                                       switched // the server, or some connections
 	injected                                       tally
 	violations                                     atomic.Int64
@@ -110,10 +111,14 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	for o.seed == 0 {
 		o.seed = rand.Uint64() >> 1
 	}
-	t := &torture{seed: o.seed, faults: o.faults, coalescing: o.coalescing, print: print}
-	print(fmt.Sprintf("torture: seed %d, profile %s, coalescing %s, faults %t", o.seed, o.profile, o.coalescing, o.faults))
+	t := &torture{seed: o.seed, faults: o.faults != "off", coalescing: o.coalescing, print: print}
+	print(fmt.Sprintf("torture: seed %d, profile %s, coalescing %s, faults %s", o.seed, o.profile, o.coalescing, o.faults))
 	if t.profiles = profilesOf(o.profile); len(t.profiles) == 0 {
 		return "", fmt.Errorf("no profile %q", o.profile)
+	}
+	t.fast, t.slow = faultsOf(faults, o.faults), faultsOf(slowFaults, o.faults)
+	if t.faults && len(t.fast)+len(t.slow) == 0 {
+		return "", fmt.Errorf("no fault %q", o.faults)
 	}
 	if !slices.Contains([]string{"on", "off", "mixed"}, o.coalescing) {
 		return "", fmt.Errorf("coalescing %q", o.coalescing)
@@ -127,7 +132,7 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	defer t.fail()
 	t.ended = func() bool { return ctx.Err() != nil }
 	go t.stalls.watch(ctx)
-	if o.faults {
+	if t.faults {
 		if err := t.openBooks(ctx); err != nil {
 			return "", err
 		}
@@ -141,7 +146,10 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 			break
 		}
 		t.rounds.Add(1)
-		if t.profiles[0].unchecked && !o.faults {
+		if t.books != nil && t.books.wrong() > 0 {
+			break
+		}
+		if t.profiles[0].unchecked && !t.faults {
 			// The server has broken a deadlock: no need to go on.
 			if n, err := t.deadlocks(); err == nil && n > 0 {
 				break
@@ -170,7 +178,7 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	if n := t.violations.Load(); n > 0 {
 		err = errors.Join(err, fmt.Errorf("%d violations", n))
 	}
-	if t.profiles[0].unchecked && !o.faults && deadlocks > 0 {
+	if t.profiles[0].unchecked && !t.faults && deadlocks > 0 {
 		err = errors.Join(err, fmt.Errorf("%d deadlocks, among statements that should not wait for each other", deadlocks))
 	}
 	return summary, err

@@ -87,6 +87,11 @@ var profiles = map[string]profile{
 		weights: [kinds]int{opLoad: 10, opSave: 30, opPut: 30, opCycle: 3},
 		groups:  2, slots: 4, workers: 16, calls: 6, epochs: 2,
 	},
+	// Touches of one id by different ttls, in one batch if calls share statements.
+	"touches": {
+		weights: [kinds]int{opLoad: 10, opTouch: 40, opSave: 4},
+		groups:  2, slots: 2, workers: 16, calls: 6, epochs: 3, moves: 2, plain: true,
+	},
 	// Statements that write many rows, and no Cycle: two that swap ids may wait for each other, which is no fault of an order.
 	"order": {
 		weights: [kinds]int{opSave: 30, opTouch: 5, opDelete: 1, opPut: 30, opEndUser: 1, opClean: 1},

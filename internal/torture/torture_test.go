@@ -15,10 +15,10 @@ import (
 func TestTorture(t *testing.T) {
 	t.Parallel()
 	pgtest.RequireBinaries(t)
-	for name, faults := range map[string]bool{"calm": false, "faults": true} {
+	for name, faults := range map[string]string{"calm": "off", "faults": "on"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			summary, err := run(t.Context(), options{duration: 5 * time.Second, profile: "default", coalescing: "mixed", faults: faults},
+			summary, err := run(t.Context(), options{duration: 5 * time.Second, profile: "mixed", coalescing: "mixed", faults: faults},
 				func(text string) { t.Log(text) })
 			require.NoError(t, err)
 			t.Log(summary)
@@ -181,7 +181,7 @@ func TestHistory_DeleteByUser(t *testing.T) {
 				return c
 			}
 			seen := func(slot int) answer { return answer{seen: []session{shown(slot, "v")}} }
-			add := func(c call, a answer, client int, started int64) { h.add(c, a, client, started, time.Time{}) }
+			add := func(c call, a answer, client int, started int64) { h.add(c, a, client, started, openCall{}) }
 			add(full(call{kind: opCreate}), answer{}, 0, tick())
 			end := full(call{kind: opEndUser})
 			end.except = test.spared
@@ -205,7 +205,7 @@ func TestShrink(t *testing.T) {
 	t.Parallel()
 	h := history{slots: 3}
 	add := func(k kind, slot int, values string, a answer) {
-		h.add(call{kind: k, slot: slot, values: values, ttl: time.Hour, except: -1, times: []time.Time{testTime}}, a, 0, tick(), time.Time{})
+		h.add(call{kind: k, slot: slot, values: values, ttl: time.Hour, except: -1, times: []time.Time{testTime}}, a, 0, tick(), openCall{})
 	}
 	for range 10 {
 		add(opPut, 1, "beside", answer{})

@@ -99,7 +99,7 @@ func (r *round) begin(ctx context.Context, random *rand.Rand) error {
 				return err
 			}
 			g.bind(slot, s.ID)
-			g.history.add(c, answer{returned: r.returned(slot, s)}, 0, started, time.Time{})
+			g.history.add(c, answer{returned: r.returned(slot, s)}, 0, started, openCall{})
 		}
 		r.groups = append(r.groups, g)
 	}
@@ -119,8 +119,8 @@ func (r *round) runEpoch(ctx context.Context, epoch int, random *rand.Rand) erro
 	stopClock := r.clock.startMoving(ctx, moves, func() time.Duration { return r.profile.step(moving) }, moving)
 	// Some epochs last long enough for calls that were given up to do harm after their time.
 	var leisure time.Duration
-	if r.faults && random.IntN(4) == 0 {
-		leisure = 150 * time.Millisecond
+	if r.faults && random.IntN(8) == 0 {
+		leisure = 100 * time.Millisecond
 	}
 	var workers sync.WaitGroup
 	for worker := range r.profile.workers {
@@ -163,7 +163,7 @@ func (r *round) work(ctx context.Context, worker int, leisure time.Duration, ran
 		if k.ofEntries() {
 			g = r.entries
 		}
-		g.history.settle(time.Now())
+		g.history.settle(time.Now(), r.brokenNetwork.since)
 		if g.history.unsettled() >= maxUnsettled && !k.reads() {
 			if k = opLoad; g == r.entries {
 				k = opGetEntry
@@ -218,7 +218,7 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 
 	a := answer{seen: result.seen, value: result.value}
 	if !outOfTime {
-		r.checkServerError(c.kind, result.err, began)
+		r.checkServerError(fmt.Sprintf("round %d: %s", r.number, c.kind), result.err, began)
 	}
 	verdict := r.judge(c, result.err, &a)
 	if c.parsed && (c.kind == opCreateAs || c.kind == opCycle) {
@@ -246,9 +246,9 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 		}
 		a.unknown, failed = true, true
 	}
-	deadline := began.Add(r.timeout + settleGrace)
+	open := openCall{began: began, givenUp: began.Add(took), deadline: began.Add(r.timeout)}
 	if c.kind == opEndAll || c.kind == opClean { // each of their statements has that time
-		deadline = deadline.Add(took)
+		open.deadline = open.givenUp.Add(r.timeout)
 	}
 	if c.kind == opReseal {
 		return failed
@@ -259,14 +259,10 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 		if c.kind == opAll {
 			one.seen = result.listed[each]
 		}
-		each.history.add(c, one, worker, started, deadline)
+		each.history.add(c, one, worker, started, open)
 	}
 	return failed
 }
-
-// settleGrace is how long after WithTimeout a call may take effect that was given up: the server must
-// hear of it.
-const settleGrace = 500 * time.Millisecond
 
 // endRenew tells the group the new id, or that there is none.
 func (r *round) endRenew(g *group, c call, result result, verdict verdict, outcome rows.Outcome) {

@@ -96,9 +96,9 @@ var mutants = []mutant{
 		{"internal/pgtable/touch.go", "least($1::timestamptz + ` + touchTTL + `, s.ends_at)", "$1::timestamptz + ` + touchTTL + `"},
 	}},
 	{"Touch shortens a life", []string{"-profile", "expiry"}, []edit{
-		{"internal/pgtable/touch.go", "`s.expires_at < ` + touchExpiry + ` AND s.expires_at + ` + touchTTL + ` / 10 <= ` + touchExpiry", "`s.expires_at <> ` + touchExpiry"},
+		{"internal/pgtable/touch.go", "`s.expires_at < ` + touchExpiry + ` AND (` + touchExpiry + ` - s.expires_at) * 10 >= ` + touchTTL", "`s.expires_at <> ` + touchExpiry"},
 	}},
-	{"a batch of touches forgets that they name other ttls", []string{"-profile", "expiry", "-coalescing", "on"}, []edit{
+	{"a batch of touches forgets that they name other ttls", []string{"-profile", "touches", "-coalescing", "on"}, []edit{
 		{"internal/pgtable/touch.go", "if request == first[request.key] {", "if request.key == first[request.key].key {"},
 	}},
 	{"DeleteByUser looks once", []string{"-profile", "everywhere"}, []edit{
@@ -132,6 +132,15 @@ var mutants = []mutant{
 	{"batches insert in any order", []string{"-profile", "insert", "-coalescing", "on"}, []edit{
 		{"internal/pgtable/put.go", "\n\t\tORDER BY new.key", ""},
 	}},
+	{"batches update before they insert", []string{"-profile", "insert", "-coalescing", "on"}, []edit{
+		{"internal/pgtable/put.go", `
+	SELECT inserted.key FROM pgsession_inserted AS inserted
+	UNION ALL
+	SELECT saved.key FROM pgsession_saved AS saved`, `
+	SELECT saved.key FROM pgsession_saved AS saved
+	UNION ALL
+	SELECT inserted.key FROM pgsession_inserted AS inserted`},
+	}},
 	{"a write is sent again though it may have happened", []string{"-faults", "on"}, []edit{
 		{"internal/pgtable/retry.go", "func leftNoTrace(err error) bool {", "func leftNoTrace(err error) bool {\n\tif isConnectionLost(err) {\n\t\treturn true\n\t}"},
 	}},
@@ -141,19 +150,19 @@ var mutants = []mutant{
 			return err
 		case err == nil || attempt >= maxAttempts:`},
 	}},
-	{"WithTimeout bounds nothing", []string{"-faults", "on"}, []edit{
+	{"WithTimeout bounds nothing", []string{"-faults", "silent"}, []edit{
 		{"internal/pgtable/table.go", "if t.config.Timeout == 0 {", "if true {"},
 	}},
-	{"read-only connections stay in the pool", []string{"-faults", "on"}, []edit{
+	{"read-only connections stay in the pool", []string{"-faults", "connections read-only"}, []edit{
 		{"internal/pgtable/retry.go", "t.pool.Reset()", ""},
 	}},
-	{"prepared statements that are gone are an error", []string{"-faults", "on"}, []edit{
+	{"prepared statements that are gone are an error", []string{"-faults", "discarded"}, []edit{
 		{"internal/pgtable/retry.go", "case sqlState(err) == undefinedStatement || t.isDemoted(err, began):", "case t.isDemoted(err, began):"},
 	}},
-	{"the clean-up trusts the clock of its node", []string{"-faults", "on"}, []edit{
+	{"the clean-up trusts the clock of its node", []string{"-faults", "ahead"}, []edit{
 		{"internal/pgtable/cleanup.go", "CASE WHEN $2::boolean THEN statement_timestamp() END", "CASE WHEN $2::boolean THEN $1::timestamptz END"},
 	}},
-	{"calls of several tenants share statements", []string{"-faults", "on"}, []edit{
+	{"calls of several tenants share statements", []string{"-faults", "ahead"}, []edit{
 		{"internal/pgtable/shared.go", "if config.BeforeAcquire != nil || config.PrepareConn != nil {", "if false {"},
 	}},
 	{"an outage is taken for no session", []string{"-faults", "on"}, []edit{
