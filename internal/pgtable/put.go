@@ -48,7 +48,12 @@ func (t *Table) putMany(ctx context.Context, writes []rows.Write, answer func(in
 }
 
 // ON CONFLICT DO NOTHING meets the rows that another statement has just inserted. Their callers put
-// them by themselves.
+// them by themselves. The SELECT reads the inserted keys first, so that the INSERT, which may wait for
+// another's, runs before any row is locked.
+//
+// An insert waits for another statement that inserts or has updated the same key. So the inserts come in the
+// order of their keys, and before the updates, which wait for nobody: the last SELECT reads them first.
+// Otherwise two statements could wait for each other.
 const putManySQL = `
 	WITH pgsession_new AS (
 		SELECT * FROM ` + newRows + `
@@ -75,8 +80,8 @@ const putManySQL = `
 		ON CONFLICT (key) DO NOTHING
 		RETURNING s.key
 	)
-	SELECT saved.key FROM pgsession_saved AS saved
+	SELECT inserted.key FROM pgsession_inserted AS inserted
 	UNION ALL
-	SELECT inserted.key FROM pgsession_inserted AS inserted`
+	SELECT saved.key FROM pgsession_saved AS saved`
 
 const newEndsAt = `($10::timestamptz[])[new.n]`

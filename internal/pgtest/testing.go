@@ -119,6 +119,9 @@ func setNewSchema(t testing.TB, config *pgxpool.Config) (schema string) {
 	t.Cleanup(func() { administer(t, `DROP SCHEMA `+schema+` CASCADE`) })
 	// In the startup message, so that it does not depend on the query mode.
 	config.ConnConfig.RuntimeParams["search_path"] = schema
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = schema // names this test's backends
+	}
 	return schema
 }
 
