@@ -18,7 +18,8 @@ help:
 	@sed -n '/^# make /s/^# //p' Makefile
 
 .PHONY: demo
-demo: setup
+demo:
+	@[ -n "$$DATABASE_URL" ] || internal/pgtest/setup
 	@echo "building the demo, which takes half a minute the first time"
 	@cd examples && go build -o ../bin/ ./webapp ./withpostgres
 	@exec bin/withpostgres bin/webapp -addr $(ADDR)

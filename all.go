@@ -10,10 +10,10 @@ import (
 // pageSize is how many rows All and Reseal hold at most.
 const pageSize = 500
 
-// All returns every live session, in no useful order, for exports and audits. It reads in pages of at
-// most 500 sessions and a few MiB, and holds no connection between them, so that the loop may call the
-// store. A session that begins or ends meanwhile may be seen or not. Sessions that do not open are
-// listed, as in [Store.FindByUser]. An error is given with a nil session, and ends the sequence.
+// All returns every live session, in no useful order, for exports and audits. It reads pages of at
+// most 500 sessions and a few MiB, and holds no connection between them, so the loop may call the
+// store. A session that begins or ends at the same time may be missing. Sessions that do not open
+// are included, as in [Store.FindByUser]. An error comes with a nil session and ends the sequence.
 func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	return func(yield func(*Session, error) bool) {
 		var last rows.Key
@@ -37,10 +37,10 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	}
 }
 
-// DeleteAll ends every session, and returns how many were live: everybody is logged out. Sessions that
-// move to a new id meanwhile are ended, and those created meanwhile may stay, as in
-// [Store.DeleteByUser]. It holds all their keys in memory, 32 bytes a session. With an error, the
-// number says how many were ended before it.
+// DeleteAll ends every session, and returns how many were live. Sessions that move to a new id at
+// the same time are ended; sessions that are created at the same time may stay. It holds all their
+// keys in memory, 32 bytes a session. With an error, the number says how many sessions were ended
+// before it.
 func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
 	ended, err := s.table.EndAll(ctx)
 	return ended, wrapIfAny("delete all", err)

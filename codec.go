@@ -8,14 +8,14 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// A codec turns a session's user and values into what a row holds, and back. An encrypted store and a
-// plaintext one differ in it alone.
+// A codec turns a session's user and values into the columns of a row, and back. It is the only
+// difference between an encrypted store and a plaintext one.
 type codec interface {
 	// encode returns the user key and the payload for the row under a handle.
 	encode(h Handle, userID string, v values) (userKey, payload []byte, err error)
 
-	// decode undoes encode, and may overwrite the row's payload and keep it. A nil payload is a row
-	// of the other kind of store.
+	// decode is the inverse of encode. It may overwrite the row's payload and keep it. A nil
+	// payload means a row of the other kind of store.
 	decode(row rows.Row) (userID string, v values, err error)
 
 	// userKeys returns all user keys under which a user's rows may lie, and none for a guest.
@@ -31,8 +31,8 @@ type codec interface {
 	isSame(encoded, loaded values) bool
 }
 
-// sealedCodec is the codec of an encrypted store. It never reads the column
-// data, so that nothing planted there in clear is believed.
+// sealedCodec is the codec of an encrypted store. It never reads the column data, so that nothing
+// planted there in clear is believed.
 type sealedCodec struct{ *Crypto }
 
 func (c sealedCodec) encode(h Handle, userID string, v values) (userKey, payload []byte, err error) {
@@ -61,13 +61,13 @@ func (sealedCodec) isSame(encoded, loaded values) bool {
 	return encoded.kind == loaded.kind && bytes.Equal(encoded.bytes, loaded.bytes)
 }
 
-// plainCodec is the codec of a plaintext store, and of one in memory: JSON values lie in the payload as
-// they are, to be read in psql.
+// plainCodec is the codec of a plaintext store, and of one in memory: JSON values lie in the
+// payload as they are, to be read in psql.
 type plainCodec struct{}
 
-// JSON has no bytes. Raw values are stored as an object with the one member
-// rawMember; a JSON value that happens to be an object with one member of
-// either name is wrapped, so that the two are never mistaken.
+// JSON has no bytes. Raw values are stored as an object with the one member rawMember; a JSON value
+// that happens to be an object with one member of either name is wrapped, so that the two are never
+// mistaken.
 type (
 	rawObject struct {
 		Raw []byte `json:"pgsession:raw"`
@@ -117,8 +117,7 @@ func (plainCodec) decode(row rows.Row) (string, values, error) {
 	return string(userKey), values{kindJSON, wrapped.JSON}, nil
 }
 
-// isEnvelope reports whether data is an object with the one member rawMember or
-// wrappedMember.
+// isEnvelope reports whether data is an object with the one member rawMember or wrappedMember.
 func isEnvelope(data []byte) bool {
 	if !bytes.Contains(data, []byte("pgsession:")) && !bytes.ContainsRune(data, '\\') {
 		return false // the common case, without parsing

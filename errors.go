@@ -9,17 +9,18 @@ import (
 
 // The errors that callers may want to tell apart, with [errors.Is].
 var (
-	// ErrNotFound says that the session is absent, expired or ended. It never stands for a database
-	// that could not be asked.
+	// ErrNotFound says that the session is absent, expired or ended. It never means that the
+	// database could not be asked. [KeyValue], [ParseHandle] and [Store.Revoke] return it too,
+	// about an entry or a handle and not about the visitor's session.
 	ErrNotFound = errors.New("pgsession: session not found")
 
 	// ErrRevoked says that the session was ended, and its tombstone is still there. A request that
 	// was in flight when its user logged out sees this error. It is also ErrNotFound.
 	ErrRevoked error = &notFoundError{"pgsession: session was ended"}
 
-	// ErrInvalidID says that a string is not a token or a handle, or that an id which [ParseID] read
-	// cannot begin a session. It is also ErrNotFound, since code that parses a cookie treats both
-	// alike.
+	// ErrInvalidID says that a string is not a token or a handle, or that an id which [ParseID]
+	// read cannot begin a session. It is also ErrNotFound, since code that parses a cookie treats
+	// both alike.
 	ErrInvalidID error = &notFoundError{"pgsession: not a session id"}
 
 	// ErrExists says that there is a row under the new id: a session, live or expired, or a
@@ -30,11 +31,11 @@ var (
 	// may change the user, under a new id.
 	ErrUserChanged = errors.New("pgsession: session belongs to another user")
 
-	// ErrConflict says that an operation gave up, since others kept changing the session.
+	// ErrConflict says that an operation gave up because other writers kept changing the session.
 	ErrConflict = errors.New("pgsession: session keeps changing")
 
-	// ErrInvalidTTL says that a ttl is not positive, is over 100 years, or leads past the year 9999;
-	// or that a Data.EndsAt has passed or lies past the year 9999.
+	// ErrInvalidTTL says that a ttl is not positive, is over 100 years, or leads past the year
+	// 9999; or that a Data.EndsAt has passed or lies past the year 9999.
 	ErrInvalidTTL = errors.New("pgsession: ttl must be positive, and at most 100 years")
 
 	// ErrTooLarge says that the values are over WithMaxSize, or a user id is over 1,000 bytes.

@@ -7,15 +7,15 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// A KeyValue is a plain key/value view of a store's table, for what lives shortly and is not a session:
-// the state of an OAuth log-in, a one-time code. It seals values as the store does. Keys may be any
-// string except the empty one, which is never found. They are kept as plain hashes: whoever steals the
-// table recognizes a key that can be guessed, so a secret belongs in the value, or is long and random.
+// A KeyValue is a plain key/value view of a store's table, for short-lived values that are no
+// sessions, such as the state of an OAuth log-in or a one-time code. It is safe for concurrent use.
+// It seals values as the store does. A key may be any string except "", which is never found. The
+// table holds keys as plain hashes, so a key that can be guessed can be recognized in a stolen
+// table. Keep a secret in the value, or make it long and random.
 //
-// Entries have no user and no tombstones: the last Put or Delete wins. They never meet a session, but
-// lie beside them, so that [Store.All] lists them and [Store.DeleteAll] ends them; a store of their own,
-// with [WithTable], keeps them apart. [WithAbsoluteLifetime] does not count for them. A KeyValue is safe
-// for concurrent use.
+// Entries have no user and no tombstones: the last Put or Delete wins. An entry is never taken for
+// a session, but [Store.All] lists entries and [Store.DeleteAll] ends them. To keep them apart, use
+// a store with a table of its own ([WithTable]). [WithAbsoluteLifetime] does not apply to them.
 type KeyValue struct{ store *Store }
 
 // KeyValue returns the key/value view of the store.
@@ -29,9 +29,11 @@ func (kv *KeyValue) Get(ctx context.Context, key string) ([]byte, error) {
 	return kv.read(ctx, "get", key, kv.store.table.Load)
 }
 
-// Take removes the value under key and returns it: of many calls one gets it, so that a one-time code
-// works once. Errors: [ErrNotFound] if there is none or it has expired; [ErrTampered] or
-// [ErrUnknownKey] if it does not open, and then it is removed too.
+// Take removes the value under key and returns it. Of several calls for one key, one gets the
+// value, so that a one-time code works once.
+//
+// Errors: [ErrNotFound] if there is none or it has expired; [ErrTampered] or [ErrUnknownKey] if it
+// does not open, and then it is removed too.
 func (kv *KeyValue) Take(ctx context.Context, key string) ([]byte, error) {
 	return kv.read(ctx, "take", key, kv.store.table.TakeEntry)
 }

@@ -11,15 +11,15 @@ import (
 // resealPasses bounds how often Reseal looks again for rows that were written under it.
 const resealPasses = 10
 
-// Reseal seals the rows that lie under another key anew, under the primary key, and returns how many.
-// It is the last step of a rotation before the old key is retired: see [Crypto]. It works beside all
-// other operations, in transactions of at most 500 rows and a few MiB, and may be run again after an
-// error. With an error the number says how many rows were resealed before it. A store that is not
-// encrypted has nothing to reseal.
+// Reseal seals the rows that lie under another key anew, under the primary key, and returns how
+// many. It is the last step of a rotation before the old key is removed: see [Crypto]. It works
+// beside all other operations, in transactions of at most 500 rows and a few MiB, and may be run
+// again after an error. With an error, the number says how many rows were resealed before it. In a
+// store that is not encrypted it does nothing.
 //
-// If rows do not open, it returns [ErrUnknownKey] or [ErrTampered], and how many. They stay as they
-// are, and all others are resealed. It returns [ErrConflict] if a node that does not have the new
-// primary yet keeps sealing under an old key.
+// Errors: [ErrUnknownKey] or [ErrTampered], with the number of rows that do not open (these stay as
+// they are, and all others are resealed); [ErrConflict] if a node without the new primary keeps
+// sealing under an old key.
 func (s *Store) Reseal(ctx context.Context) (int64, error) {
 	if s.crypto == nil {
 		return 0, nil
@@ -40,7 +40,7 @@ func (s *Store) Reseal(ctx context.Context) (int64, error) {
 
 type resealPass struct {
 	resealed  int64
-	overtaken int64 // written by somebody else between the look and the swap
+	overtaken int64 // written by another writer after they were read
 	tampered  int64
 	unknown   int64
 }

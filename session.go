@@ -154,7 +154,7 @@ func encodeValues(v any, maxSize int) (values, error) {
 		encoded = values{kindJSON, data}
 	}
 	if maxSize > 0 && len(encoded.bytes) > maxSize {
-		return values{}, fmt.Errorf("%w: %d bytes of values, where %d are allowed", ErrTooLarge, len(encoded.bytes), maxSize)
+		return values{}, fmt.Errorf("%w: %d bytes of values; at most %d are allowed", ErrTooLarge, len(encoded.bytes), maxSize)
 	}
 	return encoded, nil
 }
@@ -176,7 +176,7 @@ func encodeError(err error) error {
 func decodeError(err error) error {
 	var mismatch *json.UnmarshalTypeError
 	if errors.As(err, &mismatch) {
-		return fmt.Errorf("%w: there is no place for them in type %s", ErrDecode, mismatch.Type)
+		return fmt.Errorf("%w: a value does not fit type %s", ErrDecode, mismatch.Type)
 	}
 	return ErrDecode
 }

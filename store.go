@@ -1,35 +1,37 @@
-// Package pgsession keeps the sessions of web applications in PostgreSQL.
+// Package pgsession keeps the sessions of web applications in PostgreSQL. Applications on net/http
+// use package httpsession, which is built on this one and handles the cookie.
 //
-// Call [New] with a pgx pool and a [Crypto] for a store that seals everything it writes, then
-// [Store.Init] at start-up, which creates the table. A log-in calls [Store.Renew] if the guest already
-// has a session, or [Store.Create], and sets [ID.Token] as the cookie. A request calls [ParseID] and
-// [Store.Load], and [Store.Touch] to keep the session alive. [Store.Update] changes its values without
-// losing anybody else's change, and [Store.Delete] logs out. [Store.SpawnCleanup] removes what
-// expired, and [Store.Check] and [Store.HealthHandler] plug into a health endpoint. [InMemory] is the
-// same store without a database, for tests and first steps.
+// Call [New] with a pgx pool and a [Crypto] for a store that seals everything it writes, and
+// [Store.Init] at start-up, which creates the table. At a log-in, call [Store.Renew] if the guest
+// already has a session, and otherwise [Store.Create], and set [ID.Token] as the cookie. In a
+// request, call [ParseID] and [Store.Load], and [Store.Touch] to keep the session alive.
+// [Store.Update] changes its values without losing another caller's change. [Store.Delete] logs
+// out. [Store.SpawnCleanup] removes what has expired. [Store.Check] and [Store.HealthHandler] are
+// for a health endpoint. [InMemory] is the same store without a database, for tests and first
+// steps.
 //
 // # What it promises
 //
-// A session that was ended stays ended, whatever was in flight. A write that returned nil is durable.
-// No id changes hands: who the user is can change only through [Store.Renew] and [Store.Cycle], under a
-// new id. [ErrNotFound] means that the session is provably absent, expired or ended, and never that
-// the database could not be asked. A stolen table tells neither tokens nor users nor values, and a row
-// that was edited gives [ErrTampered]. Every operation ends within [WithTimeout].
+// A session that was ended stays ended, whatever was in flight. A write that returned nil is
+// durable. No id changes hands: who the user is changes only through [Store.Renew] and
+// [Store.Cycle], under a new id. [ErrNotFound] means that the session is provably absent, expired
+// or ended, and never that the database could not be asked. A stolen table reveals no tokens, users
+// or values, and a row that was edited gives [ErrTampered]. Every operation ends within
+// [WithTimeout].
 //
 // # Errors
 //
-// The errors to tell apart are the package's variables, for [errors.Is]. All others wrap the
-// database's error with the operation: each function that asks the database may return such an error,
-// or that of its context, beside those that its comment names. No message holds a token, a key, a
-// user id or a value.
+// Test for the package's variables with [errors.Is]. The comment of each function names those that
+// it returns. Each function that asks the database may also return an error of the database or of
+// its context, wrapped with the operation. No message holds a token, a key, a user id or a value.
 //
-// A write that returned an error which its comment does not name may have taken effect, or may still
-// take effect, as with every database, but not later than WithTimeout after it began.
+// A write that returned such an error may have taken effect, or may still take effect, as with
+// every database, but not later than WithTimeout after it began.
 //
 // # Compatibility
 //
-// The payload's first byte names its format, and the table's comment the schema's version: a row that
-// one release wrote, later ones read.
+// The payload's first byte names its format, and the table's comment names the schema's version.
+// Later releases read the rows that a release has written.
 package pgsession
 
 import (
@@ -45,13 +47,13 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// updateAttempts bounds how often Update and Renew run against other writers. One of them gets through
-// in each round, so that at least so many can meet.
+// updateAttempts bounds how often Update and Renew run against other writers. In each round one of
+// them succeeds, so that at least this many can compete.
 const updateAttempts = 100
 
-// A Store keeps sessions in one table. It is safe for concurrent use, and several stores, in several
-// processes, may share the table. It never closes the pool. It is made by [New], [Plaintext] or
-// [InMemory].
+// A Store keeps sessions in one table. Make it with [New], [Plaintext] or [InMemory]. It is safe
+// for concurrent use. Several stores, in several processes, may share a table. It never closes the
+// pool.
 type Store struct {
 	options
 	table    rows.Table
@@ -61,9 +63,9 @@ type Store struct {
 	cleanups cleanupRegistry
 }
 
-// New returns a store in PostgreSQL that seals what it writes with crypto. Give each table keys of its
-// own: a payload is bound to its row and its keys, and not to the table's name. It panics if pool is
-// nil, or if crypto is nil or holds no keys.
+// New returns a store in PostgreSQL that seals what it writes with crypto. Give each table keys of
+// its own, since a payload is bound to its row and its keys, and not to the table's name. New
+// panics if pool is nil, or if crypto is nil or holds no keys.
 func New(pool *pgxpool.Pool, crypto *Crypto, opts ...Option) *Store {
 	if crypto == nil || !crypto.hasKeys() {
 		panic("pgsession: New: no crypto")
@@ -74,8 +76,8 @@ func New(pool *pgxpool.Pool, crypto *Crypto, opts ...Option) *Store {
 	return s
 }
 
-// Plaintext returns a store in PostgreSQL that encrypts nothing, for development: values can be read
-// and edited in psql. It logs a warning. It panics if pool is nil.
+// Plaintext returns a store in PostgreSQL that encrypts nothing, for development: values can be
+// read and edited in psql. It logs a warning. It panics if pool is nil.
 func Plaintext(pool *pgxpool.Pool, opts ...Option) *Store {
 	s := newStore(opts, plainCodec{})
 	s.table = s.newTable(pool, true)
@@ -83,9 +85,9 @@ func Plaintext(pool *pgxpool.Pool, opts ...Option) *Store {
 	return s
 }
 
-// InMemory returns a store without a database, for tests and first steps: what it holds is gone with
-// the process. It behaves as a store in PostgreSQL does, but seals nothing. The options for the
-// table's name and sharing change nothing.
+// InMemory returns a store without a database, for tests and first steps. Its sessions are gone
+// with the process. It behaves as a store in PostgreSQL, but seals nothing. [WithTable],
+// [WithTimeout] and [WithCoalescing] change nothing.
 func InMemory(opts ...Option) *Store {
 	s := newStore(opts, plainCodec{})
 	s.table = rows.NewMemory(s.now)
@@ -160,7 +162,7 @@ func (s *Store) seal(h Handle, userID string, encoded values) (rows.Write, error
 }
 
 func errUserIDTooLarge(userID string) error {
-	return fmt.Errorf("%w: a user id of %d bytes, where %d are allowed", ErrTooLarge, len(userID), maxUserIDSize)
+	return fmt.Errorf("%w: a user id of %d bytes; at most %d are allowed", ErrTooLarge, len(userID), maxUserIDSize)
 }
 
 var errEndsAtPassed = fmt.Errorf("%w: EndsAt has passed", ErrInvalidTTL)
@@ -181,7 +183,7 @@ func (s *Store) begin(w rows.Write, endsAt time.Time) (rows.Write, error) {
 	return w, nil
 }
 
-// login returns what a write stores that may begin a log-in.
+// login returns what a write that may begin a log-in stores.
 func (s *Store) login(h Handle, data Data, ttl time.Duration) (rows.Write, values, error) {
 	ttl, err := s.checkTTL(ttl)
 	if err != nil {
@@ -228,17 +230,20 @@ func (s *Store) written(id ID, row rows.Row, userID string, stored values) *Sess
 	return session
 }
 
-// Create stores a new session under a new id and returns it: [ID.Token] of its ID is the cookie's
-// value. The session expires after ttl, or at its end if that is sooner: see [Data.EndsAt]. Errors:
-// [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+// Create stores a new session under a new id and returns it. The cookie's value is [ID.Token] of
+// its ID. The session expires after ttl, or at [Data.EndsAt] if that is sooner.
+//
+// Errors: [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (*Session, error) {
 	return s.create(ctx, NewID(), data, ttl)
 }
 
-// CreateAs is [Store.Create] under an id of the caller's: of [DeriveID], for a framework that makes its
-// own tokens, or of [NewID]. Errors: [ErrExists] if there is a row under the id, a tombstone included;
-// [ErrInvalidID] for the zero ID and for one that [ParseID] read, since a stranger may have chosen it;
-// [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+// CreateAs is [Store.Create] under an id that the caller chooses: one of [DeriveID], for a
+// framework that makes its own tokens, or one of [NewID].
+//
+// Errors: [ErrExists] if there is a row under the id, including a tombstone; [ErrInvalidID] for the
+// zero ID and for one that [ParseID] read, since an attacker may have chosen it; [ErrInvalidTTL],
+// [ErrTooLarge], [ErrEncode].
 func (s *Store) CreateAs(ctx context.Context, id ID, data Data, ttl time.Duration) (*Session, error) {
 	if !id.mayBegin() {
 		return nil, ErrInvalidID
@@ -289,10 +294,12 @@ func (s *Store) load(ctx context.Context, id ID) (rows.Row, *Session, error) {
 	return row, session, nil
 }
 
-// Save replaces a live session's values, and lets it expire after ttl. The user stays, and data must
-// name the session's; its EndsAt is ignored, since the session keeps its own. Save overwrites what
-// others wrote since the session was loaded, where [Store.Update] does not. Errors: [ErrNotFound],
-// [ErrRevoked], [ErrUserChanged], [ErrConflict], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+// Save replaces a live session's values, and lets it expire after ttl. It overwrites what others
+// wrote since the session was loaded; [Store.Update] does not. The user stays: data.UserID must be
+// the session's. The end stays too: data.EndsAt is ignored.
+//
+// Errors: [ErrNotFound], [ErrRevoked], [ErrUserChanged], [ErrConflict], [ErrInvalidTTL],
+// [ErrTooLarge], [ErrEncode].
 func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) error {
 	if id.IsZero() {
 		return ErrNotFound
@@ -308,16 +315,16 @@ func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) e
 	})
 }
 
-// Put stores a session under an id of the caller's, whether there is one or not: [Store.CreateAs] or
-// [Store.Save] in one statement. It is for adapters to frameworks that cannot say which of the two they
-// mean. Where an application knows, it uses these.
+// Put is [Store.CreateAs] or [Store.Save] in one statement, depending on whether there is a session
+// under the id. It is for adapters to frameworks that cannot say which of the two they mean.
 //
 // Under an id that [ParseID] read, Put only replaces a live session. It never brings back a session
-// that is over, as long as a row is left of it: an expired one stays until the next clean-up, and a
-// tombstone until the session would have expired, for an hour at least. Errors: [ErrRevoked] for a
-// tombstone; [ErrNotFound] for an expired session, for the zero ID, and for a parsed one without a live
-// session; [ErrUserChanged] if a live session is another user's; [ErrConflict], [ErrInvalidTTL],
-// [ErrTooLarge], [ErrEncode].
+// that is over, as long as its row exists: an expired row stays until the next clean-up, and a
+// tombstone until the session would have expired, and for an hour at least.
+//
+// Errors: [ErrRevoked] for a tombstone; [ErrNotFound] for an expired session, for the zero ID, and
+// for an id that ParseID read if it has no live session; [ErrUserChanged] if a live session is
+// another user's; [ErrConflict], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) error {
 	if !id.mayBegin() {
 		return s.Save(ctx, id, data, ttl)
@@ -332,8 +339,8 @@ func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) er
 	return err
 }
 
-// putOver is Put with an EndsAt that has passed. It counts only if there is no session yet: otherwise a
-// session's own data could not be put back.
+// putOver is Put with an EndsAt that has passed. It counts only if there is no session yet:
+// otherwise a session's own data could not be put back.
 func (s *Store) putOver(ctx context.Context, id ID, data Data, ttl time.Duration) error {
 	row, err := s.table.Load(ctx, id.handle.sum)
 	switch {
@@ -345,8 +352,8 @@ func (s *Store) putOver(ctx context.Context, id ID, data Data, ttl time.Duration
 	return s.Save(ctx, id, data, ttl)
 }
 
-// replace is Save or Put. If the user is another's, the key ring may have changed since the write was
-// made, and the user's keys with it.
+// replace runs Save or Put. If the outcome is OtherUser and the key ring has changed since the
+// write was made, the user's keys may have changed, and it tries again.
 func (s *Store) replace(ctx context.Context, operation string, data Data,
 	run func(context.Context, rows.Write) (rows.Outcome, error), newWrite func() (rows.Write, error)) error {
 	for {
@@ -371,15 +378,17 @@ func (s *Store) replace(ctx context.Context, operation string, data Data,
 	}
 }
 
-// Update changes a live session's values without losing a change that somebody else made, and returns
-// the session as it is then. It loads the session, calls change, and writes the values that change
-// returns if the session is still as it was loaded; otherwise it begins anew. So change may run several
-// times, and must not keep what it was given or build on an earlier run. Its error is returned as it
-// is, and nothing is written.
+// Update changes a live session's values without losing another writer's change, and returns the
+// session as it then is. It loads the session, calls change, and writes the values that change
+// returns if the session is still as it was loaded. Otherwise it begins anew. So change may run
+// several times. It must not keep what it was given, nor build on an earlier run. Update returns
+// change's error as it is, and then writes nothing.
 //
-// A ttl of 0 keeps the expiry; the user stays. If neither the encoded values nor the expiry change,
-// nothing is written. Errors: those of change, [ErrNotFound], [ErrRevoked], [ErrConflict],
-// [ErrTampered], [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+// A ttl of 0 keeps the expiry. The user stays. If neither the encoded values nor the expiry change,
+// nothing is written.
+//
+// Errors: those of change, [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered],
+// [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (values any, err error)) (*Session, error) {
 	ttl, err := s.checkTTLOrKeep(ttl)
 	if err != nil {
@@ -415,14 +424,15 @@ func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change fun
 	})
 }
 
-// Renew is [Store.Update] under a new id: for a log-in, above all, so that an id which somebody knew
-// before is worth nothing after. The data that change returns, whose user may be another, is stored
-// under the new id and the old session ends, at one instant. If the user stays, CreatedAt and EndsAt
-// stay; if the user changes, a log-in begins: both are set anew. A ttl of 0 keeps the expiry.
+// Renew is [Store.Update] under a new id, for a log-in above all: an id that was known before it
+// opens nothing afterwards. At one instant, the data that change returns is stored under the new id
+// and the old session ends. The user may be another. If the user stays, CreatedAt and EndsAt stay.
+// If the user changes, a log-in begins, and both are set anew. A ttl of 0 keeps the expiry.
 //
-// It returns the new session: [ID.Token] of its ID is the cookie's new value. Errors: those of change,
-// [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered], [ErrUnknownKey], [ErrInvalidTTL],
-// [ErrTooLarge], [ErrEncode].
+// Renew returns the new session. The cookie's new value is [ID.Token] of its ID.
+//
+// Errors: those of change, [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered],
+// [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Renew(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (Data, error)) (*Session, error) {
 	ttl, err := s.checkTTLOrKeep(ttl)
 	if err != nil {
@@ -453,8 +463,8 @@ func (s *Store) Renew(ctx context.Context, id ID, ttl time.Duration, change func
 	})
 }
 
-// swap loads a session and tries to write it, until nobody has changed it in between. What try gets is
-// its own.
+// swap loads a session and calls try to write it, until no other writer has changed it in between.
+// The values that try gets are its own to change.
 func (s *Store) swap(ctx context.Context, operation string, id ID,
 	try func(ctx context.Context, row rows.Row, loaded *Session) (*Session, rows.Outcome, error)) (*Session, error) {
 	ctx, cancel := s.bounded(ctx)
@@ -479,7 +489,8 @@ func (s *Store) swap(ctx context.Context, operation string, id ID,
 	return nil, ErrConflict
 }
 
-// backOff waits for a random time, longer at each attempt, so that the other writers get on.
+// backOff waits for a random time, which is longer at each attempt, so that other writers make
+// progress.
 func backOff(ctx context.Context, attempt int) error {
 	longest := min(time.Millisecond<<min(attempt, 6), 50*time.Millisecond)
 	timer := time.NewTimer(rand.N(longest))
@@ -492,10 +503,11 @@ func backOff(ctx context.Context, attempt int) error {
 	}
 }
 
-// Touch lets a live session expire after ttl, or after its own [Session.IdleTimeout] if ttl is 0. It
-// never shortens a session's life. It writes nothing if the session would gain less than a tenth of
-// the ttl, so that it may be called at each request; [Session.TTL] spares most of the calls. Errors:
-// [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrInvalidTTL].
+// Touch lets a live session expire after ttl, or after its own [Session.IdleTimeout] if ttl is 0.
+// It never shortens a session's life. It writes nothing if the session would gain less than a tenth
+// of the ttl, so it may be called at each request. [Session.TTL] helps to spare most of the calls.
+//
+// Errors: [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrInvalidTTL].
 func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) error {
 	if id.IsZero() {
 		return ErrNotFound
@@ -512,10 +524,12 @@ func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) error {
 }
 
 // Cycle is the blind form of [Store.Renew]: it moves a live session to newID with new data, and
-// overwrites what others wrote since the session was loaded. newID comes from [NewID] or [DeriveID].
-// It happens at one instant: nobody sees both ids live, or neither, and of racing cycles of one id one
-// wins. Errors: [ErrNotFound] or [ErrRevoked] if the old session is not live, [ErrExists] if there is a
-// row under the new id, [ErrInvalidID] if newID is zero or was read by [ParseID], [ErrConflict],
+// overwrites what others wrote since the session was loaded. Take newID from [NewID] or
+// [DeriveID]. The change happens at one instant: at no time are both ids live, or neither. Of
+// racing cycles of one id, one wins.
+//
+// Errors: [ErrNotFound] or [ErrRevoked] if the old session is not live, [ErrExists] if there is a
+// row under newID, [ErrInvalidID] if newID is zero or was read by [ParseID], [ErrConflict],
 // [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.Duration) error {
 	if oldID.IsZero() {
@@ -558,8 +572,7 @@ func (s *Store) cycleOver(ctx context.Context, oldID ID, w rows.Write) (rows.Wri
 	return w, nil
 }
 
-// Delete ends a session for good: nothing brings it back. Ending a session that is not there, or was
-// ended, is no error.
+// Delete ends a session for good. It returns nil if there is no session, or if it was ended before.
 func (s *Store) Delete(ctx context.Context, id ID) error {
 	if id.IsZero() {
 		return nil

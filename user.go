@@ -9,10 +9,11 @@ import (
 
 const defaultLimit = 100
 
-// FindByUser returns a user's live sessions, the newest log-in first, and at most limit of them; 100
-// if limit is 0 or less. Guests have no name to be found by: "" matches nobody. A session that does
-// not open is listed too, so that it can be revoked: its Decode gives the error. Errors:
-// [ErrTooLarge] for a user id that is too long.
+// FindByUser returns a user's live sessions, the newest log-in first, and at most limit of them, or
+// 100 if limit is 0 or less. It returns none for "", since guests have no user id. A session that
+// does not open is in the list, so that it can be revoked: its Decode returns the error.
+//
+// Errors: [ErrTooLarge] for a user id that is too long.
 func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*Session, error) {
 	if len(userID) > maxUserIDSize {
 		return nil, errUserIDTooLarge(userID)
@@ -49,11 +50,13 @@ func (s *Store) sessions(found []rows.Row, now time.Time) []*Session {
 	return sessions
 }
 
-// DeleteByUser ends a user's sessions, except those named: "log out everywhere else". It returns how
-// many were live. A session that moves to a new id meanwhile is ended there; one that a log-in creates
-// meanwhile may stay. It ends what it can at once, and then waits for rows that others hold. ""
-// matches nobody. Errors: [ErrTooLarge] for a user id that is too long. With an error, the number says
-// how many were ended before it.
+// DeleteByUser ends a user's sessions, except those named: "log out everywhere else". It returns
+// how many of them were live. It ends none for "". A session that moves to a new id at the same
+// time is ended there. One that a log-in creates at the same time may stay. DeleteByUser ends at
+// once what it can, and then waits for rows that others hold.
+//
+// Errors: [ErrTooLarge] for a user id that is too long. With any error, the number says how many
+// sessions were ended before it.
 func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handle) (int64, error) {
 	if len(userID) > maxUserIDSize {
 		return 0, errUserIDTooLarge(userID)
@@ -76,8 +79,8 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 	return ended, err
 }
 
-// underOneRing runs do again if the key ring has changed meanwhile: a row may have been written under
-// a key that do did not look for.
+// underOneRing runs do again if the key ring has changed while it ran: a row may have been written
+// under a key that do did not look for.
 func (s *Store) underOneRing(do func() error) error {
 	for {
 		ring := s.codec.ring()
@@ -87,10 +90,11 @@ func (s *Store) underOneRing(do func() error) error {
 	}
 }
 
-// Revoke ends a user's session by its handle, as a page that lists the user's devices does:
-// [Store.Delete] without the id. Errors: [ErrNotFound] if the handle names no live session of that
-// user's, [ErrRevoked] if it names one that was ended, [ErrConflict], [ErrTooLarge] for a user id that
-// is too long.
+// Revoke ends one of a user's sessions by its handle. It is for a page that lists the user's
+// devices.
+//
+// Errors: [ErrNotFound] if the handle names no live session of that user, [ErrRevoked] if it names
+// one that was ended, [ErrConflict], [ErrTooLarge] for a user id that is too long.
 func (s *Store) Revoke(ctx context.Context, userID string, h Handle) error {
 	if len(userID) > maxUserIDSize {
 		return errUserIDTooLarge(userID)
@@ -114,9 +118,11 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) error {
 	return outcomeError(outcome)
 }
 
-// RevokeAny ends a session by its handle, whoever's it is: for operators, and never for a handle that
-// a user sent. Errors: [ErrNotFound] if the handle names no live session, [ErrRevoked] if it names one
-// that was ended, [ErrConflict].
+// RevokeAny ends the session of any user by its handle. It is for operators. Never call it for a
+// handle that a user sent.
+//
+// Errors: [ErrNotFound] if the handle names no live session, [ErrRevoked] if it names one that was
+// ended, [ErrConflict].
 func (s *Store) RevokeAny(ctx context.Context, h Handle) error {
 	outcome, err := s.table.Revoke(ctx, h.sum, nil)
 	if err != nil {

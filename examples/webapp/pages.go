@@ -35,7 +35,7 @@ func parseTemplates(names ...string) map[string]*template.Template {
 	hash := sha256.Sum256(stylesheet)
 	functions := template.FuncMap{
 		"stylesheet": func() string { return "/static/style.css?" + hex.EncodeToString(hash[:8]) },
-		"date":       func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") },
+		"date":       func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
 		"machine":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	}
 	parsed := make(map[string]*template.Template)
