@@ -20,7 +20,7 @@ help:
 .PHONY: demo
 demo:
 	@[ -n "$$DATABASE_URL" ] || internal/pgtest/setup
-	@echo "building the demo, which takes half a minute the first time"
+	@echo "building the demo: the first time it downloads some 50 modules and takes a minute or more"
 	@cd examples && go build -o ../bin/ ./webapp ./withpostgres
 	@exec bin/withpostgres bin/webapp -addr $(ADDR)
 

@@ -126,6 +126,40 @@ func TestConnections_SilentOldOnes(t *testing.T) {
 	}
 }
 
+// TestConnections_OneHangs has one connection fall silent under a call, and one place for statements that are
+// shared. The other callers of the operation do not wait for it.
+func TestConnections_OneHangs(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"load", "save", "put", "touch", "delete"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			way := newNetwork()
+			pool := pgtest.Pool(t, way.configure)
+			s := newFixture(t, pool, encrypted, []pgsession.Option{pgsession.WithTimeout(0), pgsession.WithCoalescing(1)})
+			hanging := s.create(t, ann(1), time.Hour)
+			var ids [20]pgsession.ID
+			for i := range ids {
+				ids[i] = s.create(t, ann(1), time.Hour)
+			}
+			pool.Reset()
+			require.NoError(t, pool.Ping(t.Context()))
+			require.Eventually(t, func() bool { return pool.Stat().TotalConns() == 1 }, patience, time.Millisecond)
+			way.silenceOld()
+			ctx, giveUp := context.WithCancel(t.Context())
+			defer giveUp()
+			hung := many(1, func() error { return operationsOf(s, hanging)[name](ctx) })
+			require.Eventually(t, func() bool { return pool.Stat().AcquiredConns() == 1 }, patience, time.Millisecond)
+
+			others, stop := context.WithTimeout(t.Context(), patience)
+			defer stop()
+			requireAll(t, name, len(ids), func(n int) error { return operationsOf(s, ids[n])[name](others) })
+			require.Empty(t, hung)
+			giveUp()
+			require.ErrorIs(t, <-hung, context.Canceled)
+		})
+	}
+}
+
 // TestConnections_SilentAndFull has every connection of the pool wait for a server that says nothing: the
 // health endpoint must not say that the store works.
 func TestConnections_SilentAndFull(t *testing.T) {

@@ -106,6 +106,9 @@ func (f *filler) explainAll(ctx context.Context) (all []explanation, err error) 
 	return all, nil
 }
 
+// writtenColumns are all but expires_hour, which the server generates.
+const writtenColumns = `key, user_key, data, sealed, version, created_at, expires_at, ends_at, idle_timeout`
+
 // keep copies the rows that the next step may change, so that explain can put them
 // back first.
 func (f *filler) keep(ctx context.Context) error {
@@ -223,7 +226,7 @@ func (f *filler) explain(ctx context.Context, sql string, planned int) (plan str
 	args := f.seen.example[sql]
 	putBack := []string{
 		`DELETE FROM sessions WHERE key IN (SELECT key FROM kept)`,
-		`INSERT INTO sessions SELECT * FROM kept`,
+		`INSERT INTO sessions (` + writtenColumns + `) SELECT ` + writtenColumns + ` FROM kept`,
 	}
 	if strings.HasPrefix(strings.TrimSpace(sql), "INSERT") && !strings.Contains(sql, "ON CONFLICT") {
 		putBack = append(putBack, fmt.Sprintf(`DELETE FROM sessions WHERE key = '\x%x'`, args[0]))

@@ -42,7 +42,9 @@ func TestBench(t *testing.T) {
 		case one.Contender == oursSealed && one.Callers == 8:
 			require.Less(t, one.StatementsPerCall, 1.0, "calls share statements")
 		default:
-			require.LessOrEqual(t, one.StatementsPerCall, 1.01, one)
+			// Callers of ours who meet at one row take turns, which costs a statement more. With so
+			// few sessions some do meet.
+			require.LessOrEqual(t, one.StatementsPerCall, 1.05, one)
 		}
 		if one.Operation == opSave {
 			require.Greater(t, one.WALBytesPerCall, float64(size), one)

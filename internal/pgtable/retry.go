@@ -65,9 +65,16 @@ func (t *Table) run(ctx context.Context, allowed func(error) bool, do func(ctx c
 	}
 }
 
+// errNoConnection says that a call waited for the pool until its time was over.
+var errNoConnection = errors.New("no connection to be had: every connection of the pool is in use, by statements that wait " +
+	"or by code that holds a connection while it calls the store, or a new one could not be made")
+
 func (t *Table) runOnce(ctx context.Context, do func(ctx context.Context, conn *pgx.Conn) error) error {
 	conn, err := t.pool.Acquire(ctx)
 	if err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", errNoConnection, err)
+		}
 		return err
 	}
 	defer release(conn)
@@ -239,10 +246,6 @@ func (t *Table) explain(caller context.Context, err error) error {
 	state := sqlState(err)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && !isOver(caller):
-		if stat := t.pool.Stat(); stat.AcquiredConns() >= stat.MaxConns() {
-			return fmt.Errorf("no answer within %s (WithTimeout), and every connection of the pool is in use: "+
-				"by statements that wait, or by code that holds a connection while it calls the store: %w", t.config.Timeout, err)
-		}
 		return fmt.Errorf("no answer within %s (WithTimeout): %w", t.config.Timeout, err)
 	case state == undefinedTable:
 		return fmt.Errorf("there is no table %s; call Init at start-up: %w", t.config.Name, err)

@@ -22,7 +22,9 @@ type books struct {
 	single  *ledger
 	tenants []*ledger
 	pools   []*pgxpool.Pool
-	ahead   rows.Table // on a node whose clock is wrong
+
+	readOnly switched   // some connections of the pools
+	ahead    rows.Table // on a node whose clock is wrong
 }
 
 // dayAhead is longer than any session of a ledger lives.
@@ -56,9 +58,13 @@ func (t *torture) openBooks(ctx context.Context) (err error) {
 	b.ahead = pgtable.New(pgtable.Config{Pool: pool, Name: "ledger", ServerClockToo: true, Timeout: 2 * time.Second,
 		Now: func() time.Time { return rows.Time(time.Now().Add(dayAhead)) }})
 	b.single = newLedger(store, "user")
-	b.single.leisure, b.single.failed = 20, t.checkServerError
+	b.single.leisure, b.single.failed = 20, t.checkLedgerError
 	b.single.open(ctx, 2)
 	return t.openTenants(ctx)
+}
+
+func (t *torture) checkLedgerError(err error, began time.Time) {
+	t.checkServerError("a write of a ledger", err, began, &t.books.readOnly)
 }
 
 // openTenants starts a ledger for each tenant, on one store. A hook of the pool gives each call's
@@ -90,7 +96,7 @@ func (t *torture) openTenants(ctx context.Context) error {
 			return err
 		}
 		l := newLedger(store, tenant)
-		l.scope, l.beat, l.failed = scope, tenantBeat, t.checkServerError
+		l.scope, l.beat, l.failed = scope, tenantBeat, t.checkLedgerError
 		b.tenants = append(b.tenants, l)
 	}
 	for _, l := range b.tenants {

@@ -90,12 +90,16 @@ func (g *group) reserve(values string) (slot int, ok bool) {
 	return slot, true
 }
 
-// release gives back the slot of a Renew that certainly made no id.
-func (g *group) release(values string) {
+// release gives back the slot of a Renew that certainly made no id. It returns false if a list has shown one.
+func (g *group) release(values string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.free = append(g.free, g.renewals[values])
-	delete(g.renewals, values)
+	slot, ok := g.renewals[values]
+	if ok {
+		g.free = append(g.free, slot)
+		delete(g.renewals, values)
+	}
+	return ok
 }
 
 // slotOf returns the slot of a session that a list showed. The session may be of a Renew that has not

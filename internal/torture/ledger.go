@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgsession/pgsession"
 )
 
@@ -26,9 +28,9 @@ type ledger struct {
 
 	lost, resurrected, foreign int
 
-	leisure int                                           // the longest pause between saves, in milliseconds
-	beat    time.Duration                                 // if positive, all workers pause until the next multiple of it, and then work at once
-	failed  func(what string, err error, began time.Time) // hears of calls that failed with time left; nil if nobody does
+	leisure int                              // the longest pause between saves, in milliseconds
+	beat    time.Duration                    // if positive, all workers pause until the next multiple of it, and then work at once
+	failed  func(err error, began time.Time) // hears of calls that failed with time left; nil if nobody does
 
 	cancel  context.CancelFunc
 	workers sync.WaitGroup
@@ -86,7 +88,7 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 			return
 		default:
 			if ctx.Err() == nil && l.failed != nil {
-				l.failed("a write of a ledger", err, began)
+				l.failed(err, began)
 			}
 			pause(ctx, 5*time.Millisecond)
 		}
@@ -211,7 +213,7 @@ func (l *ledger) verify(ctx context.Context) (lost, resurrected int, err error) 
 			return lost, resurrected, err
 		}
 		// Nor may anything bring it back.
-		if err := l.store.Put(ctx, id, pgsession.Data{}, ledgerTTL); !errors.Is(err, pgsession.ErrRevoked) {
+		if err := l.putPatiently(ctx, id); !errors.Is(err, pgsession.ErrRevoked) {
 			if err != nil {
 				return lost, resurrected, err
 			}
@@ -219,6 +221,17 @@ func (l *ledger) verify(ctx context.Context) (lost, resurrected int, err error) 
 		}
 	}
 	return lost, resurrected, nil
+}
+
+// putPatiently puts a session. The last fault may have left read-only connections, which the store gives up within a second.
+func (l *ledger) putPatiently(ctx context.Context, id pgsession.ID) error {
+	for deadline := time.Now().Add(readOnlyMemory); ; pause(ctx, 50*time.Millisecond) {
+		err := l.store.Put(ctx, id, pgsession.Data{}, ledgerTTL)
+		var server *pgconn.PgError
+		if !errors.As(err, &server) || server.Code != "25006" || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // stop waits for the workers.

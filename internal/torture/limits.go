@@ -128,7 +128,7 @@ func (s *switched) since(began time.Time) bool {
 }
 
 // checkServerError reports an answer of the server that the store should have dealt with, since the call had time left.
-func (t *torture) checkServerError(what string, err error, began time.Time) {
+func (t *torture) checkServerError(what string, err error, began time.Time, readOnly *switched) {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) {
 		return
@@ -137,7 +137,7 @@ func (t *torture) checkServerError(what string, err error, began time.Time) {
 	case "26000":
 		t.complain(fmt.Sprintf("%s failed because a prepared statement was gone: %v", what, err))
 	case "25006":
-		if !t.readOnly.since(began.Add(-readOnlyMemory)) {
+		if !readOnly.since(began.Add(-readOnlyMemory)) {
 			t.complain(fmt.Sprintf("%s failed because of a read-only connection, where nothing was made read-only for long: %v", what, err))
 		}
 	}

@@ -74,7 +74,7 @@ type torture struct {
 	durations                                      durations
 	stalls                                         stalls
 	brokenNetwork                                  switched
-	readOnly                                       switched // the server, or some connections
+	readOnly                                       switched // some connections of the nodes
 	injected                                       tally
 	violations                                     atomic.Int64
 	fail                                           context.CancelFunc

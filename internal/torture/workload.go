@@ -218,12 +218,12 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 
 	a := answer{seen: result.seen, value: result.value}
 	if !outOfTime {
-		r.checkServerError(fmt.Sprintf("round %d: %s", r.number, c.kind), result.err, began)
+		r.checkServerError(fmt.Sprintf("round %d: %s", r.number, c.kind), result.err, began, &r.readOnly)
 	}
 	verdict := r.judge(c, result.err, &a)
 	if c.parsed && (c.kind == opCreateAs || c.kind == opCycle) {
 		if !errors.Is(result.err, pgsession.ErrInvalidID) {
-			r.complain(fmt.Sprintf("round %d: %s began a session under an id that ParseID read: %v", r.number, c.kind, result.err))
+			r.complain(fmt.Sprintf("round %d: %s did not refuse an id that ParseID read: %v", r.number, c.kind, result.err))
 		}
 		return false
 	}
@@ -270,8 +270,8 @@ func (r *round) endRenew(g *group, c call, result result, verdict verdict, outco
 	case verdict == unknown && len(result.seen) > 0:
 	case verdict == definite && outcome == rows.OK:
 		g.bind(c.to, result.session.ID)
-	default:
-		g.release(c.values)
+	case !g.release(c.values):
+		r.complain(fmt.Sprintf("round %d, group %d: a renewal failed, and its new session was seen: %v", r.number, g.name, result.err))
 	}
 }
 
