@@ -31,7 +31,8 @@ func newTurnstile(t *testing.T, open opener) *turnstile {
 	t.Helper()
 	traced := &tracer{}
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = traced })
-	f := newFixture(t, pool, open, []pgsession.Option{pgsession.WithCoalescing(1), pgsession.WithMaxSize(0)})
+	f := newFixture(t, pool, open, []pgsession.Option{pgsession.WithCoalescing(1), pgsession.WithSlowAfter(patience),
+		pgsession.WithTimeout(patience), pgsession.WithMaxSize(0)})
 	return &turnstile{fixture: f, traced: traced}
 }
 
@@ -105,7 +106,7 @@ func TestStore_Coalescing_KeepsPlans(t *testing.T) {
 		config.MaxConns = connections
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	})
-	f := newFixture(t, pool, pgsession.Plaintext, []pgsession.Option{pgsession.WithCoalescing(1)})
+	f := newFixture(t, pool, pgsession.Plaintext, []pgsession.Option{pgsession.WithCoalescing(1), pgsession.WithSlowAfter(patience), pgsession.WithTimeout(patience)})
 	g := &turnstile{fixture: f, traced: &tracer{}}
 	g.sql(t, `
 		INSERT INTO sessions (key, data, version, created_at, expires_at, idle_timeout)
@@ -294,7 +295,7 @@ func TestStore_Coalescing_AcrossKeys(t *testing.T) {
 	g := newTurnstile(t, encrypted)
 	ctx := t.Context()
 	old, visitor := g.create(t, ann(1), time.Hour), g.create(t, guest, time.Hour)
-	g.fixture = g.node(newCrypto(t, pgsession.GenerateKey(), testKey), pgsession.WithCoalescing(1))
+	g.fixture = g.node(newCrypto(t, pgsession.GenerateKey(), testKey), pgsession.WithCoalescing(1), pgsession.WithSlowAfter(patience), pgsession.WithTimeout(patience))
 	fresh := g.create(t, ann(2), time.Hour)
 	save := func(id pgsession.ID, data pgsession.Data) func() error {
 		return func() error { return g.Save(ctx, id, data, time.Hour) }
@@ -462,7 +463,7 @@ func TestStore_Coalescing_AcrossSetKeys(t *testing.T) {
 	t.Parallel()
 	g := newTurnstile(t, encrypted)
 	ctx, crypto, next := t.Context(), newCrypto(t, testKey), pgsession.GenerateKey()
-	g.fixture = g.node(crypto, pgsession.WithCoalescing(1))
+	g.fixture = g.node(crypto, pgsession.WithCoalescing(1), pgsession.WithSlowAfter(patience), pgsession.WithTimeout(patience))
 	id, other := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour)
 	g.beforeOpening = func(*lock) { require.NoError(t, crypto.SetKeys(next, testKey)) }
 	errs, _ := g.together(t,

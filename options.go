@@ -24,7 +24,8 @@ type options struct {
 	maxSize          int
 	absoluteLifetime time.Duration
 	timeout          time.Duration
-	maxInFlight      int // negative: the pool decides
+	maxInFlight      int           // negative: the pool decides
+	slowAfter        time.Duration // 0: the default; for tests
 }
 
 func newOptions(opts []Option) options {

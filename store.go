@@ -111,6 +111,7 @@ func (s *Store) newTable(pool *pgxpool.Pool, plaintext bool) rows.Table {
 		ServerClockToo: isSystemClock,
 		Timeout:        s.timeout,
 		MaxInFlight:    s.maxInFlight,
+		SlowAfter:      s.slowAfter,
 	})
 }
 

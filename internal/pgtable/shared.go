@@ -20,9 +20,9 @@ const (
 	// maxBatchBytes bounds the payloads of the calls that share one statement.
 	maxBatchBytes = 1 << 20
 
-	// slowAfter is when a statement stops counting towards MaxInFlight. It then waits for a lock, or
-	// its connection hangs.
-	slowAfter = 100 * time.Millisecond
+	// defaultSlowAfter is when a statement stops counting towards MaxInFlight. It then waits for a lock,
+	// or its connection hangs.
+	defaultSlowAfter = 100 * time.Millisecond
 )
 
 // shared are the groups in which calls share statements.
@@ -43,7 +43,7 @@ func (t *Table) newShared() shared {
 			MaxBatch:      maxBatch,
 			MaxBatchBytes: maxBatchBytes,
 			Size:          func(rows.Key) int { return t.loadSize.estimate() },
-			SlowAfter:     slowAfter,
+			SlowAfter:     t.config.SlowAfter,
 			WithDeadline:  t.deadlines.With,
 			Run:           t.runLoads,
 			RunAgain:      func(error) bool { return true },
@@ -65,7 +65,7 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 		MaxBatch:      maxBatch,
 		MaxBatchBytes: maxBatchBytes,
 		Size:          sizeOf,
-		SlowAfter:     slowAfter,
+		SlowAfter:     t.config.SlowAfter,
 		WithDeadline:  t.deadlines.With,
 		Run: func(ctx context.Context, calls []C, answer func(int, R)) error {
 			if len(calls) == 1 {

@@ -79,6 +79,9 @@ type Config struct {
 	// MaxInFlight is how many statements of one kind may be in flight before calls share the next
 	// one. 0 turns sharing off. If it is negative, the pool decides.
 	MaxInFlight int
+
+	// SlowAfter is how long a statement counts towards MaxInFlight; 0 is the default.
+	SlowAfter time.Duration
 }
 
 // A Table is a [rows.Table] in PostgreSQL. It is safe for concurrent use, and several may work on
@@ -109,6 +112,9 @@ func New(config Config) *Table {
 	t.sql.Store(newStatements(name, config.Plaintext))
 	if config.MaxInFlight < 0 {
 		t.config.MaxInFlight = defaultMaxInFlight(config.Pool)
+	}
+	if config.SlowAfter == 0 {
+		t.config.SlowAfter = defaultSlowAfter
 	}
 	t.shared = t.newShared()
 	return t
