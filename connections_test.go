@@ -78,17 +78,19 @@ func TestConnections_SilentOldOnes(t *testing.T) {
 		timeout                     = time.Second
 		maxFailures                 = 3
 	)
-	load := func(s *fixture, id pgsession.ID) error { return second(s.Load(context.Background(), id)) }
-	save := func(s *fixture, id pgsession.ID) error { return s.Save(context.Background(), id, ann(1), time.Hour) }
-	put := func(s *fixture, id pgsession.ID) error { return s.Put(context.Background(), id, ann(1), time.Hour) }
-	touch := func(s *fixture, id pgsession.ID) error { return s.Touch(context.Background(), id, 2*time.Hour) }
-	for name, operations := range map[string][]func(*fixture, pgsession.ID) error{
+	load := func(ctx context.Context, s *fixture, id pgsession.ID) error { return second(s.Load(ctx, id)) }
+	save := func(ctx context.Context, s *fixture, id pgsession.ID) error {
+		return s.Save(ctx, id, ann(1), time.Hour)
+	}
+	put := func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Put(ctx, id, ann(1), time.Hour) }
+	touch := func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Touch(ctx, id, 2*time.Hour) }
+	for name, operations := range map[string][]func(context.Context, *fixture, pgsession.ID) error{
 		"loads": {load}, "saves": {save}, "all": {load, save, put, touch},
 	} {
 		for _, places := range []int{0, 1} {
 			t.Run(fmt.Sprintf("%s/WithCoalescing(%d)", name, places), func(t *testing.T) {
 				t.Parallel()
-				way := newNetwork()
+				ctx, way := withoutDeadline(t), newNetwork()
 				pool := pgtest.Pool(t, func(config *pgxpool.Config) {
 					config.MaxConns = connections
 					way.configure(config)
@@ -106,7 +108,7 @@ func TestConnections_SilentOldOnes(t *testing.T) {
 						failures := 0
 						for range calls {
 							called := time.Now()
-							err := operations[i%len(operations)](s, id)
+							err := operations[i%len(operations)](ctx, s, id)
 							if took := time.Since(called); took > timeout+slack {
 								t.Errorf("a call took %s", took)
 							}
@@ -367,6 +369,7 @@ func TestConnections_HeldByHandlers(t *testing.T) {
 	const connections = 2
 	s := newTracedStore(t, nil, connections, pgsession.WithTimeout(4*time.Second), pgsession.WithClock(pgsession.SystemClock{}))
 	id := s.create(t, ann(1), time.Hour)
+	ctx := withoutDeadline(t)
 	var holding sync.WaitGroup
 	holding.Add(connections)
 	errs := make(chan error, connections)
@@ -376,7 +379,7 @@ func TestConnections_HeldByHandlers(t *testing.T) {
 			defer tx.Rollback(context.WithoutCancel(r.Context()))
 			holding.Done()
 			holding.Wait()
-			err = second(s.Load(r.Context(), id))
+			err = second(s.Load(ctx, id))
 		}
 		errs <- err
 	}))

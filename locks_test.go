@@ -162,6 +162,18 @@ func TestLocks_NobodyHeldByABatch(t *testing.T) {
 	}
 }
 
+// withoutDeadline returns a context that has no deadline, and ends after patience, so that a test of what is not
+// bounded fails.
+func withoutDeadline(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	timer := time.AfterFunc(patience, cancel)
+	t.Cleanup(func() {
+		timer.Stop()
+		cancel()
+	})
+	return ctx
+}
+
 // TestLocks_EndsInTime has many callers without a deadline want a row that somebody holds. Each gets its
 // answer within WithTimeout, and the next call does not suffer from it.
 func TestLocks_EndsInTime(t *testing.T) {
@@ -171,8 +183,8 @@ func TestLocks_EndsInTime(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/WithCoalescing(%d)", name, places), func(t *testing.T) {
 				t.Parallel()
 				s, id, held := newLockedStore(t, 2, pgsession.WithTimeout(shortTimeout), pgsession.WithCoalescing(places))
-				started := time.Now()
-				errs := many(10, func() error { return operationsOf(s, id)[name](context.Background()) })
+				ctx, started := withoutDeadline(t), time.Now()
+				errs := many(10, func() error { return operationsOf(s, id)[name](ctx) })
 				for range 10 {
 					requireTimeout(t, <-errs, name)
 				}

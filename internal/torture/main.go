@@ -246,8 +246,8 @@ func (t *torture) complain(text string) {
 }
 
 func (t *torture) progress() string {
-	return fmt.Sprintf("rounds %d, operations %d, errors %d, conflicts %d, %s, faults %s, histories %d, undecided %d, violations %d",
-		t.rounds.Load(), t.operations.Load(), t.errors.Load(), t.conflicts.Load(), &t.durations, &t.injected, t.checking.checked.Load(), t.checking.undecided.Load(), t.violations.Load())
+	return fmt.Sprintf("rounds %d, operations %d, errors %d, conflicts %d, %s, faults %s, histories %d, undecided %s, violations %d",
+		t.rounds.Load(), t.operations.Load(), t.errors.Load(), t.conflicts.Load(), &t.durations, &t.injected, t.checking.checked.Load(), &t.checking.undecided, t.violations.Load())
 }
 
 // deadlocks returns how many the server has broken.
@@ -275,14 +275,15 @@ func (t *torture) deadlocks() (n int64, err error) {
 
 // checking checks histories while the next round runs.
 type checking struct {
-	torture            *torture
-	queue              chan checkable
-	done               chan struct{}
-	checked, undecided atomic.Int64
+	torture   *torture
+	queue     chan checkable
+	done      chan struct{}
+	checked   atomic.Int64
+	undecided tally // by profile
 }
 
 type checkable struct {
-	round int
+	round *round
 	group *group
 }
 
@@ -297,7 +298,7 @@ func newChecking(t *torture) *checking {
 	return c
 }
 
-func (c *checking) add(round int, g *group) { c.queue <- checkable{round, g} }
+func (c *checking) add(r *round, g *group) { c.queue <- checkable{r, g} }
 
 func (c *checking) finish() {
 	close(c.queue)
@@ -314,10 +315,10 @@ func (c *checking) check(next checkable) {
 	defer c.checked.Add(1)
 	switch next.group.history.check(maxSearch) {
 	case porcupine.Unknown:
-		c.undecided.Add(1)
+		c.undecided.add(next.round.profile.name)
 	case porcupine.Illegal:
 		smallest := shrink(next.group.history.operations, time.Now().Add(30*time.Second))
-		c.torture.report(fmt.Sprintf("round %d, group %d: no order of these calls explains what they returned (%d of %d):\n%s",
-			next.round, next.group.name, len(smallest), len(next.group.history.operations), describe(smallest)))
+		c.torture.report(fmt.Sprintf("round %d (%s), group %d: no order of these calls explains what they returned (%d of %d):\n%s",
+			next.round.number, next.round.profile.name, next.group.name, len(smallest), len(next.group.history.operations), describe(smallest)))
 	}
 }

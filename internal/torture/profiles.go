@@ -11,6 +11,7 @@ import (
 
 // A profile is a mix of operations on so few ids that they collide.
 type profile struct {
+	name    string
 	weights [kinds]int
 	groups  int // of ids, in a round
 	slots   int // in a group
@@ -70,7 +71,7 @@ var profiles = map[string]profile{
 	// Sessions that begin, move and end while others list all of them, on several pages.
 	"lists": {
 		weights: [kinds]int{opAll: 10, opCreateAs: 10, opDelete: 6, opRevokeAny: 3, opCycle: 4, opRenew: 3, opTouch: 3, opClean: 2},
-		groups:  3, slots: 6, renewed: 3, workers: 6, calls: 8, epochs: 2, moves: 1, ballast: 1100, plain: true,
+		groups:  4, slots: 4, renewed: 2, workers: 6, calls: 8, epochs: 2, moves: 1, ballast: 1100, plain: true,
 	},
 	// Sessions that end however often they are touched, and others that are over, with the clock on its way.
 	"expiry": {
@@ -112,13 +113,16 @@ var profiles = map[string]profile{
 // profilesOf returns those of that name. "mixed" are all whose histories are checked.
 func profilesOf(name string) (found []profile) {
 	if name != "mixed" {
-		if p, ok := profiles[name]; ok {
-			return []profile{p}
+		p, ok := profiles[name]
+		if !ok {
+			return nil
 		}
-		return nil
+		p.name = name
+		return []profile{p}
 	}
 	for _, name := range slices.Sorted(maps.Keys(profiles)) {
 		if p := profiles[name]; !p.unchecked {
+			p.name = name
 			found = append(found, p)
 		}
 	}
