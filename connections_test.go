@@ -2,6 +2,7 @@ package pgsession_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -46,9 +47,38 @@ func (n *network) configure(config *pgxpool.Config) {
 		n.mu.Unlock()
 		n.dialed.Add(1)
 		conn, err := dial(ctx, network, addr)
-		return silenced{conn, silent}, err
+		if err != nil {
+			return nil, err
+		}
+		nothing, _ := net.Pipe()
+		return &lost{conn, nothing, silent}, nil
 	}
 }
+
+// A lost connection is one to a host that has gone: nothing comes any more, and not its end either.
+type lost struct {
+	net.Conn
+	nothing net.Conn // is read instead
+	silent  *atomic.Bool
+}
+
+func (l *lost) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if l.silent.Load() {
+		return l.nothing.Read(p)
+	}
+	return n, err
+}
+
+func (l *lost) SetDeadline(t time.Time) error {
+	return errors.Join(l.Conn.SetDeadline(t), l.nothing.SetDeadline(t))
+}
+
+func (l *lost) SetReadDeadline(t time.Time) error {
+	return errors.Join(l.Conn.SetReadDeadline(t), l.nothing.SetReadDeadline(t))
+}
+
+func (l *lost) Close() error { return errors.Join(l.Conn.Close(), l.nothing.Close()) }
 
 // fill makes all of the pool's connections, and lets change change each.
 func fill(t *testing.T, pool *pgxpool.Pool, change string) {

@@ -344,6 +344,21 @@ func TestLocks_CleanUp(t *testing.T) {
 	}
 }
 
+// TestLocks_CleanUp_ManyHeld has more rows held than one look reads. What lies behind them is removed, and the
+// clean-up ends.
+func TestLocks_CleanUp_ManyHeld(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	const rows, free = 11_000, 10
+	s.expire(t, rows)
+	s.lock(t, `key IN (SELECT key FROM sessions ORDER BY key LIMIT $1)`, rows-free)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	removed, err := s.CleanupExpired(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, free, removed)
+}
+
 // TestLocks_Init builds an index that is missing while a transaction is open that has written the table. Its
 // wait must not make all other writers wait behind it.
 func TestLocks_Init(t *testing.T) {
