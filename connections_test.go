@@ -27,6 +27,7 @@ type network struct {
 
 	mu         sync.Mutex
 	generation *atomic.Bool
+	made       []net.Conn
 }
 
 func newNetwork() *network { return &network{generation: new(atomic.Bool)} }
@@ -37,6 +38,15 @@ func (n *network) silenceOld() {
 	defer n.mu.Unlock()
 	n.generation.Store(true)
 	n.generation = new(atomic.Bool)
+}
+
+// end closes all connections. Without it a pool that is closed waits until pgx gives the silent ones up, 15 s.
+func (n *network) end() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, conn := range n.made {
+		_ = conn.Close()
+	}
 }
 
 func (n *network) configure(config *pgxpool.Config) {
@@ -51,7 +61,10 @@ func (n *network) configure(config *pgxpool.Config) {
 			return nil, err
 		}
 		nothing, _ := net.Pipe()
-		return &lost{conn, nothing, silent}, nil
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.made = append(n.made, &lost{conn, nothing, silent})
+		return n.made[len(n.made)-1], nil
 	}
 }
 
@@ -131,6 +144,7 @@ func TestConnections_SilentOldOnes(t *testing.T) {
 					ids[i] = s.create(t, ann(0), time.Hour)
 				}
 				fill(t, pool, "")
+				t.Cleanup(way.end)
 				way.silenceOld()
 				var group sync.WaitGroup
 				for i, id := range ids {
@@ -176,6 +190,7 @@ func TestConnections_OneHangs(t *testing.T) {
 			pool.Reset()
 			require.NoError(t, pool.Ping(t.Context()))
 			require.Eventually(t, func() bool { return pool.Stat().TotalConns() == 1 }, patience, time.Millisecond)
+			t.Cleanup(way.end)
 			way.silenceOld()
 			ctx, giveUp := context.WithCancel(t.Context())
 			defer giveUp()
@@ -205,6 +220,7 @@ func TestConnections_SilentAndFull(t *testing.T) {
 	id := s.create(t, ann(1), time.Hour)
 	fill(t, pool, "")
 	require.Equal(t, http.StatusOK, probe(t, s.Store))
+	t.Cleanup(way.end)
 	way.silenceOld()
 	ctx, giveUp := context.WithCancel(t.Context())
 	errs := many(2, func() error { return second(s.Load(ctx, id)) })

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,6 +29,14 @@ func TestMain(m *testing.M) {
 	// A few seconds' worth of the property tests. -rapid.checks=1000 on the command line has the last word.
 	if flag.Lookup("rapid.checks") != nil {
 		if err := flag.Set("rapid.checks", "40"); err != nil {
+			panic(err)
+		}
+	}
+	// The tests wait for the server, or for time to pass, more than they compute: so more of them run at once than
+	// there are processors, unless -parallel says how many.
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		if err := parallel.Value.Set(strconv.Itoa(3 * runtime.GOMAXPROCS(0))); err != nil {
 			panic(err)
 		}
 	}
