@@ -31,7 +31,7 @@ func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(
 			return err
 		}
 		m.cookie.set(w, r, guest, stored.ID.Token(), 0)
-		st.hasGuest = true
+		st.cookies[guest] = true
 		st.set(stored)
 		return nil
 	}

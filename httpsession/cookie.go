@@ -105,14 +105,14 @@ func isPlainLoopback(r *http.Request) bool {
 
 // ids returns the ids that a request's cookies bear, the user's before the guest's. A browser may send
 // several cookies of one name, one for each path and domain that it was set for. What is no id of ours,
-// such as the cookie of an earlier session library, is left out.
-func (c cookie) ids(r *http.Request) (ids []pgsession.ID, hasGuest bool) {
+// such as the cookie of an earlier session library, is left out. It also returns which cookies there are.
+func (c cookie) ids(r *http.Request) (ids []pgsession.ID, has [2]bool) {
 	if len(r.Header["Cookie"]) == 0 {
-		return nil, false
+		return nil, has
 	}
 	for of, name := range c.names(r) {
 		cookies, before := r.CookiesNamed(name), len(ids)
-		hasGuest = owner(of) == guest && len(cookies) > 0
+		has[of] = len(cookies) > 0
 		for _, cookie := range cookies {
 			id, err := pgsession.ParseID(cookie.Value)
 			if err == nil && !slices.Contains(ids, id) && len(ids)-before < maxSameName {
@@ -120,7 +120,7 @@ func (c cookie) ids(r *http.Request) (ids []pgsession.ID, hasGuest bool) {
 			}
 		}
 	}
-	return ids, hasGuest
+	return ids, has
 }
 
 // set lets the response set a cookie, in place of one of that name which it sets already (RFC 6265 allows

@@ -41,7 +41,8 @@ func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string
 		return err
 	}
 	m.cookie.set(w, r, user, stored.ID.Token(), l.cookieAge)
-	if st.hasGuest {
+	st.cookies[user] = true
+	if st.cookies[guest] {
 		m.cookie.clear(w, r, guest)
 	}
 	st.set(stored)
@@ -82,8 +83,8 @@ func (m *Manager[V]) renew(ctx context.Context, id pgsession.ID, userID string, 
 	})
 }
 
-// LogOut ends the session for good and then clears the cookie. It ends whatever session the cookie names,
-// also one that does not open. It goes on if the client hangs up. Other sessions of the user live on:
+// LogOut ends the session for good and then clears the cookies of the request. It ends whatever session a
+// cookie names, also one that does not open. It goes on if the client hangs up. Other sessions of the user live on:
 // [pgsession.Store.DeleteByUser] ends them. An Update afterwards begins a session for a guest, to say
 // "you are logged out" on the next page for instance.
 //
@@ -100,9 +101,10 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	if err := m.store.Delete(ctx, st.id); err != nil {
 		return err
 	}
-	m.cookie.clear(w, r, user)
-	if st.hasGuest {
-		m.cookie.clear(w, r, guest)
+	for of, has := range st.cookies {
+		if has { // otherwise a response in parallel may be setting one
+			m.cookie.clear(w, r, owner(of))
+		}
 	}
 	st.set(nil)
 	return nil

@@ -113,7 +113,7 @@ func TestManager_LogOut(t *testing.T) {
 
 		require.Equal(t, http.StatusOK, b.do("POST /logout").StatusCode, "twice is fine")
 		b.do("POST /add")
-		require.Equal(t, []string{"clear session", "clear session-guest"}, b.do("POST /logout").setCookies())
+		require.Equal(t, []string{"clear session-guest"}, b.do("POST /logout").setCookies())
 		require.Zero(t, f.count(t))
 	})
 }

@@ -80,8 +80,8 @@ func (m *Manager[V]) state(r *http.Request) *requestState[V] {
 
 // begin finds the session of a request.
 func (m *Manager[V]) begin(r *http.Request) (*requestState[V], error) {
-	ids, hasGuest := m.cookie.ids(r)
-	st := &requestState[V]{hasGuest: hasGuest}
+	ids, cookies := m.cookie.ids(r)
+	st := &requestState[V]{cookies: cookies}
 	ended := false
 	for i, id := range ids {
 		stored, err := m.store.Load(r.Context(), id)

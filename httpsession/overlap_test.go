@@ -124,6 +124,8 @@ func TestOverlap_LateAnswer(t *testing.T) {
 		"log-out, reads, arrives late":    {"POST /login?user=ann", "POST /logout", "read", false, 200, ""},
 		"log-out, changes, arrives late":  {"POST /login?user=ann", "POST /logout", "update", false, 200, ""},
 		"log-out of a guest, changes":     {"POST /add", "POST /logout", "update", true, 409, ""},
+		"log-in, a guest logs out":        {"POST /add", "POST /login?user=ann", "log out", true, 200, "ann"},
+		"log-in, logs out without cookie": {"GET /session", "POST /login?user=ann", "log out", true, 200, "ann"},
 		"log-in after expiry, also there": {"POST /expired", "POST /login?user=ann", "update", true, 200, "ann"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -134,8 +136,11 @@ func TestOverlap_LateAnswer(t *testing.T) {
 				mux.HandleFunc("POST /late", func(w http.ResponseWriter, r *http.Request) {
 					g.wait(r)
 					var err error
-					if tc.late == "update" {
+					switch tc.late {
+					case "update":
 						err = f.Update(w, r, func(v *Values) error { v.Count++; return nil })
+					case "log out":
+						err = f.LogOut(w, r)
 					}
 					f.answer(w, r, err)
 				})

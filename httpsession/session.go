@@ -73,10 +73,10 @@ func (m *Manager[V]) decode(ctx context.Context, stored *pgsession.Session) V {
 type requestState[V any] struct {
 	current atomic.Pointer[snapshot[V]]
 
-	mu       sync.Mutex     // serialises the calls that write
-	id       pgsession.ID   // of the session, which may have ended since it was loaded; zero: there is none
-	others   []pgsession.ID // of further cookies, unless their sessions are known to be over
-	hasGuest bool           // whether the browser may have a guest's cookie
+	mu      sync.Mutex     // serialises the calls that write
+	id      pgsession.ID   // of the session, which may have ended since it was loaded; zero: there is none
+	others  []pgsession.ID // of further cookies, unless their sessions are known to be over
+	cookies [2]bool        // by owner: whether the request came with that cookie, or its response sets it
 }
 
 // set notes which session the request has; nil is none.
