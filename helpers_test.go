@@ -69,6 +69,9 @@ func must[T any](v T, err error) T {
 func second[T any](_ T, err error) error { return err }
 
 // quiet is the option of a store that logs nothing.
+// patient lets the operations of a slow machine take their time. Tests of WithTimeout name one of their own.
+func patient() pgsession.Option { return pgsession.WithTimeout(patience) }
+
 func quiet() pgsession.Option { return pgsession.WithLogger(slog.New(slog.DiscardHandler)) }
 
 // A profile is values of several members.
@@ -131,7 +134,7 @@ func newTracedStore(t testing.TB, traced *tracer, connections int32, opts ...pgs
 func newFixture(t testing.TB, pool *pgxpool.Pool, open opener, opts []pgsession.Option) *fixture {
 	t.Helper()
 	clock := pgsession.NewManualClock(epoch)
-	store := open(pool, append([]pgsession.Option{pgsession.WithClock(clock), quiet()}, opts...)...)
+	store := open(pool, append([]pgsession.Option{pgsession.WithClock(clock), quiet(), patient()}, opts...)...)
 	require.NoError(t, store.Init(t.Context()))
 	pgtest.AfterInit(t, pool, "sessions")
 	return &fixture{store, pool, clock}
@@ -145,7 +148,7 @@ func bothStores(t testing.TB, opts ...pgsession.Option) map[string]*fixture {
 
 // node returns another store on the fixture's table, as another node of the application has one.
 func (f *fixture) node(crypto *pgsession.Crypto, opts ...pgsession.Option) *fixture {
-	opts = append([]pgsession.Option{pgsession.WithClock(f.clock), quiet()}, opts...)
+	opts = append([]pgsession.Option{pgsession.WithClock(f.clock), quiet(), patient()}, opts...)
 	return &fixture{pgsession.New(f.pool, crypto, opts...), f.pool, f.clock}
 }
 
