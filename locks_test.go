@@ -192,8 +192,9 @@ func TestLocks_EndsInTime(t *testing.T) {
 				s.waitUntilGone(t, held)
 				held.waitFor(t, 0)
 				held.release(t)
-				require.Equal(t, 1, s.count(t, id), "it takes no effect later")
-				requireEntry(t, s.KeyValue(), "k", nil)
+				other := s.node(newCrypto(t, testKey))
+				require.Equal(t, 1, other.count(t, id), "it takes no effect later")
+				requireEntry(t, other.KeyValue(), "k", nil)
 				require.NoError(t, operationsOf(s, id)[name](t.Context()))
 			})
 		}

@@ -12,7 +12,7 @@ import (
 )
 
 // shortTimeout is a WithTimeout for tests in which it has to end.
-const shortTimeout = 200 * time.Millisecond
+const shortTimeout = 400 * time.Millisecond
 
 // requireTimeout wants an error that says that WithTimeout was over, and nothing of the session.
 func requireTimeout(t testing.TB, err error, operation string) {
