@@ -4,7 +4,7 @@
 # make torture        random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
 # make bench          side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
 # make bench-growth   how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
-# make lint           gofmt, go vet and staticcheck, in every module
+# make lint           gofmt, go vet and staticcheck in every module, actionlint
 # make help           this list
 # make ci             all of the above tests on a Debian machine, as root
 
@@ -60,6 +60,7 @@ lint:
 		echo "vet and staticcheck in $$module"; \
 		(cd $$module && go vet -tags browser,pgbouncer ./... && $(CURDIR)/bin/staticcheck -tags browser,pgbouncer ./...); \
 	done
+	@GOBIN=$(CURDIR)/bin go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 && bin/actionlint
 
 .PHONY: ci
 ci:
