@@ -3,6 +3,8 @@
 #
 # make torture        random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
 # make bench          side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
+# make bench-trouble      what a locked row and large values cost the others
+# make bench-middleware   httpsession beside scs, as middleware
 # make bench-growth   how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
 # make lint           gofmt, go vet and staticcheck in every module, actionlint
 # make help           this list
@@ -46,6 +48,14 @@ torture: setup
 .PHONY: bench
 bench: setup
 	cd bench && go run ./sidebyside $(BENCH)
+
+.PHONY: bench-trouble
+bench-trouble: setup
+	cd bench && go run ./trouble
+
+.PHONY: bench-middleware
+bench-middleware: setup
+	cd bench && go run ./middleware
 
 .PHONY: bench-growth
 bench-growth: setup
