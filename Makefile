@@ -1,14 +1,14 @@
-# make demo    the demo application, on a PostgreSQL of its own: ADDR=localhost:8081 for another port
-# make test    all tests, of the library and of the modules beside it
+# make demo              the demo application, on a PostgreSQL of its own: ADDR=localhost:8081 for another port
+# make test              all tests, of the library and of the modules beside it
 #
-# make torture        random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
-# make bench          side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
-# make bench-trouble      what a locked row and large values cost the others
-# make bench-middleware   httpsession beside scs, as middleware
-# make bench-growth   how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
-# make lint           gofmt, go vet and staticcheck in every module, actionlint
-# make help           this list
-# make ci             all of the above tests on a Debian machine, as root
+# make torture           random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
+# make bench             side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
+# make bench-trouble     what a locked row and large values cost the others
+# make bench-middleware  httpsession beside scs, as middleware
+# make bench-growth      how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
+# make lint              gofmt, go vet and staticcheck in every module, actionlint
+# make help              this list
+# make ci                all of the above tests on a Debian machine, as root
 
 ADDR ?= localhost:8080
 
