@@ -19,9 +19,10 @@ import (
 // it returns an error, the number says how many rows it had removed.
 func (s *Store) CleanupExpired(ctx context.Context) (int64, error) { return s.cleanup(ctx, false) }
 
-func (s *Store) cleanup(ctx context.Context, wholeHours bool) (int64, error) {
+func (s *Store) cleanup(ctx context.Context, wholeHours bool) (removed int64, err error) {
 	now, started := s.now(), time.Now()
-	removed, err := s.table.RemoveExpired(ctx, wholeHours)
+	defer s.stats.observe(opCleanup, started, &err)
+	removed, err = s.table.RemoveExpired(ctx, wholeHours)
 	s.stats.cleaned.Add(removed)
 	if err != nil {
 		return removed, wrap("clean up", err)

@@ -89,8 +89,18 @@ func wrap(operation string, err error) error {
 	if errors.Is(err, rows.ErrPayload) {
 		return fmt.Errorf("%w: %w", ErrEncode, err)
 	}
-	return fmt.Errorf("pgsession: %s: %w", operation, err)
+	return &databaseError{operation, err}
 }
+
+// A databaseError is an error of the database, the pool or a context, and names the operation that
+// it ended.
+type databaseError struct {
+	operation string
+	err       error
+}
+
+func (e *databaseError) Error() string { return "pgsession: " + e.operation + ": " + e.err.Error() }
+func (e *databaseError) Unwrap() error { return e.err }
 
 func wrapIfAny(operation string, err error) error {
 	if err == nil {

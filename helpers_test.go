@@ -68,11 +68,17 @@ func must[T any](v T, err error) T {
 // second returns the error of a call that returns something else before it.
 func second[T any](_ T, err error) error { return err }
 
-// quiet is the option of a store that logs nothing.
 // patient lets the operations of a slow machine take their time. Tests of WithTimeout name one of their own.
 func patient() pgsession.Option { return pgsession.WithTimeout(patience) }
 
+// quiet is the option of a store that logs nothing.
 func quiet() pgsession.Option { return pgsession.WithLogger(slog.New(slog.DiscardHandler)) }
+
+// countsOf returns the counters that depend neither on the time nor on the kind of store.
+func countsOf(stats pgsession.Stats) pgsession.Stats {
+	stats.LastCleanupDuration, stats.BytesRead, stats.BytesWritten, stats.Operations, stats.Sharing = 0, 0, 0, nil, nil
+	return stats
+}
 
 // A profile is values of several members.
 type profile struct {

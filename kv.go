@@ -25,7 +25,8 @@ func keyValueID(key string) ID { return derivedID(keyValueDomain, key) }
 
 // Get returns the value under key. Errors: [ErrNotFound] if there is none or it has expired,
 // [ErrTampered], [ErrUnknownKey].
-func (kv *KeyValue) Get(ctx context.Context, key string) ([]byte, error) {
+func (kv *KeyValue) Get(ctx context.Context, key string) (value []byte, err error) {
+	defer kv.store.stats.observe(opEntryGet, time.Now(), &err)
 	return kv.read(ctx, "get", key, kv.store.table.Load)
 }
 
@@ -34,7 +35,8 @@ func (kv *KeyValue) Get(ctx context.Context, key string) ([]byte, error) {
 //
 // Errors: [ErrNotFound] if there is none or it has expired; [ErrTampered] or [ErrUnknownKey] if it
 // does not open, and then it is removed too.
-func (kv *KeyValue) Take(ctx context.Context, key string) ([]byte, error) {
+func (kv *KeyValue) Take(ctx context.Context, key string) (value []byte, err error) {
+	defer kv.store.stats.observe(opEntryTake, time.Now(), &err)
 	return kv.read(ctx, "take", key, kv.store.table.TakeEntry)
 }
 
@@ -63,13 +65,14 @@ func (kv *KeyValue) read(ctx context.Context, operation, key string, run func(co
 
 // Put stores value under key for ttl, whatever was there. Errors: [ErrNotFound] for the empty key,
 // [ErrInvalidTTL], [ErrTooLarge].
-func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.Duration) (err error) {
 	s := kv.store
+	defer s.stats.observe(opEntryPut, time.Now(), &err)
 	id := keyValueID(key)
 	if id.IsZero() {
 		return ErrNotFound
 	}
-	ttl, err := s.checkTTL(ttl)
+	ttl, err = s.checkTTL(ttl)
 	if err != nil {
 		return err
 	}
@@ -86,7 +89,8 @@ func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.
 }
 
 // Delete removes the entry under key. Removing one that is not there is no error.
-func (kv *KeyValue) Delete(ctx context.Context, key string) error {
+func (kv *KeyValue) Delete(ctx context.Context, key string) (err error) {
+	defer kv.store.stats.observe(opEntryDelete, time.Now(), &err)
 	return wrapIfAny("delete", kv.store.table.RemoveEntry(ctx, keyValueID(key).handle.sum))
 }
 

@@ -159,6 +159,7 @@ func (s *Store) seal(h Handle, userID string, encoded values) (rows.Write, error
 	if err != nil {
 		return rows.Write{}, fmt.Errorf("pgsession: seal: %w", err)
 	}
+	s.stats.bytesWritten.Add(int64(len(payload)))
 	return rows.Write{Key: h.sum, UserKey: userKey, OtherUserKeys: s.codec.otherUserKeys(userID), Payload: payload}, nil
 }
 
@@ -201,6 +202,7 @@ func (s *Store) login(h Handle, data Data, ttl time.Duration) (rows.Write, value
 
 // session returns what a row holds, as loaded at the time now.
 func (s *Store) session(row rows.Row, now time.Time) *Session {
+	s.stats.bytesRead.Add(int64(len(row.Payload)))
 	session := s.fields(row, now)
 	session.UserID, session.values, session.broken = s.codec.decode(row)
 	s.stats.open(session.broken)
@@ -235,7 +237,8 @@ func (s *Store) written(id ID, row rows.Row, userID string, stored values) *Sess
 // its ID. The session expires after ttl, or at [Data.EndsAt] if that is sooner.
 //
 // Errors: [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
-func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (*Session, error) {
+func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (session *Session, err error) {
+	defer s.stats.observe(opCreate, time.Now(), &err)
 	return s.create(ctx, NewID(), data, ttl)
 }
 
@@ -245,7 +248,8 @@ func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (*Sess
 // Errors: [ErrExists] if there is a row under the id, including a tombstone; [ErrInvalidID] for the
 // zero ID and for one that [ParseID] read, since an attacker may have chosen it; [ErrInvalidTTL],
 // [ErrTooLarge], [ErrEncode].
-func (s *Store) CreateAs(ctx context.Context, id ID, data Data, ttl time.Duration) (*Session, error) {
+func (s *Store) CreateAs(ctx context.Context, id ID, data Data, ttl time.Duration) (session *Session, err error) {
+	defer s.stats.observe(opCreate, time.Now(), &err)
 	if !id.mayBegin() {
 		return nil, ErrInvalidID
 	}
@@ -268,8 +272,9 @@ func (s *Store) create(ctx context.Context, id ID, data Data, ttl time.Duration)
 }
 
 // Load returns a live session. Errors: [ErrNotFound], [ErrRevoked], [ErrTampered], [ErrUnknownKey].
-func (s *Store) Load(ctx context.Context, id ID) (*Session, error) {
-	_, session, err := s.load(ctx, id)
+func (s *Store) Load(ctx context.Context, id ID) (session *Session, err error) {
+	defer s.stats.observe(opLoad, time.Now(), &err)
+	_, session, err = s.load(ctx, id)
 	return session, err
 }
 
@@ -301,7 +306,12 @@ func (s *Store) load(ctx context.Context, id ID) (rows.Row, *Session, error) {
 //
 // Errors: [ErrNotFound], [ErrRevoked], [ErrUserChanged], [ErrConflict], [ErrInvalidTTL],
 // [ErrTooLarge], [ErrEncode].
-func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) error {
+func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) (err error) {
+	defer s.stats.observe(opSave, time.Now(), &err)
+	return s.save(ctx, id, data, ttl)
+}
+
+func (s *Store) save(ctx context.Context, id ID, data Data, ttl time.Duration) error {
 	if id.IsZero() {
 		return ErrNotFound
 	}
@@ -326,11 +336,12 @@ func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) e
 // Errors: [ErrRevoked] for a tombstone; [ErrNotFound] for an expired session, for the zero ID, and
 // for an id that ParseID read if it has no live session; [ErrUserChanged] if a live session is
 // another user's; [ErrConflict], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
-func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) error {
+func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) (err error) {
+	defer s.stats.observe(opPut, time.Now(), &err)
 	if !id.mayBegin() {
-		return s.Save(ctx, id, data, ttl)
+		return s.save(ctx, id, data, ttl)
 	}
-	err := s.replace(ctx, "put", data, s.table.Put, func() (rows.Write, error) {
+	err = s.replace(ctx, "put", data, s.table.Put, func() (rows.Write, error) {
 		w, _, err := s.login(id.handle, data, ttl)
 		return w, err
 	})
@@ -350,7 +361,7 @@ func (s *Store) putOver(ctx context.Context, id ID, data Data, ttl time.Duration
 	case row.State == rows.Absent:
 		return errEndsAtPassed
 	}
-	return s.Save(ctx, id, data, ttl)
+	return s.save(ctx, id, data, ttl)
 }
 
 // replace runs Save or Put. If the outcome is OtherUser and the key ring has changed since the
@@ -390,8 +401,9 @@ func (s *Store) replace(ctx context.Context, operation string, data Data,
 //
 // Errors: those of change, [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered],
 // [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
-func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (values any, err error)) (*Session, error) {
-	ttl, err := s.checkTTLOrKeep(ttl)
+func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (values any, err error)) (session *Session, err error) {
+	defer s.stats.observe(opUpdate, time.Now(), &err)
+	ttl, err = s.checkTTLOrKeep(ttl)
 	if err != nil {
 		return nil, err
 	}
@@ -434,8 +446,9 @@ func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change fun
 //
 // Errors: those of change, [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered],
 // [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
-func (s *Store) Renew(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (Data, error)) (*Session, error) {
-	ttl, err := s.checkTTLOrKeep(ttl)
+func (s *Store) Renew(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (Data, error)) (session *Session, err error) {
+	defer s.stats.observe(opRenew, time.Now(), &err)
+	ttl, err = s.checkTTLOrKeep(ttl)
 	if err != nil {
 		return nil, err
 	}
@@ -509,11 +522,12 @@ func backOff(ctx context.Context, attempt int) error {
 // of the ttl, so it may be called at each request. [Session.TTL] helps to spare most of the calls.
 //
 // Errors: [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrInvalidTTL].
-func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) error {
+func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) (err error) {
+	defer s.stats.observe(opTouch, time.Now(), &err)
 	if id.IsZero() {
 		return ErrNotFound
 	}
-	ttl, err := s.checkTTLOrKeep(ttl)
+	ttl, err = s.checkTTLOrKeep(ttl)
 	if err != nil {
 		return err
 	}
@@ -532,7 +546,8 @@ func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) error {
 // Errors: [ErrNotFound] or [ErrRevoked] if the old session is not live, [ErrExists] if there is a
 // row under newID, [ErrInvalidID] if newID is zero or was read by [ParseID], [ErrConflict],
 // [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
-func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.Duration) error {
+func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.Duration) (err error) {
+	defer s.stats.observe(opCycle, time.Now(), &err)
 	if oldID.IsZero() {
 		return ErrNotFound
 	}
@@ -574,7 +589,8 @@ func (s *Store) cycleOver(ctx context.Context, oldID ID, w rows.Write) (rows.Wri
 }
 
 // Delete ends a session for good. It returns nil if there is no session, or if it was ended before.
-func (s *Store) Delete(ctx context.Context, id ID) error {
+func (s *Store) Delete(ctx context.Context, id ID) (err error) {
+	defer s.stats.observe(opDelete, time.Now(), &err)
 	if id.IsZero() {
 		return nil
 	}

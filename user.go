@@ -14,7 +14,8 @@ const defaultLimit = 100
 // does not open is in the list, so that it can be revoked: its Decode returns the error.
 //
 // Errors: [ErrTooLarge] for a user id that is too long.
-func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*Session, error) {
+func (s *Store) FindByUser(ctx context.Context, userID string, limit int) (sessions []*Session, err error) {
+	defer s.stats.observe(opFindByUser, time.Now(), &err)
 	if len(userID) > maxUserIDSize {
 		return nil, errUserIDTooLarge(userID)
 	}
@@ -30,7 +31,7 @@ func (s *Store) FindByUser(ctx context.Context, userID string, limit int) ([]*Se
 		found []rows.Row
 		now   time.Time
 	)
-	err := s.underOneRing(func() (err error) {
+	err = s.underOneRing(func() (err error) {
 		now = s.now()
 		found, err = s.table.FindByUser(ctx, s.codec.userKeys(userID), limit)
 		return wrapIfAny("find by user", err)
@@ -57,7 +58,8 @@ func (s *Store) sessions(found []rows.Row, now time.Time) []*Session {
 //
 // Errors: [ErrTooLarge] for a user id that is too long. With any error, the number says how many
 // sessions were ended before it.
-func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handle) (int64, error) {
+func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handle) (ended int64, err error) {
+	defer s.stats.observe(opDeleteByUser, time.Now(), &err)
 	if len(userID) > maxUserIDSize {
 		return 0, errUserIDTooLarge(userID)
 	}
@@ -70,8 +72,7 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 	for i, h := range except {
 		spared[i] = h.sum
 	}
-	var ended int64
-	err := s.underOneRing(func() error {
+	err = s.underOneRing(func() error {
 		n, err := s.table.EndByUser(ctx, s.codec.userKeys(userID), spared)
 		ended += n
 		return wrapIfAny("delete by user", err)
@@ -95,7 +96,8 @@ func (s *Store) underOneRing(do func() error) error {
 //
 // Errors: [ErrNotFound] if the handle names no live session of that user, [ErrRevoked] if it names
 // one that was ended, [ErrConflict], [ErrTooLarge] for a user id that is too long.
-func (s *Store) Revoke(ctx context.Context, userID string, h Handle) error {
+func (s *Store) Revoke(ctx context.Context, userID string, h Handle) (err error) {
+	defer s.stats.observe(opRevoke, time.Now(), &err)
 	if len(userID) > maxUserIDSize {
 		return errUserIDTooLarge(userID)
 	}
@@ -106,7 +108,7 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) error {
 	defer cancel()
 	// A row that was not found may lie under a key that the ring has had only since.
 	outcome := rows.NotFound
-	err := s.underOneRing(func() (err error) {
+	err = s.underOneRing(func() (err error) {
 		if outcome == rows.NotFound {
 			outcome, err = s.table.Revoke(ctx, h.sum, s.codec.userKeys(userID))
 		}
@@ -123,7 +125,8 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) error {
 //
 // Errors: [ErrNotFound] if the handle names no live session, [ErrRevoked] if it names one that was
 // ended, [ErrConflict].
-func (s *Store) RevokeAny(ctx context.Context, h Handle) error {
+func (s *Store) RevokeAny(ctx context.Context, h Handle) (err error) {
+	defer s.stats.observe(opRevoke, time.Now(), &err)
 	outcome, err := s.table.Revoke(ctx, h.sum, nil)
 	if err != nil {
 		return wrap("revoke", err)

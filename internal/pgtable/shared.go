@@ -107,6 +107,25 @@ func defaultMaxInFlight(pool *pgxpool.Pool) int {
 	return min(max(2, int(config.MaxConns)/5), 8)
 }
 
+// Sharing is what sharing has gained for one kind of call.
+type Sharing struct {
+	Calls uint64 // made
+	Runs  uint64 // that they took: fewer, if calls shared a statement
+}
+
+// Sharing returns the counters of each kind of call that may share statements.
+func (t *Table) Sharing() map[string]Sharing {
+	s := &t.shared
+	sharing := make(map[string]Sharing)
+	for kind, stats := range map[string]func() (calls, runs uint64){
+		"load": s.loads.Stats, "save": s.saves.Stats, "put": s.puts.Stats, "touch": s.touches.Stats, "delete": s.ends.Stats,
+	} {
+		calls, runs := stats()
+		sharing[kind] = Sharing{calls, runs}
+	}
+	return sharing
+}
+
 // Waiting returns how many calls wait to share a statement.
 func (t *Table) Waiting() int {
 	s := &t.shared

@@ -1,0 +1,108 @@
+// Package pgsessionprom makes metrics for Prometheus of the counters of a session store.
+package pgsessionprom
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pgsession/pgsession"
+)
+
+// NewCollector returns a collector of store's counters ([pgsession.Store.Stats]). It reads them when
+// it is asked and does not ask the database. No label holds a token, a key, a user id or a table's
+// name. It is safe for concurrent use. NewCollector panics if store is nil.
+//
+// The metrics of an operation, and of a kind of statement, appear with its first call. To tell several
+// stores of one process apart, give each collector a label of its own with
+// [prometheus.WrapRegistererWith].
+func NewCollector(store *pgsession.Store) prometheus.Collector {
+	if store == nil {
+		panic("pgsessionprom: NewCollector: nil store")
+	}
+	return collector{store}
+}
+
+type collector struct{ store *pgsession.Store }
+
+var (
+	operations = prometheus.NewDesc("pgsession_operations_total",
+		"Calls of the store, by operation and outcome.", []string{"operation", "outcome"}, nil)
+	duration = prometheus.NewDesc("pgsession_operation_duration_seconds",
+		"How long calls of the store took, the wait for a connection included.", []string{"operation"}, nil)
+	conflicts = prometheus.NewDesc("pgsession_conflicts_total",
+		"Times that an update or a renewal began anew because another writer came first.", nil, nil)
+	unreadable = prometheus.NewDesc("pgsession_unreadable_rows_total",
+		"Rows that did not open, by reason: tampered, or sealed under an unknown key.", []string{"reason"}, nil)
+	calls = prometheus.NewDesc("pgsession_statement_calls_total",
+		"Calls that may share a statement, by kind of statement.", []string{"kind"}, nil)
+	statements = prometheus.NewDesc("pgsession_statements_total",
+		"Statements sent for the calls that may share one, by kind.", []string{"kind"}, nil)
+	read = prometheus.NewDesc("pgsession_read_bytes_total",
+		"Bytes in the payloads of rows that were read.", nil, nil)
+	written = prometheus.NewDesc("pgsession_written_bytes_total",
+		"Bytes in the payloads that were made to be written.", nil, nil)
+	cleaned = prometheus.NewDesc("pgsession_cleanup_removed_rows_total",
+		"Expired rows removed by the clean-up.", nil, nil)
+	cleanupTime = prometheus.NewDesc("pgsession_cleanup_last_success_timestamp_seconds",
+		"When a clean-up of this process last succeeded, in Unix time; 0 before the first.", nil, nil)
+	cleanupDuration = prometheus.NewDesc("pgsession_cleanup_last_duration_seconds",
+		"How long the last successful clean-up took.", nil, nil)
+)
+
+// Describe is part of [prometheus.Collector].
+func (c collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{operations, duration, conflicts, unreadable, calls, statements, read, written,
+		cleaned, cleanupTime, cleanupDuration} {
+		descs <- desc
+	}
+}
+
+// Collect is part of [prometheus.Collector].
+func (c collector) Collect(metrics chan<- prometheus.Metric) {
+	stats := c.store.Stats()
+	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
+	}
+	count := func(desc *prometheus.Desc, n int64, labels ...string) {
+		send(desc, prometheus.CounterValue, float64(n), labels...)
+	}
+	for name, operation := range stats.Operations {
+		count(operations, operation.OK, name, "ok")
+		count(operations, operation.NotFound, name, "not_found")
+		count(operations, operation.Revoked, name, "revoked")
+		count(operations, operation.Conflict, name, "conflict")
+		count(operations, operation.Unreadable, name, "unreadable")
+		count(operations, operation.Refused, name, "refused")
+		count(operations, operation.Canceled, name, "canceled")
+		count(operations, operation.Failed, name, "failed")
+		metrics <- histogram(operation, name)
+	}
+	for kind, sharing := range stats.Sharing {
+		count(calls, sharing.Calls, kind)
+		count(statements, sharing.Statements, kind)
+	}
+	count(conflicts, stats.Conflicts)
+	count(unreadable, stats.Tampered, "tampered")
+	count(unreadable, stats.UnknownKey, "unknown_key")
+	count(read, stats.BytesRead)
+	count(written, stats.BytesWritten)
+	count(cleaned, stats.Cleaned)
+	send(cleanupTime, prometheus.GaugeValue, unixSeconds(stats.LastCleanup))
+	send(cleanupDuration, prometheus.GaugeValue, stats.LastCleanupDuration.Seconds())
+}
+
+func histogram(operation pgsession.OperationStats, name string) prometheus.Metric {
+	within := make(map[float64]uint64, len(operation.Within))
+	for bound, n := range operation.Within {
+		within[bound.Seconds()] = uint64(n)
+	}
+	return prometheus.MustNewConstHistogram(duration, uint64(operation.Calls), operation.Duration.Seconds(), within, name)
+}
+
+func unixSeconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}

@@ -1,0 +1,123 @@
+package pgsessionprom_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/IBM/pgxpoolprometheus"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	pgsessionprom "github.com/pgsession/pgsession/adapters/prometheus"
+)
+
+// register adds the metrics of a store and of its pool to those of the process.
+func register(store *pgsession.Store, pool *pgxpool.Pool) {
+	prometheus.MustRegister(pgsessionprom.NewCollector(store))
+	prometheus.MustRegister(pgxpoolprometheus.NewCollector(pool, nil)) // the pool's connections
+}
+
+var _ = register
+
+func ExampleNewCollector() {
+	store := pgsession.InMemory()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(pgsessionprom.NewCollector(store))
+
+	_, err := store.Load(context.Background(), pgsession.NewID())
+	fmt.Println(err)
+	families, err := registry.Gather()
+	if err != nil {
+		panic(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "pgsession_operations_total" {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			if n := metric.GetCounter().GetValue(); n > 0 {
+				fmt.Println(metric.GetLabel()[0].GetValue(), metric.GetLabel()[1].GetValue(), n)
+			}
+		}
+	}
+	// Output:
+	// pgsession: session not found
+	// load not_found 1
+}
+
+// Several stores of one process are told apart by a label.
+func ExampleNewCollector_severalStores() {
+	registry := prometheus.NewRegistry()
+	for name, store := range map[string]*pgsession.Store{"shop": pgsession.InMemory(), "admin": pgsession.InMemory()} {
+		prometheus.WrapRegistererWith(prometheus.Labels{"store": name}, registry).MustRegister(pgsessionprom.NewCollector(store))
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		panic(err)
+	}
+	for _, metric := range families[0].GetMetric() {
+		fmt.Println(metric.GetLabel()[0].GetValue())
+	}
+	// Output:
+	// admin
+	// shop
+}
+
+// TestReadme builds the README's program, and wants its other code in this file.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	examples, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	require.Len(t, blocks, 3)
+	for _, block := range blocks {
+		if !strings.Contains(block[1], "package main") {
+			unindented := strings.ReplaceAll(string(examples), "\n\t", "\n")
+			require.Contains(t, unindented, strings.TrimSpace(block[1]))
+			continue
+		}
+		// The package lies in a folder of this module that exists for the go command only (go help build, -overlay).
+		file := filepath.Join(t.TempDir(), "main.go")
+		require.NoError(t, os.WriteFile(file, []byte(block[1]), 0o600))
+		path, err := filepath.Abs("readme/main.go")
+		require.NoError(t, err)
+		overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: file}})
+		require.NoError(t, err)
+		list := filepath.Join(t.TempDir(), "overlay.json")
+		require.NoError(t, os.WriteFile(list, overlay, 0o600))
+		output, err := exec.Command("go", "build", "-overlay", list, "-o", os.DevNull, "./readme").CombinedOutput()
+		require.NoError(t, err, "%s", output)
+	}
+}
+
+// TestReadme_Metrics wants every metric in the README's table, and no other.
+func TestReadme_Metrics(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	store, _ := newStore(t)
+	use(t, store)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(pgsessionprom.NewCollector(store))
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	var names, listed []string
+	for _, family := range families {
+		names = append(names, family.GetName())
+	}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(pgsession_\\w+)`").FindAllStringSubmatch(string(readme), -1) {
+		listed = append(listed, row[1])
+	}
+	require.ElementsMatch(t, names, listed)
+}
