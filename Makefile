@@ -13,7 +13,7 @@
 ADDR ?= localhost:8080
 
 # The library, and each nested module that needs nothing but Go and PostgreSQL.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard adapters/*/go.mod examples/go.mod interop/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard adapters/*/go.mod adapters/*/internal/*/go.mod examples/go.mod interop/go.mod))
 
 .PHONY: help
 help:
@@ -68,7 +68,7 @@ lint:
 	@set -e; mkdir -p bin; GOBIN=$(CURDIR)/bin go install honnef.co/go/tools/cmd/staticcheck@v0.8.2; \
 	for module in $$(find . -name go.mod -not -path './.git/*' -printf '%h\n' | sort); do \
 		echo "vet and staticcheck in $$module"; \
-		(cd $$module && go vet -tags browser,pgbouncer ./... && $(CURDIR)/bin/staticcheck -tags browser,pgbouncer ./...); \
+		(cd $$module && go vet -tags browser,pgbouncer,peers ./... && $(CURDIR)/bin/staticcheck -tags browser,pgbouncer,peers ./...); \
 	done
 	@GOBIN=$(CURDIR)/bin go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 && bin/actionlint
 
