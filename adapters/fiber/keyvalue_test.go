@@ -1,0 +1,63 @@
+package fiberstore_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
+)
+
+func TestKeyValue(t *testing.T) {
+	t.Parallel()
+	clock := pgsession.NewManualClock(time.Now())
+	store, pool := newStore(t, pgsession.WithClock(clock), pgsession.WithTable("entries"))
+	kv := fiberstore.NewKeyValue(store)
+	get := func(key string) string {
+		value, err := kv.Get(key)
+		require.NoError(t, err)
+		return string(value)
+	}
+	value, err := kv.Get("absent")
+	require.NoError(t, err)
+	require.Nil(t, value)
+	require.NoError(t, kv.Delete("absent"))
+	require.NoError(t, kv.Set("", []byte("value"), time.Hour))
+	require.NoError(t, kv.Set("empty", nil, time.Hour))
+	require.Empty(t, get("empty"))
+
+	require.NoError(t, kv.Set("a", []byte("1"), time.Hour))
+	require.NoError(t, kv.Set("a", []byte("2"), time.Hour))
+	require.Equal(t, "2", get("a"))
+	require.NoError(t, kv.Delete("a"))
+	require.Empty(t, get("a"))
+	require.NoError(t, kv.Set("a", []byte("3"), time.Hour), "an entry may come back")
+	require.NoError(t, kv.Set("for ever", []byte("4"), 0))
+	require.ErrorIs(t, kv.Set("never", []byte("5"), -1), pgsession.ErrInvalidTTL)
+	clock.Advance(time.Hour)
+	require.Empty(t, get("a"))
+	clock.Advance(99 * 365 * 24 * time.Hour)
+	require.Equal(t, "4", get("for ever"))
+
+	require.NoError(t, kv.Reset())
+	require.Empty(t, get("for ever"))
+	require.NoError(t, kv.Set("for ever", []byte("6"), time.Hour))
+	require.Equal(t, "6", get("for ever"))
+	require.NoError(t, kv.Close())
+	require.NoError(t, pool.Ping(t.Context()))
+}
+
+func TestKeyValue_Outage(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	kv := fiberstore.NewKeyValue(initStore(t, n.pool))
+	require.NoError(t, kv.Set("a", []byte("1"), time.Hour))
+	n.cut()
+	_, err := kv.Get("a")
+	require.Error(t, err)
+	require.Error(t, kv.Set("a", []byte("2"), time.Hour))
+	require.Error(t, kv.Delete("a"))
+	require.Error(t, kv.Reset())
+}

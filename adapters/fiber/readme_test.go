@@ -1,0 +1,84 @@
+package fiberstore_test
+
+import (
+	"context"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v3"
+	"github.com/gofiber/fiber/v3/middleware/limiter"
+	"github.com/gofiber/fiber/v3/middleware/session"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
+)
+
+// The README shows these functions' bodies. Its program is in examples/fiber, whose test runs it.
+
+func logOutEverywhereElse(c fiber.Ctx, store *pgsession.Store, s *session.Middleware) error {
+	this := pgsession.DeriveID(s.ID()).Handle()
+	_, err := store.DeleteByUser(c.Context(), fiberstore.User(s), this)
+	return err
+}
+
+func useLimiter(ctx context.Context, pool *pgxpool.Pool, entryKeys *pgsession.Crypto, app *fiber.App, check func(error)) {
+	entries := pgsession.New(pool, entryKeys, pgsession.WithTable("fiber_entries"))
+	check(entries.Init(ctx))
+	entries.SpawnCleanup(ctx, 10*time.Minute)
+	app.Use(limiter.New(limiter.Config{Storage: fiberstore.NewKeyValue(entries)}))
+}
+
+func TestREADME_Compiles(t *testing.T) {
+	t.Parallel()
+	read := func(file string) string {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return string(content)
+	}
+	program := read("../../examples/fiber/main.go")
+	unindented := strings.ReplaceAll(read("readme_test.go"), "\n\t", "\n")
+	blocks := regexp.MustCompile("(?s)\n```(go|diff)\n(.*?)```").FindAllStringSubmatch(read("README.md"), -1)
+	require.Len(t, blocks, 5)
+	spaces := regexp.MustCompile(`[ \t]+`)
+	for _, block := range blocks {
+		switch code := block[2]; {
+		case block[1] == "diff":
+			for _, added := range regexp.MustCompile(`(?m)^\+(.*)$`).FindAllStringSubmatch(code, -1) {
+				line := spaces.ReplaceAllString(strings.TrimSpace(added[1]), " ")
+				line = strings.ReplaceAll(line, "(store)", "(newStore())")
+				require.Contains(t, spaces.ReplaceAllString(program, " "), line)
+			}
+		case strings.HasPrefix(code, "// Command"):
+			require.Equal(t, program, code)
+		default:
+			require.Contains(t, unindented, "\n"+code)
+		}
+	}
+}
+
+func TestREADME_Snippets(t *testing.T) {
+	t.Parallel()
+	_, pool := newStore(t)
+	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel() // ends the clean-up
+	store, _ := newStore(t)
+	site := newSite(t, fiberstore.NewSessions(store))
+	useLimiter(ctx, pool, keys, site.app, func(err error) { require.NoError(t, err) })
+	site.app.Get("/others", func(c fiber.Ctx) error { return logOutEverywhereElse(c, store, session.FromContext(c)) })
+	one, two := site.newBrowser(t), site.newBrowser(t)
+	one.mustDo(t, "/login/ann")
+	two.mustDo(t, "/login/ann")
+	one.mustDo(t, "/others")
+	require.Equal(t, "ann", one.mustDo(t, "/user"))
+	require.Equal(t, "", two.mustDo(t, "/user"))
+	var entries int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM fiber_entries`).Scan(&entries))
+	require.Positive(t, entries)
+}

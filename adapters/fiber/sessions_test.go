@@ -1,0 +1,446 @@
+package fiberstore_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gofiber/fiber/v3"
+	"github.com/gofiber/fiber/v3/log"
+	"github.com/gofiber/fiber/v3/middleware/session"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/valyala/fasthttp"
+
+	"github.com/pgsession/pgsession"
+	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
+	"github.com/pgsession/pgsession/internal/pgtest"
+)
+
+func TestSessions_Storage(t *testing.T) {
+	t.Parallel()
+	store, pool := newStore(t)
+	storage := fiberstore.NewSessions(store)
+
+	value, err := storage.Get("absent")
+	require.NoError(t, err)
+	require.Nil(t, value)
+	require.NoError(t, storage.Delete("absent"))
+	require.NoError(t, storage.Set("", []byte("value"), time.Hour))
+	require.NoError(t, storage.Set("empty", nil, time.Hour))
+	value, err = storage.Get("empty")
+	require.NoError(t, err)
+	require.Nil(t, value)
+
+	require.NoError(t, storage.Set("id", []byte("no gob"), time.Hour))
+	require.NoError(t, storage.Set("id", []byte("the last one"), 0))
+	value, err = storage.Get("id")
+	require.NoError(t, err)
+	require.Equal(t, "the last one", string(value))
+	loaded, err := store.Load(t.Context(), pgsession.DeriveID("id"))
+	require.NoError(t, err)
+	require.Equal(t, 100*365*24*time.Hour, loaded.IdleTimeout)
+	require.ErrorIs(t, storage.Set("id", []byte("value"), -1), pgsession.ErrInvalidTTL)
+
+	require.NoError(t, storage.Delete("id"))
+	require.ErrorIs(t, storage.Set("id", []byte("late"), time.Hour), pgsession.ErrRevoked)
+	value, err = storage.Get("id")
+	require.NoError(t, err)
+	require.Nil(t, value)
+
+	require.NoError(t, storage.Set("other", []byte("value"), time.Hour))
+	require.NoError(t, storage.Reset())
+	require.ErrorIs(t, storage.Set("other", []byte("late"), time.Hour), pgsession.ErrRevoked)
+
+	require.NoError(t, storage.Close())
+	require.NoError(t, pool.Ping(t.Context()))
+}
+
+func TestSessions_EndedStaysEnded(t *testing.T) {
+	t.Parallel()
+	for _, late := range []string{"/set/a/1", "/login/bob", "/regenerate", "/reset", "/get/a"} {
+		for _, end := range []string{"log-out", "DeleteByUser", "Reset", "cleaned up"} {
+			t.Run(late+" after "+end, func(t *testing.T) {
+				t.Parallel()
+				clock := pgsession.NewManualClock(time.Now())
+				store, _ := newStore(t, pgsession.WithClock(clock))
+				storage := fiberstore.NewSessions(store)
+				ann := newSite(t, storage).newBrowser(t)
+				ann.mustDo(t, "/login/ann")
+				ann.mustDo(t, "/set/secret/hers")
+				slow := ann.another()
+				finish := slow.begin(t, late)
+				switch end {
+				case "log-out":
+					ann.another().mustDo(t, "/logout")
+				case "DeleteByUser":
+					n, err := store.DeleteByUser(t.Context(), "ann")
+					require.NoError(t, err)
+					require.EqualValues(t, 1, n)
+				case "Reset":
+					require.NoError(t, storage.Reset())
+				case "cleaned up":
+					clock.Advance(48 * time.Hour)
+					_, err := store.CleanupExpired(t.Context())
+					require.NoError(t, err)
+				}
+				status, body := finish()
+				switch late {
+				case "/set/a/1":
+					require.Equal(t, http.StatusConflict, status)
+					require.ErrorIs(t, *slow.saveError.Load(), pgsession.ErrNotFound)
+				case "/login/bob": // over ann's session: SetUser wants a Reset
+					require.Equal(t, http.StatusServiceUnavailable, status)
+					require.Contains(t, body, "call Reset before SetUser")
+				default:
+					require.Equal(t, http.StatusOK, status)
+				}
+				_, err := store.Load(t.Context(), ann.id())
+				require.ErrorIs(t, err, pgsession.ErrNotFound)
+				found, err := store.FindByUser(t.Context(), "ann", 0)
+				require.NoError(t, err)
+				require.Empty(t, found)
+				require.Equal(t, "", slow.mustDo(t, "/user"))
+				require.Equal(t, "<nil>", slow.mustDo(t, "/get/secret"))
+			})
+		}
+	}
+}
+
+// Of two log-ins of one guest, one goes on with the guest's values.
+func TestSessions_LogInRace(t *testing.T) {
+	t.Parallel()
+	store, _ := newStore(t)
+	guest := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	guest.mustDo(t, "/set/cart/full")
+	slow, fast := guest.another(), guest.another()
+	finish := slow.begin(t, "/login/ann")
+	fast.mustDo(t, "/login/ann")
+	status, _ := finish()
+	require.Equal(t, http.StatusOK, status)
+
+	require.Equal(t, "full", fast.mustDo(t, "/get/cart"))
+	require.Equal(t, "<nil>", slow.mustDo(t, "/get/cart"))
+	require.Equal(t, "ann", fast.mustDo(t, "/user"))
+	require.Equal(t, "ann", slow.mustDo(t, "/user"))
+	require.NotEqual(t, fast.cookie, slow.cookie)
+	_, err := store.Load(t.Context(), guest.id())
+	require.ErrorIs(t, err, pgsession.ErrRevoked)
+}
+
+func TestSessions_Parallel(t *testing.T) {
+	t.Parallel()
+	store, _ := newStore(t, pgsession.WithTimeout(time.Minute)) // 50 at once take their time under the race detector
+	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b.mustDo(t, "/login/ann")
+	b.mustDo(t, "/set/old/1")
+
+	t.Run("50 keys", func(t *testing.T) {
+		var finishes []func() (int, string)
+		for i := range 50 {
+			finishes = append(finishes, b.another().begin(t, fmt.Sprintf("/set/key%d/%d", i, i)))
+		}
+		var all sync.WaitGroup
+		for _, finish := range finishes {
+			all.Go(func() {
+				status, body := finish()
+				assert.Equal(t, http.StatusOK, status, body)
+			})
+		}
+		all.Wait()
+		for i := range 50 {
+			require.Equal(t, fmt.Sprint(i), b.mustDo(t, fmt.Sprintf("/get/key%d", i)))
+		}
+		require.Equal(t, "ann", b.mustDo(t, "/user"))
+	})
+	t.Run("a key is removed", func(t *testing.T) {
+		finish := b.another().begin(t, "/set/new/1")
+		b.another().mustDo(t, "/unset/old")
+		status, _ := finish()
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, "<nil>", b.mustDo(t, "/get/old"))
+		require.Equal(t, "1", b.mustDo(t, "/get/new"))
+
+		finish = b.another().begin(t, "/unset/new")
+		b.another().mustDo(t, "/set/newer/2")
+		status, _ = finish()
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, "<nil>", b.mustDo(t, "/get/new"))
+		require.Equal(t, "2", b.mustDo(t, "/get/newer"))
+	})
+	t.Run("one key", func(t *testing.T) {
+		finish := b.another().begin(t, "/set/same/slow")
+		b.another().mustDo(t, "/set/same/fast")
+		status, _ := finish()
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, "slow", b.mustDo(t, "/get/same"))
+	})
+	t.Run("a reader", func(t *testing.T) {
+		finish := b.another().begin(t, "/get/same")
+		b.another().mustDo(t, "/set/same/changed")
+		_, body := finish()
+		require.Equal(t, "slow", body)
+		require.Equal(t, "changed", b.mustDo(t, "/get/same"))
+	})
+}
+
+// A session is saved at each request. What was not changed is not written, and its expiry not often.
+func TestSessions_Unchanged(t *testing.T) {
+	t.Parallel()
+	clock := pgsession.NewManualClock(time.Now())
+	store, _ := newStore(t, pgsession.WithClock(clock))
+	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b.mustDo(t, "/set/a/1")
+	b.mustDo(t, "/set/b/2")
+	load := func() *pgsession.Session {
+		loaded, err := store.Load(t.Context(), b.id())
+		require.NoError(t, err)
+		return loaded
+	}
+	before := load()
+	for range 20 { // gob writes a map in random order
+		b.mustDo(t, "/set/a/1")
+	}
+	require.Equal(t, before.Version, load().Version)
+
+	clock.Advance(20 * time.Minute) // of 30
+	b.mustDo(t, "/get/a")
+	require.NotEqual(t, before.Version, load().Version)
+	clock.Advance(20 * time.Minute)
+	require.Equal(t, "1", b.mustDo(t, "/get/a"))
+	clock.Advance(30 * time.Minute)
+	require.Equal(t, "<nil>", b.mustDo(t, "/get/a"))
+}
+
+// The cookie goes out if the session was stored.
+func TestSessions_Cookie(t *testing.T) {
+	t.Parallel()
+	clock := pgsession.NewManualClock(time.Now())
+	store, _ := newStore(t, pgsession.WithClock(clock))
+	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	setsCookie := func(path string) bool {
+		other := b.another()
+		other.mustDo(t, path)
+		return other.sentCookies > 0
+	}
+	require.False(t, setsCookie("/get/a"))
+	require.True(t, setsCookie("/set/a/1"))
+	clock.Advance(5 * time.Minute)
+	require.True(t, setsCookie("/get/a"), "its Max-Age begins anew with the row's")
+	require.True(t, setsCookie("/regenerate"))
+	require.True(t, setsCookie("/get/a"), "the old id is over")
+}
+
+// The README says what a request costs.
+func TestSessions_Statements(t *testing.T) {
+	t.Parallel()
+	var counter statements
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = &counter })
+	clock := pgsession.NewManualClock(time.Now())
+	b := newSite(t, fiberstore.NewSessions(initStore(t, pool, pgsession.WithClock(clock)))).newBrowser(t)
+	cost := func(path string) int64 {
+		before := counter.Load()
+		b.mustDo(t, path)
+		return counter.Load() - before
+	}
+	require.EqualValues(t, 1, cost("/get/a"))
+	require.EqualValues(t, 3, cost("/set/a/1"))
+	require.EqualValues(t, 3, cost("/regenerate"))
+	clock.Advance(10 * time.Minute)
+	require.EqualValues(t, 2, cost("/get/a"))
+	b.cookie = ""
+	require.EqualValues(t, 1, cost("/get/a"))
+}
+
+// statements counts what is sent to the server.
+type statements struct{ atomic.Int64 }
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	s.Add(1)
+	return ctx
+}
+
+func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestSessions_SetIdleTimeout(t *testing.T) {
+	t.Parallel()
+	store, _ := newStore(t)
+	storage := fiberstore.NewSessions(store)
+	require.Equal(t, http.StatusOK, inRequest(t, func(c fiber.Ctx) {
+		require.NoError(t, storage.SetWithContext(c, "id", encoded(t, "a", "1"), time.Hour))
+		require.NoError(t, storage.SetWithContext(c, "id", encoded(t, "a", "1"), time.Minute))
+	}))
+	loaded, err := store.Load(t.Context(), pgsession.DeriveID("id"))
+	require.NoError(t, err)
+	require.Equal(t, time.Minute, loaded.IdleTimeout)
+}
+
+// A request that saves twice does not take its own first save for another's.
+func TestSessions_SavedTwice(t *testing.T) {
+	t.Parallel()
+	store, _ := newStore(t)
+	storage := fiberstore.NewSessions(store)
+	sessions := session.NewStore(session.Config{Storage: storage})
+	var id string
+	require.Equal(t, http.StatusOK, inRequest(t, func(c fiber.Ctx) {
+		sess, err := sessions.Get(c)
+		require.NoError(t, err)
+		defer sess.Release()
+		id = sess.ID()
+		sess.Set("a", "1")
+		require.NoError(t, sess.Save())
+
+		other, err := sessions.GetByID(t.Context(), id)
+		require.NoError(t, err)
+		defer other.Release()
+		other.Set("b", "2")
+		require.NoError(t, other.Save())
+
+		sess.Delete("a")
+		sess.Set("c", "3")
+		require.NoError(t, sess.Save())
+		sess.Delete("c")
+		sess.Set("d", "4")
+		require.NoError(t, sess.Save())
+	}))
+	sess, err := sessions.GetByID(t.Context(), id)
+	require.NoError(t, err)
+	defer sess.Release()
+	require.ElementsMatch(t, []any{"b", "d"}, sess.Keys())
+}
+
+// A log-in that goes on under a new id ends when it would have ended.
+func TestSessions_EndsAt(t *testing.T) {
+	t.Parallel()
+	clock := pgsession.NewManualClock(time.Now())
+	store, _ := newStore(t, pgsession.WithClock(clock), pgsession.WithAbsoluteLifetime(time.Hour))
+	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	endsAt := func() time.Time {
+		loaded, err := store.Load(t.Context(), b.id())
+		require.NoError(t, err)
+		return loaded.EndsAt
+	}
+	guest := endsAt()
+	clock.Advance(10 * time.Minute)
+	b.mustDo(t, "/login/ann")
+	login := endsAt()
+	require.Equal(t, guest.Add(10*time.Minute), login)
+	clock.Advance(10 * time.Minute)
+	b.mustDo(t, "/regenerate")
+	require.Equal(t, login, endsAt())
+	b.mustDo(t, "/reset")
+	require.Equal(t, login.Add(10*time.Minute), endsAt())
+}
+
+func TestSessions_Outage(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	store := initStore(t, n.pool)
+	storage := fiberstore.NewSessions(store)
+	b := newSite(t, storage).newBrowser(t)
+	b.mustDo(t, "/login/ann")
+	cookie := b.cookie
+
+	finish := b.another().begin(t, "/set/a/1")
+	n.cut()
+	status, _ := finish()
+	require.Equal(t, http.StatusConflict, status)
+	require.NotErrorIs(t, *b.saveError.Load(), pgsession.ErrNotFound)
+	status, _ = b.do(t, "/user")
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Equal(t, cookie, b.cookie, "the browser keeps its session")
+	_, err := storage.Get(b.cookie)
+	require.Error(t, err)
+	require.Error(t, storage.Delete(b.cookie))
+	require.Error(t, storage.Reset())
+
+	n.mend()
+	require.Equal(t, "ann", b.mustDo(t, "/user"))
+}
+
+// Log messages go to one place for the whole process, so this test does not run in parallel.
+func TestSessions_DoesNotOpen(t *testing.T) {
+	var logged bytes.Buffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(&bytes.Buffer{})
+	store, pool := newStore(t)
+	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b.mustDo(t, "/login/ann")
+	broken := b.cookie
+	_, err := pool.Exec(t.Context(), `UPDATE sessions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)`)
+	require.NoError(t, err)
+
+	require.Equal(t, "", b.mustDo(t, "/user"))
+	require.NotEqual(t, broken, b.cookie)
+	require.Contains(t, logged.String(), pgsession.DeriveID(broken).Handle().String())
+	require.NotContains(t, logged.String(), broken)
+
+	kv := fiberstore.NewKeyValue(store)
+	require.NoError(t, kv.Set("the key", []byte("value"), time.Hour))
+	_, err = pool.Exec(t.Context(), `UPDATE sessions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)`)
+	require.NoError(t, err)
+	value, err := kv.Get("the key")
+	require.NoError(t, err)
+	require.Nil(t, value)
+	require.Contains(t, logged.String(), "an entry does not open")
+	require.NotContains(t, logged.String(), "the key")
+}
+
+// The request's context is what the application gave to SetContext.
+func TestStorages_Context(t *testing.T) {
+	t.Parallel()
+	store, _ := newStore(t)
+	for name, storage := range map[string]fiber.Storage{
+		"sessions": fiberstore.NewSessions(store), "key/value": fiberstore.NewKeyValue(store),
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, http.StatusOK, inRequest(t, func(c fiber.Ctx) {
+				require.NoError(t, storage.SetWithContext(c, "id", []byte("value"), time.Hour))
+				ended, cancel := context.WithCancel(c.Context())
+				cancel()
+				c.SetContext(ended)
+				_, err := storage.GetWithContext(c, "id")
+				require.ErrorIs(t, err, context.Canceled)
+				require.ErrorIs(t, storage.SetWithContext(c, "id", []byte("late"), time.Hour), context.Canceled)
+				require.ErrorIs(t, storage.DeleteWithContext(c, "id"), context.Canceled)
+				require.ErrorIs(t, storage.ResetWithContext(c), context.Canceled)
+			}))
+			value, err := storage.Get("id")
+			require.NoError(t, err)
+			require.Equal(t, "value", string(value))
+		})
+	}
+}
+
+// A Ctx that fiber has taken back is a context without a request.
+func TestSessions_ReleasedCtx(t *testing.T) {
+	t.Parallel()
+	storage := fiberstore.NewSessions(pgsession.InMemory())
+	app := fiber.New()
+	c := app.AcquireCtx(&fasthttp.RequestCtx{})
+	app.ReleaseCtx(c)
+	require.NoError(t, storage.SetWithContext(c, "id", encoded(t, "a", "1"), time.Hour))
+	require.NoError(t, storage.SetWithContext(c, "id", encoded(t, "b", "2"), time.Hour))
+	value, err := storage.GetWithContext(c, "id")
+	require.NoError(t, err)
+	require.Equal(t, encoded(t, "b", "2"), value)
+	require.NoError(t, storage.DeleteWithContext(c, "id"))
+	require.ErrorIs(t, storage.SetWithContext(c, "id", encoded(t, "b", "2"), time.Hour), pgsession.ErrRevoked)
+}
+
+// inRequest runs a function in a request, on the test's goroutine.
+func inRequest(t *testing.T, run func(c fiber.Ctx)) (status int) {
+	t.Helper()
+	app := fiber.New()
+	c := app.AcquireCtx(&fasthttp.RequestCtx{})
+	defer app.ReleaseCtx(c)
+	run(c)
+	return c.Response().StatusCode()
+}
