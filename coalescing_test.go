@@ -185,6 +185,33 @@ func TestStore_Coalescing_LargeValues(t *testing.T) {
 	})
 }
 
+// TestStore_Coalescing_Bytes queues calls whose values are too large together for one statement. They take two.
+func TestStore_Coalescing_Bytes(t *testing.T) {
+	t.Parallel()
+	const size, calls = 60 << 10, 20
+	onBothStores(t, func(t *testing.T, g *turnstile) {
+		ctx := t.Context()
+		data := ann(strings.Repeat("x", size))
+		for name, call := range map[string]func(id pgsession.ID) error{
+			"Load": func(id pgsession.ID) error { return second(g.Load(ctx, id)) },
+			"Save": func(id pgsession.ID) error { return g.Save(ctx, id, data, time.Hour) },
+			"Put":  func(id pgsession.ID) error { return g.Put(ctx, id, data, time.Hour) },
+		} {
+			run := func() error { return call(g.create(t, data, time.Hour)) }
+			require.NoError(t, run()) // the size of a row to come is known from those that have come
+			queued := make([]func() error, calls)
+			for i := range queued {
+				id := g.create(t, data, time.Hour)
+				queued[i] = func() error { return call(id) }
+			}
+			first := g.create(t, data, time.Hour)
+			errs, sent := g.together(t, func() error { return call(first) }, queued...)
+			requireErrors(t, errs, make([]error, calls)...)
+			require.Equal(t, 2, sent, name)
+		}
+	})
+}
+
 func TestStore_Coalescing_Save(t *testing.T) {
 	t.Parallel()
 	onBothStores(t, func(t *testing.T, g *turnstile) {

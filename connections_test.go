@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -273,6 +276,29 @@ func TestConnections_GivenUp(t *testing.T) {
 	}
 }
 
+// TestConnections_GivenUp_Together has several writes meet connections that are read-only, before the first of them has
+// been refused. The pool gives its connections up once, and all writes are sent again.
+func TestConnections_GivenUp_Together(t *testing.T) {
+	t.Parallel()
+	const connections = 4
+	s := newTracedStore(t, nil, connections, pgsession.WithCoalescing(0))
+	var ids [connections]pgsession.ID
+	for i := range ids {
+		ids[i] = s.create(t, ann(0), time.Hour)
+	}
+	fill(t, s.pool, readOnly)
+	held := s.lockTable(t)
+	errs := make(chan error, connections)
+	for _, id := range ids {
+		go func() { errs <- s.Save(t.Context(), id, ann(1), time.Hour) }()
+	}
+	held.waitFor(t, connections)
+	held.release(t)
+	for range ids {
+		require.NoError(t, <-errs)
+	}
+}
+
 // TestConnections_OnceOnly has the first attempt of a compare-and-swap fail and the second succeed. It must then
 // say that it has, or the caller does it twice.
 func TestConnections_OnceOnly(t *testing.T) {
@@ -295,6 +321,192 @@ func TestConnections_OnceOnly(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 5, s.count(t, renewed.ID))
 	})
+}
+
+// TestConnections_SentAgain has the server roll a write back as it commits it, when it has told already what it
+// wrote. The write is sent again, and what the first attempt told counts no more.
+func TestConnections_SentAgain(t *testing.T) {
+	t.Parallel()
+	type call func(t *testing.T, g *turnstile, x, y pgsession.ID) error
+	shared := func(name string) call {
+		return func(t *testing.T, g *turnstile, x, y pgsession.ID) error {
+			run := func(id pgsession.ID) func() error {
+				return func() error { return operationsOf(g.fixture, id)[name](t.Context()) }
+			}
+			errs, _ := g.together(t, run(g.create(t, ann(1), time.Hour)), run(x), run(y))
+			require.NoError(t, errs[1])
+			return errs[0]
+		}
+	}
+	alone := func(name string) call {
+		return func(t *testing.T, g *turnstile, x, _ pgsession.ID) error {
+			return operationsOf(g.fixture, x)[name](t.Context())
+		}
+	}
+	counts := func(count func(ctx context.Context, g *turnstile) (int64, error)) call {
+		return func(t *testing.T, g *turnstile, _, _ pgsession.ID) error {
+			n, err := count(t.Context(), g)
+			require.EqualValues(t, 1, n)
+			return err
+		}
+	}
+	const (
+		ended   = `UPDATE sessions SET user_key = NULL, sealed = NULL, version = version + 1 WHERE key = $1`
+		removed = `DELETE FROM sessions WHERE key = $1`
+		renewed = `UPDATE sessions SET expires_at = expires_at + interval '1 day' WHERE key = $1`
+	)
+	for name, test := range map[string]struct {
+		meanwhile string // what becomes of x between the attempts
+		call      call
+		want      error
+	}{
+		"save":             {ended, shared("save"), pgsession.ErrRevoked},
+		"put":              {ended, shared("put"), pgsession.ErrRevoked},
+		"touch":            {removed, shared("touch"), pgsession.ErrNotFound},
+		"touch alone":      {removed, alone("touch"), pgsession.ErrNotFound},
+		"revoke":           {ended, alone("revoke"), pgsession.ErrRevoked},
+		"revoke/RevokeAny": {ended, alone("revoke/RevokeAny"), pgsession.ErrRevoked},
+		"reseal": {ended, counts(func(ctx context.Context, g *turnstile) (int64, error) {
+			return g.node(newCrypto(t, otherKey, testKey)).Reseal(ctx)
+		}), nil},
+		"clean up": {renewed, counts(func(ctx context.Context, g *turnstile) (int64, error) {
+			g.clock.Advance(2 * time.Hour)
+			return g.CleanupExpired(ctx)
+		}), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newTurnstile(t, encrypted)
+			x, y := g.create(t, ann(1), time.Hour), g.create(t, ann(1), time.Hour)
+			runScript(t, g.pool, fmt.Sprintf(`CREATE SEQUENCE attempts;
+				CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$
+				BEGIN
+					IF old.key = '\x%s' AND nextval('attempts') = 1 THEN
+						RAISE 'could not serialize access' USING ERRCODE = 'serialization_failure';
+					END IF;
+					RETURN NULL;
+				END $$;
+				CREATE CONSTRAINT TRIGGER fail_once AFTER UPDATE OR DELETE ON sessions
+				DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail_once()`, x.Handle()))
+			var failures atomic.Int64
+			g.traced.end = func(_ string, err error) {
+				var server *pgconn.PgError
+				if errors.As(err, &server) && server.Code == "40001" {
+					failures.Add(1)
+					if _, err := g.pool.Exec(t.Context(), test.meanwhile, key(x)); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			require.ErrorIs(t, test.call(t, g, x, y), test.want)
+			require.EqualValues(t, 1, failures.Load())
+		})
+	}
+}
+
+// TestConnections_UnknownOutcome has the connection of a write end in the middle of it. Whether it took effect is unknown
+// then, and a second run could undo what others have written since: the callers get the error, and it is not sent again.
+func TestConnections_UnknownOutcome(t *testing.T) {
+	t.Parallel()
+	for _, name := range append(writesOf, "clean up", "delete all") {
+		for _, shared := range []bool{false, true} {
+			if shared && !slices.Contains([]string{"save", "put", "touch", "delete"}, name) {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%t", name, shared), func(t *testing.T) {
+				t.Parallel()
+				g := newTurnstile(t, encrypted)
+				first, x, y := g.create(t, ann(1), time.Hour), g.create(t, ann(1), time.Hour), g.create(t, ann(1), time.Hour)
+				require.NoError(t, g.KeyValue().Put(t.Context(), "k", nil, time.Hour))
+				switch name {
+				case "clean up":
+					g.clock.Advance(2 * time.Hour)
+				case "reseal":
+					g.fixture = g.node(newCrypto(t, otherKey, testKey))
+				}
+				// Of several calls, the first to be sent succeeds.
+				runScript(t, g.pool, fmt.Sprintf(`CREATE SEQUENCE attempts;
+					CREATE FUNCTION end_once() RETURNS trigger LANGUAGE plpgsql AS $$
+					BEGIN
+						IF old.key <> '\x%s' AND nextval('attempts') = 1 THEN
+							PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60);
+						END IF;
+						RETURN CASE TG_OP WHEN 'DELETE' THEN old ELSE new END;
+					END $$;
+					CREATE TRIGGER end_once BEFORE UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION end_once()`, first.Handle()))
+				run := func(id pgsession.ID) func() error {
+					return func() error { return operationsOf(g.fixture, id)[name](t.Context()) }
+				}
+				errs := []error{nil}
+				if shared {
+					errs, _ = g.together(t, run(first), run(x), run(y))
+				} else {
+					errs[0] = run(x)()
+				}
+				for _, err := range errs {
+					var server *pgconn.PgError
+					require.ErrorAs(t, err, &server)
+					require.Equal(t, "57P01", server.Code)
+				}
+				var attempts int
+				require.NoError(t, g.pool.QueryRow(t.Context(), `SELECT last_value FROM attempts`).Scan(&attempts))
+				require.Equal(t, 1, attempts)
+			})
+		}
+	}
+}
+
+// A limited connection breaks when so many bytes have come, once.
+type limited struct {
+	net.Conn
+	left *atomic.Int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if l.left.Add(int64(-n)) < 0 {
+		l.left.Store(math.MaxInt64)
+		return 0, errors.Join(io.ErrUnexpectedEOF, l.Conn.Close())
+	}
+	return n, err
+}
+
+// TestConnections_CutShort has the connection break when half of a list has come. It is read again, and no session
+// comes twice.
+func TestConnections_CutShort(t *testing.T) {
+	t.Parallel()
+	const sessions, size = 4, 50 << 10
+	var left atomic.Int64
+	left.Store(math.MaxInt64)
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return &limited{conn, &left}, err
+		}
+	})
+	s := newFixture(t, pool, encrypted, nil)
+	for range sessions {
+		s.create(t, ann(make([]byte, size)), time.Hour)
+	}
+	for name, list := range map[string]func() (int, error){
+		"FindByUser": func() (int, error) {
+			found, err := s.FindByUser(t.Context(), "ann", 0)
+			return len(found), err
+		},
+		"All": func() (n int, last error) {
+			for _, err := range s.All(t.Context()) {
+				n, last = n+1, err
+			}
+			return n, last
+		},
+	} {
+		left.Store(sessions * size / 2)
+		n, err := list()
+		require.NoError(t, err, name)
+		require.Equal(t, sessions, n, name)
+		require.Greater(t, left.Load(), int64(sessions*size), "it was cut")
+	}
 }
 
 // onEach makes all of the pool's connections, and calls do while each is the only one that is free.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -277,6 +278,30 @@ func TestLocks_DeleteAll(t *testing.T) {
 	require.NoError(t, <-done)
 	require.EqualValues(t, 2, ended.Load())
 	require.ErrorIs(t, second(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
+}
+
+// TestLocks_DeleteAll_Moved has a session move to a new id when DeleteAll has read the old one. It is ended there.
+func TestLocks_DeleteAll_Moved(t *testing.T) {
+	t.Parallel()
+	var move atomic.Pointer[func()]
+	s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
+		if strings.Contains(sql, "pgsession_seen") {
+			if once := move.Swap(nil); once != nil {
+				(*once)()
+			}
+		}
+	}}, 4)
+	id, next := s.create(t, ann(1), time.Hour), pgsession.NewID()
+	cycle := func() {
+		if err := s.Cycle(t.Context(), id, next, ann(1), time.Hour); err != nil {
+			t.Error(err)
+		}
+	}
+	move.Store(&cycle)
+	n, err := s.DeleteAll(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	require.ErrorIs(t, second(s.Load(t.Context(), next)), pgsession.ErrRevoked)
 }
 
 // TestLocks_DeleteByUser_Error ends four of a user's five sessions, and says so, though the fifth is held for

@@ -77,6 +77,24 @@ func TestSetKeys_InFlight(t *testing.T) {
 	}
 }
 
+// TestSetKeys_InRenew removes the key of the row while a Renew runs. The user stays, and so does when the log-in began
+// and ends.
+func TestSetKeys_InRenew(t *testing.T) {
+	t.Parallel()
+	crypto := newCrypto(t, testKey)
+	s := newStore(t).node(crypto)
+	id := s.create(t, pgsession.Data{UserID: "ann", EndsAt: s.clock.Now().Add(2 * time.Hour), Values: 1}, time.Hour)
+	before := s.load(t, id)
+	s.clock.Advance(time.Minute)
+	renewed, err := s.Renew(t.Context(), id, time.Hour, func(*pgsession.Session) (pgsession.Data, error) {
+		return ann(2), crypto.SetKeys(otherKey)
+	})
+	require.NoError(t, err)
+	after := s.load(t, renewed.ID)
+	require.Equal(t, before.CreatedAt, after.CreatedAt)
+	require.Equal(t, before.EndsAt, after.EndsAt)
+}
+
 // TestSetKeys_UnderRevocation saves, lists and ends sessions while the ring changes all the time: each session
 // is its user's, whatever the ring was.
 func TestSetKeys_UnderRevocation(t *testing.T) {

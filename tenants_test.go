@@ -2,6 +2,8 @@ package pgsession_test
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -126,6 +128,24 @@ func TestTenants(t *testing.T) {
 					"ended, each in its own table")
 			}
 			require.Zero(t, s.strays.Load(), "no statement is without its caller's context")
+		})
+	}
+}
+
+// TestTenants_Probe has the health endpoint asked for one tenant and for the other. The look that probes share
+// goes by the tenant of the first.
+func TestTenants_Probe(t *testing.T) {
+	t.Parallel()
+	for name, hook := range tenantHooks {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newTenants(t, hook)
+			for _, ctx := range s.contexts {
+				response := httptest.NewRecorder()
+				s.HealthHandler().ServeHTTP(response, httptest.NewRequestWithContext(ctx, http.MethodGet, "/health", nil))
+				require.Equal(t, http.StatusOK, response.Code)
+			}
+			require.Zero(t, s.strays.Load())
 		})
 	}
 }

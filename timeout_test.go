@@ -2,6 +2,8 @@ package pgsession_test
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,6 +86,96 @@ func TestWithTimeout_ExhaustedPool(t *testing.T) {
 	}
 	release()
 	require.Equal(t, 1, s.count(t, id))
+}
+
+// A deadlines store keeps when the statements of one operation must end: the one that has the store's context.
+type deadlines struct {
+	*fixture
+	ctx     context.Context
+	first   func()        // called when its first statement begins, if not nil
+	skipped chan struct{} // told when any statement has ended that skips held rows
+
+	mu   sync.Mutex
+	seen []time.Time
+}
+
+func newDeadlines(t *testing.T) *deadlines {
+	t.Helper()
+	type marked struct{}
+	s := &deadlines{ctx: context.WithValue(t.Context(), marked{}, true), skipped: make(chan struct{}, 100)}
+	s.fixture = newTracedStore(t, &tracer{
+		start: func(ctx context.Context, _ string) {
+			if ctx.Value(marked{}) == nil {
+				return
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			deadline, _ := ctx.Deadline()
+			s.seen = append(s.seen, deadline)
+			if s.first != nil && len(s.seen) == 1 {
+				s.first()
+			}
+		},
+		end: func(sql string, _ error) {
+			if strings.Contains(sql, "SKIP LOCKED") {
+				s.skipped <- struct{}{}
+			}
+		},
+	}, 4)
+	return s
+}
+
+// requireOne wants several statements, and one deadline of them all.
+func (s *deadlines) requireOne(t *testing.T) {
+	t.Helper()
+	require.Greater(t, len(s.seen), 1)
+	require.False(t, s.seen[0].IsZero())
+	for _, deadline := range s.seen {
+		require.Equal(t, s.seen[0], deadline)
+	}
+}
+
+// TestWithTimeout_OneDeadline calls what takes several statements. Each of them ends when the operation must, so that
+// they do not have WithTimeout one after the other.
+func TestWithTimeout_OneDeadline(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"load/Update", "load/Renew"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newDeadlines(t)
+			require.NoError(t, operationsOf(s.fixture, s.create(t, ann(1), time.Hour))[name](s.ctx))
+			s.requireOne(t)
+		})
+	}
+	for name, want := range map[string]error{"find by user": nil, "delete by user": nil, "revoke": pgsession.ErrNotFound} {
+		t.Run(name+", while the key ring changes", func(t *testing.T) {
+			t.Parallel()
+			s, crypto := newDeadlines(t), newCrypto(t, testKey)
+			s.first = func() {
+				if err := crypto.SetKeys(otherKey, testKey); err != nil {
+					t.Error(err)
+				}
+			}
+			require.ErrorIs(t, operationsOf(s.node(crypto), pgsession.NewID())[name](s.ctx), want)
+			s.requireOne(t)
+		})
+	}
+	for _, name := range []string{"save", "put", "touch", "delete"} {
+		t.Run(name+", while another call waits for the row", func(t *testing.T) {
+			t.Parallel()
+			s := newDeadlines(t)
+			call := operationsOf(s.fixture, s.create(t, ann(1), time.Hour))[name]
+			held := s.lock(t, "true")
+			other := many(1, func() error { return call(t.Context()) })
+			held.waitFor(t, 1)
+			errs := many(1, func() error { return call(s.ctx) })
+			<-s.skipped
+			held.release(t)
+			require.NoError(t, <-other)
+			require.NoError(t, <-errs)
+			s.requireOne(t)
+		})
+	}
 }
 
 func TestWithTimeout_CallersDeadline(t *testing.T) {

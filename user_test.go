@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,6 +190,40 @@ func TestStore_All(t *testing.T) {
 	}
 	require.ErrorIs(t, last, context.Canceled)
 	require.Equal(t, 501, seen)
+}
+
+// TestStore_Pages_Bytes reads and reseals more than a page may hold, of which one value is larger than a page.
+func TestStore_Pages_Bytes(t *testing.T) {
+	t.Parallel()
+	const values, size, fewestPages = 12, 1 << 20, 3
+	var pages atomic.Int64
+	s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
+		if strings.Contains(sql, "pgsession_bytes_before") {
+			pages.Add(1)
+		}
+	}}, 2, pgsession.WithMaxSize(0))
+	large := s.create(t, ann(make([]byte, 5*size)), time.Hour)
+	want := []pgsession.Handle{large.Handle()}
+	for range values {
+		want = append(want, s.create(t, ann(make([]byte, size)), time.Hour).Handle())
+	}
+
+	before := pages.Load()
+	var got []pgsession.Handle
+	for session, err := range s.All(t.Context()) {
+		require.NoError(t, err)
+		got = append(got, session.Handle)
+	}
+	require.ElementsMatch(t, want, got)
+	require.Greater(t, pages.Load()-before, int64(fewestPages))
+
+	rotated := s.node(newCrypto(t, pgsession.GenerateKey(), testKey), pgsession.WithMaxSize(0))
+	before = pages.Load()
+	n, err := rotated.Reseal(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, values+1, n)
+	require.Greater(t, pages.Load()-before, int64(fewestPages))
+	require.Len(t, decode[[]byte](t, rotated.load(t, large)), 5*size)
 }
 
 func TestStore_Reseal(t *testing.T) {

@@ -1,0 +1,221 @@
+package scsstore_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alexedwards/scs/pgxstore"
+	"github.com/alexedwards/scs/v2"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
+)
+
+// silence is how long the database says nothing, and timeout how long an operation may take.
+const (
+	silence = 3 * time.Second
+	timeout = time.Second
+)
+
+const silent = "the database silent for 3 s: a request took"
+
+// TestComparison does the same to scs's own store and to ours. Its log has the README's table.
+func TestComparison(t *testing.T) {
+	t.Parallel()
+	theirs := func(t testing.TB, pool *pgxpool.Pool) *app {
+		oldTable(t, pool)
+		return newSite(t, nil, pgxstore.NewWithCleanupInterval(pool, 0), func(m *scs.SessionManager, next http.Handler) http.Handler { return m.LoadAndSave(next) })
+	}
+	ours := func(t testing.TB, pool *pgxpool.Pool) *app {
+		return newApp(t, newStore(t, pool))
+	}
+	impatient := func(t testing.TB, pool *pgxpool.Pool) *app {
+		return newApp(t, newStore(t, pool, pgsession.WithTimeout(timeout)))
+	}
+	for name, compare := range map[string]func(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string{
+		"50 parallel changes of different keys": differentKeys,
+		"50 parallel additions to one counter":  oneCounter,
+		"a log-out during a slow request":       logOut,
+		"a log-in during a slow request":        logIn,
+		silent:                                  silentDatabase,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mine := ours
+			if name == silent {
+				mine = impatient
+			}
+			with, without := compare(t, mine), compare(t, theirs)
+			t.Logf("| %s | %s | %s |", name, without, with)
+			switch name {
+			case "50 parallel changes of different keys":
+				require.Equal(t, "50 kept", with)
+			case "a log-out during a slow request":
+				require.Equal(t, "stays logged out", with)
+			case "a log-in during a slow request":
+				require.Equal(t, "stays logged in", with)
+			}
+		})
+	}
+}
+
+const parallel = 50
+
+func differentKeys(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
+	app := newApp(t, pgtest.Pool(t))
+	ann := app.newBrowser(t)
+	ann.ok("/put?key=first&value=1")
+	together(app, ann, func(r *http.Request) { app.Put(r.Context(), "key"+r.FormValue("n"), "x") })
+	kept := 0
+	app.on("/keys", func(w http.ResponseWriter, r *http.Request) { kept = len(app.Keys(r.Context())) - 1 })
+	ann.ok("/keys")
+	return fmt.Sprint(kept, " kept")
+}
+
+func oneCounter(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
+	app := newApp(t, pgtest.Pool(t))
+	ann := app.newBrowser(t)
+	ann.ok("/put?key=first&value=1")
+	together(app, ann, func(r *http.Request) { app.Put(r.Context(), "n", app.GetInt(r.Context(), "n")+1) })
+	n := 0
+	app.on("/n", func(w http.ResponseWriter, r *http.Request) { n = app.GetInt(r.Context(), "n") })
+	ann.ok("/n")
+	return fmt.Sprint(n, " kept")
+}
+
+// together sends requests that have all loaded the session before the first one saves it.
+func together(app *app, ann *browser, change func(r *http.Request)) {
+	var loaded, running sync.WaitGroup
+	loaded.Add(parallel)
+	app.on("/together", func(w http.ResponseWriter, r *http.Request) {
+		loaded.Done()
+		loaded.Wait()
+		change(r)
+	})
+	for n := range parallel {
+		window := ann.same()
+		running.Go(func() { window.get("/together?n=" + strconv.Itoa(n)) })
+	}
+	running.Wait()
+}
+
+func logOut(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
+	app := newApp(t, pgtest.Pool(t))
+	ann := app.newBrowser(t)
+	ann.ok("/login?user=ann")
+	stolen := ann.same()
+	begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") })
+	slow := ann.same().inBackground("/slow")
+	<-begun
+	ann.ok("/logout")
+	goOn()
+	<-slow
+	if stolen.ok("/get") != "" {
+		return "logged in again"
+	}
+	return "stays logged out"
+}
+
+func logIn(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
+	app := newApp(t, pgtest.Pool(t))
+	ann := app.newBrowser(t)
+	ann.ok("/put?key=cart&value=tea")
+	begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") })
+	slow := ann.inBackground("/slow") // its cookie goes to the same browser
+	<-begun
+	ann.ok("/login?user=ann")
+	goOn()
+	<-slow
+	app.on("/who", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, app.GetString(r.Context(), "userID")) })
+	if ann.ok("/who") != "ann" {
+		return "a guest again"
+	}
+	return "stays logged in"
+}
+
+func silentDatabase(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
+	database := newProxy(t)
+	app := newApp(t, pgtest.Pool(t, func(config *pgxpool.Config) {
+		config.ConnConfig.Host, config.ConnConfig.Port = "127.0.0.1", uint16(database.listener.Addr().(*net.TCPAddr).Port)
+		config.ConnConfig.Fallbacks = nil
+	}))
+	ann := app.newBrowser(t)
+	ann.ok("/login?user=ann")
+	database.mu.Lock()
+	timer := time.AfterFunc(silence, database.mu.Unlock)
+	defer timer.Stop()
+	started := time.Now()
+	got := ann.get("/get")
+	took := time.Since(started)
+	require.Eventually(t, func() bool { return ann.get("/get").body == "userID=ann" }, patience, 10*time.Millisecond)
+	return fmt.Sprintf("%.1f s, status %d, still logged in", took.Seconds(), got.status)
+}
+
+// A proxy passes what the server of the tests and its clients say, unless its lock is held.
+type proxy struct {
+	listener net.Listener
+	mu       sync.RWMutex
+}
+
+func newProxy(t testing.TB) *proxy {
+	t.Helper()
+	server, err := pgtest.Shared()
+	require.NoError(t, err)
+	config, err := pgxpool.ParseConfig(server.URL())
+	require.NoError(t, err)
+	network, address := "tcp", net.JoinHostPort(config.ConnConfig.Host, strconv.Itoa(int(config.ConnConfig.Port)))
+	if filepath.IsAbs(config.ConnConfig.Host) {
+		network, address = "unix", filepath.Join(config.ConnConfig.Host, fmt.Sprint(".s.PGSQL.", config.ConnConfig.Port))
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p := &proxy{listener: listener}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial(network, address)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			running.Go(func() { p.pass(server, client) })
+			running.Go(func() { p.pass(client, server) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		running.Wait() // the pool is closed by then
+	})
+	return p
+}
+
+func (p *proxy) pass(to, from net.Conn) {
+	defer to.Close()
+	defer from.Close()
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		if err != nil {
+			return
+		}
+		p.mu.RLock()
+		_, err = to.Write(buffer[:n])
+		p.mu.RUnlock()
+		if err != nil {
+			return
+		}
+	}
+}
