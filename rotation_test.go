@@ -95,6 +95,32 @@ func TestSetKeys_InRenew(t *testing.T) {
 	require.Equal(t, before.EndsAt, after.EndsAt)
 }
 
+// TestSetKeys_InFlight_Cycle changes the key ring under a Cycle, whose row another caller meanwhile saves under the new
+// primary key. The user stays, and so does the end of the log-in.
+func TestSetKeys_InFlight_Cycle(t *testing.T) {
+	t.Parallel()
+	crypto := newCrypto(t, testKey)
+	s := newStore(t).node(crypto, pgsession.WithTimeout(patience))
+	id := s.create(t, pgsession.Data{UserID: "ann", EndsAt: s.clock.Now().Add(2 * time.Hour), Values: 1}, time.Hour)
+	before := s.load(t, id)
+	other := s.node(newCrypto(t, otherKey, testKey)).create(t, ann(1), time.Hour)
+	s.clock.Advance(time.Minute)
+
+	held := s.lockTable(t)
+	next := pgsession.NewID()
+	done := many(1, func() error { return s.Cycle(t.Context(), id, next, ann(2), time.Hour) })
+	held.waitFor(t, 1)
+	require.NoError(t, crypto.SetKeys(otherKey, testKey))
+	_, err := held.Exec(t.Context(), `UPDATE sessions SET user_key = (SELECT user_key FROM sessions WHERE key = $2), version = version + 1
+		WHERE key = $1`, key(id), key(other))
+	require.NoError(t, err)
+	require.NoError(t, held.Commit(t.Context()))
+	require.NoError(t, <-done)
+	after := s.load(t, next)
+	require.Equal(t, before.CreatedAt, after.CreatedAt)
+	require.Equal(t, before.EndsAt, after.EndsAt)
+}
+
 // TestSetKeys_UnderRevocation saves, lists and ends sessions while the ring changes all the time: each session
 // is its user's, whatever the ring was.
 func TestSetKeys_UnderRevocation(t *testing.T) {

@@ -554,21 +554,41 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 	if !newID.mayBegin() {
 		return ErrInvalidID
 	}
-	w, _, err := s.login(newID.handle, data, ttl)
-	if err == errEndsAtPassed {
-		w, err = s.cycleOver(ctx, oldID, w)
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	var leaving []byte
+	for range updateAttempts {
+		ring := s.codec.ring()
+		w, _, err := s.login(newID.handle, data, ttl)
+		if err == errEndsAtPassed {
+			w, err = s.cycleOver(ctx, oldID, w)
+			if err == errEndsAtPassed && s.codec.ring() != ring {
+				continue // the user may be the same after all
+			}
+		}
+		if err != nil {
+			return err
+		}
+		w.Leaving = leaving
+		outcome, err := s.table.Cycle(ctx, oldID.handle.sum, w)
+		switch {
+		case err != nil:
+			return wrap("cycle", err)
+		case outcome == rows.OK:
+			s.stats.saves.Add(1)
+			return nil
+		case outcome != rows.OtherUser:
+			return outcomeError(outcome)
+		}
+		// The user changes; or stays, and the row was written under a key that the ring has had only
+		// since. The next attempt tells them apart, by a ring that is newer than the row.
+		row, err := s.table.Load(ctx, oldID.handle.sum)
+		if err != nil {
+			return wrap("cycle", err)
+		}
+		leaving = row.UserKey
 	}
-	if err != nil {
-		return err
-	}
-	outcome, err := s.table.Cycle(ctx, oldID.handle.sum, w)
-	if err != nil {
-		return wrap("cycle", err)
-	}
-	if outcome == rows.OK {
-		s.stats.saves.Add(1)
-	}
-	return outcomeError(outcome)
+	return ErrConflict
 }
 
 // cycleOver returns what Cycle writes if EndsAt has passed. It counts only if the user changes.

@@ -17,7 +17,7 @@ func (t *Table) Cycle(ctx context.Context, from rows.Key, w rows.Write) (outcome
 			err := t.runAlone(ctx, from, func(ctx context.Context, conn *pgx.Conn) error {
 				begun := w.Begin(t.now())
 				tag, err := conn.Exec(ctx, t.sql.Load().cycle, begun.CreatedAt, from[:], w.Key[:], w.UserKey, w.OtherUserKeys,
-					begun.Version, timestamp(begun.EndsAt), interval(w.TTL), sealed, data)
+					begun.Version, timestamp(begun.EndsAt), interval(w.TTL), w.Leaving, sealed, data)
 				cycled = tag.RowsAffected() > 0
 				return err
 			})
@@ -28,7 +28,7 @@ func (t *Table) Cycle(ctx context.Context, from rows.Key, w rows.Write) (outcome
 			if err != nil {
 				return err
 			}
-			if outcome = row.Load(t.now()); outcome != rows.OK {
+			if _, _, outcome = rows.Cycle(row, rows.Row{}, w, t.now()); outcome != rows.OK {
 				return nil
 			}
 		}
@@ -50,12 +50,12 @@ const cycleSQL = `
 		SET ` + tombstone + `,
 			created_at = CASE WHEN ` + sameUser + ` THEN s.created_at ELSE $1 END,
 			ends_at = CASE WHEN ` + sameUser + ` THEN s.ends_at ELSE $7::timestamptz END
-		WHERE s.key = $2 AND ` + live + `
+		WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NULL OR s.user_key = $9::bytea OR ` + sameUser + `)
 		RETURNING s.created_at, s.ends_at
 	)
 	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)
 	SELECT $3::bytea, $4::bytea, $6::bigint, ended.created_at, least($1::timestamptz + $8::interval, ended.ends_at), ended.ends_at, $8::interval,
-		$9::bytea, convert_from($10::bytea, 'UTF8')::jsonb
+		$10::bytea, convert_from($11::bytea, 'UTF8')::jsonb
 	FROM pgsession_ended AS ended`
 
 const sameUser = `(s.user_key IS NOT DISTINCT FROM $4::bytea OR coalesce(s.user_key = ANY($5::bytea[]), false))`

@@ -62,6 +62,9 @@ type Write struct {
 	OtherUserKeys [][]byte // more values that name the same user
 	Payload       []byte
 
+	// Leaving is the user key that the caller of Cycle has seen in the row, if it names another user.
+	Leaving []byte
+
 	// TTL is how long the session may be idle, in whole microseconds. 0 keeps the expiry and the
 	// idle timeout, where there is a row to keep them of.
 	TTL time.Duration
@@ -244,23 +247,31 @@ func (r Row) Touch(ttl time.Duration, now time.Time) (Row, Outcome) {
 }
 
 // Cycle moves a live session to another key, where there must be no row. What the write stores lies
-// there, and a tombstone at the old key. If both keys are one, the caller gives the row twice.
+// there, and a tombstone at the old key. If both keys are one, the caller gives the row twice. The
+// session must be the user's, a guest's, or the one that the caller leaves.
 func Cycle(from, to Row, w Write, now time.Time) (newFrom, newTo Row, outcome Outcome) {
 	if outcome := from.Load(now); outcome != OK {
 		return from, to, outcome
 	}
+	if from.UserKey != nil && !w.IsUser(from.UserKey) && !bytes.Equal(from.UserKey, w.Leaving) {
+		return from, to, OtherUser
+	}
+	return move(from, to, w, now)
+}
+
+func move(from, to Row, w Write, now time.Time) (newFrom, newTo Row, outcome Outcome) {
 	if to.State != Absent {
 		return from, to, Exists
 	}
 	return from.End(now), from.Move(w, now), OK
 }
 
-// Renew is Cycle for a session that is still as it was seen.
+// Renew is Cycle for a session that is still as it was seen, whosever it is.
 func Renew(from, to, seen Row, w Write, now time.Time) (newFrom, newTo Row, outcome Outcome) {
 	if outcome := from.compare(seen, now); outcome != OK {
 		return from, to, outcome
 	}
-	return Cycle(from, to, w, now)
+	return move(from, to, w, now)
 }
 
 // Move returns what Cycle and Renew store under the new key. The log-in goes on if the user stays,

@@ -40,6 +40,8 @@ type Table interface {
 	Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
 
 	Touch(ctx context.Context, key Key, ttl time.Duration) (Outcome, error)
+
+	// Cycle is OtherUser if the session is neither the user's, nor a guest's, nor w.Leaving's.
 	Cycle(ctx context.Context, from Key, w Write) (Outcome, error)
 
 	// Renew returns the row under the new key. It is Changed if the old row is not as it was seen.

@@ -452,6 +452,7 @@ func (s state) move(c call, a answer, w rows.Write, at time.Time) (after state, 
 	from, to := before.row(), s[c.to].Value().row()
 	var outcome rows.Outcome
 	if c.kind == opCycle {
+		w.Leaving = from.UserKey // the store looks whose it is
 		from, to, outcome = rows.Cycle(from, to, w, at)
 	} else {
 		if a.outcome == rows.OK && !saw(a.seen, before) {
