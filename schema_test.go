@@ -358,7 +358,7 @@ func TestStore_Init_ErrSchema(t *testing.T) {
 	type difference struct{ sql, want string }
 	tests := map[string]difference{
 		"somebody else's": {`DROP TABLE sessions; CREATE TABLE sessions (id serial PRIMARY KEY, data text, sess json NOT NULL)`,
-			"column created_at is missing; column data is text, where it should be jsonb; column ends_at is missing; column expires_at is missing; " +
+			"so give the store one of its own with WithTable: column created_at is missing; column data is text, where it should be jsonb; column ends_at is missing; column expires_at is missing; " +
 				"column expires_hour is missing; column idle_timeout is missing; column key is missing; column sealed is missing; " +
 				"column sess is not ours, and must be set; column user_key is missing; column version is missing"},
 		"no columns": {`DROP TABLE sessions; CREATE TABLE sessions ()`, "column key is missing"},

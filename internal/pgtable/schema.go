@@ -253,11 +253,15 @@ func (t *Table) checkColumns(ctx context.Context, db querier, oid uint32) error 
 	for name := range want {
 		differences = append(differences, "column "+name+" is missing")
 	}
-	if len(differences) > 0 {
-		slices.Sort(differences)
-		return t.schemaError(strings.Join(differences, "; "))
+	if len(differences) == 0 {
+		return nil
 	}
-	return nil
+	slices.Sort(differences)
+	difference := strings.Join(differences, "; ")
+	if _, isMissing := want["key"]; isMissing {
+		difference = "it seems to be another library's table, so give the store one of its own with WithTable: " + difference
+	}
+	return t.schemaError(difference)
 }
 
 // indexKeys returns what the table's usable indexes are on, as ddl names them. A deferred unique index
