@@ -169,25 +169,39 @@ func (l *lockedMeter) takeTurn(ctx context.Context, c *contender, state string, 
 }
 
 // lock holds the locked row until it is unlocked. It saves the row first, so that touches gain and
-// have to write: a touch that was given up in an earlier turn may have taken effect.
+// have to write. A touch that was given up in an earlier turn may take effect after that; then it
+// begins anew.
 func (l *lockedMeter) lock(ctx context.Context, c *contender) (unlock func() error, err error) {
+	for {
+		unlock, isTouched, err := l.saveAndLock(ctx, c)
+		if err != nil || !isTouched {
+			return unlock, err
+		}
+		if err := unlock(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (l *lockedMeter) saveAndLock(ctx context.Context, c *contender) (unlock func() error, isTouched bool, err error) {
 	if err := c.store.Save(ctx, l.locked, pgsession.Data{Values: l.value(lockedValue, 0)}, timeToLive); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	key, err := hex.DecodeString(l.locked.Handle().String())
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	tx, err := l.locker.Begin(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	unlock = func() error { return tx.Rollback(context.WithoutCancel(ctx)) }
-	if _, err := tx.Exec(ctx, `SELECT FROM `+lockedTable+` WHERE key = $1 FOR UPDATE`, key); err != nil {
+	err = tx.QueryRow(ctx, `SELECT idle_timeout > $2 FROM `+lockedTable+` WHERE key = $1 FOR UPDATE`, key, timeToLive).Scan(&isTouched)
+	if err != nil {
 		unlock()
-		return nil, err
+		return nil, false, err
 	}
-	return unlock, nil
+	return unlock, isTouched, nil
 }
 
 var errNotLocked = errors.New("a call for the locked row came through")
