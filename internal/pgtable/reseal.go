@@ -2,7 +2,8 @@ package pgtable
 
 import (
 	"context"
-	"strings"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,28 +40,43 @@ func (t *Table) Reseal(ctx context.Context, resealed []rows.Resealed) (swapped i
 	}
 	err = t.operate(ctx, func(ctx context.Context) error {
 		done := make(map[rows.Key]bool, len(resealed))
-		err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
-			clear(done)
-			return reseal(ctx, conn, t.sql.Load().reseal, resealed, done)
-		})
-		if err != nil {
-			return err
-		}
-		for i := range resealed { // what was held is done alone
-			if key := resealed[i].Seen.Key; !done[key] {
-				err := t.runAlone(ctx, key, func(ctx context.Context, conn *pgx.Conn) error {
-					return reseal(ctx, conn, t.sql.Load().resealWaiting, resealed[i:i+1], done)
-				})
-				if err != nil {
-					return err
-				}
+		if !t.isDistributed() {
+			err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+				clear(done)
+				return reseal(ctx, conn, t.sql.Load().reseal, resealed, done)
+			})
+			if err != nil && !t.isDistributed() {
+				return err
 			}
 		}
-		swapped = int64(len(done))
-		return nil
+		left := slices.DeleteFunc(slices.Clone(resealed), func(r rows.Resealed) bool { return done[r.Seen.Key] })
+		var alone atomic.Int64
+		err := forEach(ctx, left, func(r rows.Resealed) error {
+			written, err := t.resealAlone(ctx, r)
+			if written {
+				alone.Add(1)
+			}
+			return err
+		})
+		swapped = int64(len(done)) + alone.Load()
+		return err
 	})
 	return swapped, err
 }
+
+func (t *Table) resealAlone(ctx context.Context, r rows.Resealed) (written bool, err error) {
+	err = t.runAlone(ctx, r.Seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
+		tag, err := conn.Exec(ctx, t.sql.Load().resealAlone, r.Seen.Key[:], r.Seen.Version, r.Seen.CreatedAt, r.UserKey, r.Payload)
+		written = tag.RowsAffected() > 0
+		return err
+	})
+	return written, err
+}
+
+const resealAloneSQL = `
+	UPDATE sessions AS s
+	SET user_key = $4, sealed = $5, version = ` + nextVersion + `
+	WHERE s.key = $1 AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3`
 
 // reseal adds the keys of the rows that it wrote to done.
 func reseal(ctx context.Context, conn *pgx.Conn, sql string, resealed []rows.Resealed, done map[rows.Key]bool) error {
@@ -101,5 +117,3 @@ const resealSQL = `
 	FROM pgsession_held AS held
 	WHERE s.key = held.key AND s.sealed IS NOT NULL AND s.version = held.version AND s.created_at = held.created_at
 	RETURNING s.key`
-
-var resealWaitingSQL = strings.ReplaceAll(resealSQL, skipLocked, "FOR UPDATE OF s")
