@@ -2,9 +2,13 @@ package pgsession_test
 
 import (
 	"errors"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
@@ -75,4 +79,85 @@ func TestDistributed_MovedAway(t *testing.T) {
 	n, err = s.DeleteAll(ctx)
 	require.NoError(t, err)
 	require.Zero(t, n)
+}
+
+// TestDistributed_Shards reads from the coordinator's notices which shards each operation goes to, and whether it
+// commits there in two phases.
+func TestDistributed_Shards(t *testing.T) {
+	requireDistributed(t)
+	t.Parallel()
+	var remote []string
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+		config.MaxConns = 1
+		config.ConnConfig.RuntimeParams["citus.log_remote_commands"] = "on"
+		config.ConnConfig.RuntimeParams["client_min_messages"] = "notice"
+		config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, notice *pgconn.Notice) { remote = append(remote, notice.Message) }
+	})
+	s := newFixture(t, pool, encrypted, nil)
+	ctx, kv := t.Context(), s.KeyValue()
+	id, other, revoked := s.create(t, ann(1), time.Hour), s.create(t, bob, time.Hour), s.create(t, ann(1), time.Hour)
+	shard := regexp.MustCompile(`sessions_\d+`)
+	touched := func(run func() error) (shards int, prepares bool) {
+		remote = nil
+		require.NoError(t, run())
+		seen := make(map[string]bool)
+		for _, message := range remote {
+			if name := shard.FindString(message); name != "" {
+				seen[name] = true
+			}
+			prepares = prepares || strings.Contains(message, "PREPARE TRANSACTION")
+		}
+		return len(seen), prepares
+	}
+	for _, step := range []struct {
+		name string
+		run  func() error
+	}{
+		{"Create", func() error { return second(s.Create(ctx, ann(1), time.Hour)) }},
+		{"CreateAs", func() error { return second(s.CreateAs(ctx, pgsession.NewID(), ann(1), time.Hour)) }},
+		{"Load", func() error { return second(s.Load(ctx, id)) }},
+		{"Save", func() error { return s.Save(ctx, id, ann(2), time.Hour) }},
+		{"Update", func() error { return second(s.Update(ctx, id, 0, increment)) }},
+		{"Touch", func() error { return s.Touch(ctx, id, 2*time.Hour) }},
+		{"Put", func() error { return s.Put(ctx, id, ann(3), time.Hour) }},
+		{"Put of a new id", func() error { return s.Put(ctx, pgsession.NewID(), ann(3), time.Hour) }},
+		{"Revoke", func() error { return s.Revoke(ctx, "ann", revoked.Handle()) }},
+		{"Delete", func() error { return s.Delete(ctx, other) }},
+		{"KeyValue.Put", func() error { return kv.Put(ctx, "k", nil, time.Hour) }},
+		{"KeyValue.Get", func() error { return second(kv.Get(ctx, "k")) }},
+		{"KeyValue.Take", func() error { return second(kv.Take(ctx, "k")) }},
+		{"KeyValue.Delete", func() error { return kv.Delete(ctx, "k") }},
+	} {
+		shards, prepares := touched(step.run)
+		t.Logf("%s: %d shard, two-phase %t", step.name, shards, prepares)
+		require.Equal(t, 1, shards, step.name)
+		require.False(t, prepares, step.name)
+	}
+	prepared := 0
+	for range 20 {
+		next := pgsession.NewID()
+		shards, prepares := touched(func() error { return s.Cycle(ctx, id, next, ann(3), time.Hour) })
+		require.Contains(t, []int{1, 2}, shards, "Cycle")
+		renewed, err := s.Load(ctx, next)
+		require.NoError(t, err)
+		shards, again := touched(func() (err error) {
+			renewed, err = s.Renew(ctx, next, time.Hour, login(ann(4)))
+			return err
+		})
+		require.Contains(t, []int{1, 2}, shards, "Renew")
+		if prepares || again {
+			prepared++
+		}
+		id = renewed.ID
+	}
+	require.Positive(t, prepared)
+	for name, run := range map[string]func() error{
+		"FindByUser":     func() error { return second(s.FindByUser(ctx, "ann", 0)) },
+		"DeleteByUser":   func() error { return second(s.DeleteByUser(ctx, "ann")) },
+		"CleanupExpired": func() error { return second(s.CleanupExpired(ctx)) },
+		"DeleteAll":      func() error { return second(s.DeleteAll(ctx)) },
+	} {
+		shards, prepares := touched(run)
+		t.Logf("%s: %d shards, two-phase %t", name, shards, prepares)
+	}
 }

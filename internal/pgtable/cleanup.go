@@ -70,29 +70,27 @@ const expiredKeysSQL = `
 	LIMIT $4`
 
 func (t *Table) removeExpired(ctx context.Context, bound time.Time, keys [][]byte) (gone map[string]bool, err error) {
-	err = t.operate(ctx, func(ctx context.Context) error {
-		sql := t.sql.Load()
-		if !sql.distributed {
-			gone, err = t.removeKeys(ctx, sql.removeExpired, bound, list[[]byte](keys))
-			if sql = t.sql.Load(); !sql.distributed {
-				return err
-			}
+	sql := t.sql.Load()
+	if !sql.distributed {
+		gone, err = t.removeKeys(ctx, sql.removeExpired, bound, list[[]byte](keys))
+		if sql = t.sql.Load(); !sql.distributed {
+			return gone, err
 		}
-		some, cancel := context.WithTimeout(ctx, waitForHeld)
-		defer cancel()
-		if gone, err = t.removeKeys(some, sql.removeExpired, bound, list[[]byte](keys)); err == nil || ctx.Err() != nil {
-			return err
-		}
-		// Somebody holds one of the rows, most likely.
-		gone = make(map[string]bool, len(keys))
-		var mu sync.Mutex
-		return forEach(ctx, keys, func(key []byte) error {
-			one, err := t.removeKeys(ctx, sql.removeOneExpired, bound, key)
-			mu.Lock()
-			defer mu.Unlock()
-			maps.Copy(gone, one)
-			return err
-		})
+	}
+	some, cancel := context.WithTimeout(ctx, waitForHeld)
+	defer cancel()
+	if gone, err = t.removeKeys(some, sql.removeExpired, bound, list[[]byte](keys)); err == nil || ctx.Err() != nil {
+		return gone, err
+	}
+	// Somebody holds one of the rows, most likely.
+	gone = make(map[string]bool, len(keys))
+	var mu sync.Mutex
+	err = forEach(ctx, keys, func(key []byte) error {
+		one, err := t.removeKeys(ctx, sql.removeOneExpired, bound, key)
+		mu.Lock()
+		defer mu.Unlock()
+		maps.Copy(gone, one)
+		return err
 	})
 	return gone, err
 }
@@ -103,7 +101,7 @@ const waitForHeld = time.Second
 
 // removeKeys runs a statement that removes rows and returns their keys.
 func (t *Table) removeKeys(ctx context.Context, sql string, bound time.Time, keys any) (gone map[string]bool, err error) {
-	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+	err = t.write(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		gone = make(map[string]bool)
 		result, err := conn.Query(ctx, sql, bound, t.mayBeAhead(), keys)
 		if err != nil {

@@ -2,8 +2,8 @@ package pgtable
 
 import (
 	"context"
-	"slices"
-	"sync/atomic"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,45 +38,64 @@ func (t *Table) Reseal(ctx context.Context, resealed []rows.Resealed) (swapped i
 	if len(resealed) == 0 {
 		return 0, nil
 	}
-	err = t.operate(ctx, func(ctx context.Context) error {
-		done := make(map[rows.Key]bool, len(resealed))
-		if !t.isDistributed() {
-			err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
-				clear(done)
-				return reseal(ctx, conn, t.sql.Load().reseal, resealed, done)
-			})
-			if err != nil && !t.isDistributed() {
-				return err
-			}
+	sql := t.sql.Load()
+	done := make(map[rows.Key]bool, len(resealed))
+	if !sql.distributed {
+		err = t.write(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+			clear(done)
+			return reseal(ctx, conn, sql.reseal, resealed, done)
+		})
+		if sql = t.sql.Load(); err != nil && !sql.distributed {
+			return 0, err
 		}
-		left := slices.DeleteFunc(slices.Clone(resealed), func(r rows.Resealed) bool { return done[r.Seen.Key] })
-		var alone atomic.Int64
-		err := forEach(ctx, left, func(r rows.Resealed) error {
-			written, err := t.resealAlone(ctx, r)
+	}
+	if sql.distributed {
+		var mu sync.Mutex
+		err = forEach(ctx, resealed, func(r rows.Resealed) error {
+			written, err := t.resealOne(ctx, sql.resealOne, r)
+			mu.Lock()
+			defer mu.Unlock()
 			if written {
-				alone.Add(1)
+				done[r.Seen.Key] = true
 			}
 			return err
 		})
-		swapped = int64(len(done)) + alone.Load()
-		return err
-	})
+	}
+	for i := range resealed { // what was held is done alone
+		if key := resealed[i].Seen.Key; err == nil && !done[key] {
+			done[key], err = t.resealOne(ctx, sql.resealWaiting, resealed[i])
+		}
+	}
+	for _, written := range done {
+		if written {
+			swapped++
+		}
+	}
 	return swapped, err
 }
 
-func (t *Table) resealAlone(ctx context.Context, r rows.Resealed) (written bool, err error) {
-	err = t.runAlone(ctx, r.Seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
-		tag, err := conn.Exec(ctx, t.sql.Load().resealAlone, r.Seen.Key[:], r.Seen.Version, r.Seen.CreatedAt, r.UserKey, r.Payload)
+func (t *Table) resealOne(ctx context.Context, sql string, r rows.Resealed) (written bool, err error) {
+	err = t.writeRow(ctx, r.Seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
+		tag, err := conn.Exec(ctx, sql, r.Seen.Key[:], r.Seen.Version, r.Seen.CreatedAt, r.UserKey, r.Payload)
 		written = tag.RowsAffected() > 0
 		return err
 	})
 	return written, err
 }
 
-const resealAloneSQL = `
+const resealOneSQL = `
+	WITH pgsession_held AS (
+		SELECT s.key
+		FROM sessions AS s
+		WHERE s.key = $1 AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3
+		` + skipLocked + `
+	)
 	UPDATE sessions AS s
 	SET user_key = $4, sealed = $5, version = ` + nextVersion + `
-	WHERE s.key = $1 AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3`
+	FROM pgsession_held AS held
+	WHERE s.key = $1 AND s.key = held.key AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3`
+
+var resealWaitingSQL = strings.ReplaceAll(resealOneSQL, skipLocked, "FOR UPDATE OF s")
 
 // reseal adds the keys of the rows that it wrote to done.
 func reseal(ctx context.Context, conn *pgx.Conn, sql string, resealed []rows.Resealed, done map[rows.Key]bool) error {

@@ -126,7 +126,7 @@ type statements struct {
 	insert, load, loadMany, save, saveMany, put, putMany, swap, touch, touchMany, cycle, renew string
 	end, endMany, revoke, endByUser, allKeys, page                                             string
 	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                               string
-	pageToReseal, reseal, resealAlone, examine                                                 string
+	pageToReseal, reseal, resealOne, resealWaiting, examine                                    string
 	keysOfUser, moves, endOrFollow, removeOneExpired                                           string
 }
 
@@ -158,7 +158,8 @@ func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements
 		takeEntry:        fill(takeEntrySQL),
 		pageToReseal:     fill(pageToResealSQL),
 		reseal:           fill(resealSQL),
-		resealAlone:      fill(resealAloneSQL),
+		resealOne:        fill(resealOneSQL),
+		resealWaiting:    fill(resealWaitingSQL),
 		examine:          fill(examineSQL),
 		keysOfUser:       fill(keysOfUserSQL),
 		moves:            fill(movesSQL),

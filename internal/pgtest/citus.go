@@ -24,6 +24,9 @@ var citusSettings = map[string]string{
 	"max_worker_processes":      "32",
 	"citus.node_conninfo":       "sslmode=disable",
 
+	// A worker whose coordinator has gone notices, though it waits for a lock.
+	"client_connection_check_interval": "1s",
+
 	// The tests' own triggers. The library has none.
 	"citus.enable_unsafe_triggers": "on",
 }
@@ -87,6 +90,9 @@ func (c *Citus) startNode(ctx context.Context, logf func(format string, args ...
 	node, err := newCluster(logf, c.options)
 	if err != nil {
 		return nil, err
+	}
+	if c.Coordinator != nil {
+		node.password = c.Coordinator.password // Citus copies it to the workers
 	}
 	// A server reaches itself by this name.
 	node.settings["citus.local_hostname"] = node.folder
