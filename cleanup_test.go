@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 // A gate is a slog.Handler that says when something is logged, and waits to be told to
@@ -107,6 +108,7 @@ func TestStore_CleanupExpired_Batches(t *testing.T) {
 
 // TestStore_CleanupExpired_ErrorHalfway breaks the second batch.
 func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
+	pgtest.NotDistributed(t, "there are no batches")
 	t.Parallel()
 	var removals atomic.Int32
 	var ctx context.Context

@@ -100,6 +100,7 @@ func TestStore_Coalescing_Load(t *testing.T) {
 // anew costs more than to run it; and the plan goes through the index, however few the
 // sessions, since there may be more before the server looks again.
 func TestStore_Coalescing_KeepsPlans(t *testing.T) {
+	pgtest.NotDistributed(t, "the plans are those of the machines with the shards")
 	t.Parallel()
 	const connections, keptAfter = 3, 5
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
@@ -395,12 +396,14 @@ func TestStore_Coalescing_NoDeadlocks(t *testing.T) {
 	require.Zero(t, deadlocks.Load())
 }
 
-// TestStore_Coalescing_WithoutLocks works on a server that refuses to lock the rows of a list, as Citus
-// does on a distributed table: from then on calls share no statement that writes.
-func TestStore_Coalescing_WithoutLocks(t *testing.T) {
+// TestStore_Coalescing_Distributed works on a server that imitates Citus: it refuses to lock the rows of a
+// list, and says that the table is distributed. From then on calls share no statement that writes.
+func TestStore_Coalescing_Distributed(t *testing.T) {
+	pgtest.NotDistributed(t, "it imitates one")
 	t.Parallel()
 	g := newTurnstile(t, encrypted)
 	ctx := t.Context()
+	g.sql(t, `CREATE TABLE pg_dist_partition AS SELECT 'sessions'::regclass AS logicalrelid, 'h'::"char" AS partmethod`)
 	g.sql(t, `CREATE FUNCTION refuse_locks() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN
 			IF current_query() LIKE '%SKIP LOCKED%' THEN

@@ -143,7 +143,16 @@ func newFixture(t testing.TB, pool *pgxpool.Pool, open opener, opts []pgsession.
 	store := open(pool, append([]pgsession.Option{pgsession.WithClock(clock), quiet(), patient()}, opts...)...)
 	require.NoError(t, store.Init(t.Context()))
 	pgtest.AfterInit(t, pool, "sessions")
+	learnLayout(store)
 	return &fixture{store, pool, clock}
+}
+
+// learnLayout lets a store see that its table is distributed, if it is. TestDistributed_NotKnownYet is about
+// stores that do not know.
+func learnLayout(store *pgsession.Store) {
+	if pgtest.IsDistributed() {
+		store.Health(context.Background())
+	}
 }
 
 // bothStores are the kinds of stores on PostgreSQL.
@@ -155,7 +164,9 @@ func bothStores(t testing.TB, opts ...pgsession.Option) map[string]*fixture {
 // node returns another store on the fixture's table, as another node of the application has one.
 func (f *fixture) node(crypto *pgsession.Crypto, opts ...pgsession.Option) *fixture {
 	opts = append([]pgsession.Option{pgsession.WithClock(f.clock), quiet(), patient()}, opts...)
-	return &fixture{pgsession.New(f.pool, crypto, opts...), f.pool, f.clock}
+	store := pgsession.New(f.pool, crypto, opts...)
+	learnLayout(store)
+	return &fixture{store, f.pool, f.clock}
 }
 
 // storeOn returns a store by the machine's clock, without Init.
@@ -285,8 +296,8 @@ func runScript(t testing.TB, pool *pgxpool.Pool, sql string) {
 // swallow has a trigger of the table's owner make the server do nothing and say that all is well.
 func (f *fixture) swallow(t testing.TB, events string) {
 	t.Helper()
-	runScript(t, f.pool, `CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-		CREATE TRIGGER swallow BEFORE `+events+` ON sessions FOR EACH ROW EXECUTE FUNCTION swallow()`)
+	f.sql(t, `CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
+	f.sql(t, `CREATE TRIGGER swallow BEFORE `+events+` ON sessions FOR EACH ROW EXECUTE FUNCTION swallow()`)
 }
 
 // expire writes n rows that expired at the clock's time.
@@ -303,13 +314,27 @@ func (f *fixture) expire(t testing.TB, n int) {
 // A lock is what a transaction holds, on a connection that is not the pool's.
 type lock struct {
 	pgx.Tx
-	pid uint32
+	pid     uint32
+	waiting string // counts the statements that wait for it
 }
 
 // lock locks the rows that meet a condition, until the test's end if not released before.
 func (f *fixture) lock(t testing.TB, condition string, args ...any) *lock {
 	t.Helper()
-	return f.hold(t, `SELECT key FROM sessions WHERE `+condition+` FOR UPDATE`, args...)
+	if !pgtest.IsDistributed() {
+		return f.hold(t, `SELECT key FROM sessions WHERE `+condition+` FOR UPDATE`, args...)
+	}
+	// Citus locks the rows of one shard at a time.
+	result, err := f.pool.Query(t.Context(), `SELECT key FROM sessions WHERE `+condition, args...)
+	require.NoError(t, err)
+	keys, err := pgx.CollectRows(result, pgx.RowTo[[]byte])
+	require.NoError(t, err)
+	held := f.hold(t, `SELECT`)
+	for _, key := range keys {
+		_, err := held.Exec(t.Context(), `SELECT key FROM sessions WHERE key = $1 FOR UPDATE`, key)
+		require.NoError(t, err)
+	}
+	return held
 }
 
 func (f *fixture) lockTable(t testing.TB) *lock {
@@ -329,7 +354,14 @@ func (f *fixture) hold(t testing.TB, sql string, args ...any) *lock {
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), sql, args...)
 	require.NoError(t, err)
-	return &lock{tx, conn.PgConn().PID()}
+	waiting := `SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY(pg_blocking_pids(pid))`
+	if pgtest.IsDistributed() {
+		waiting = `SELECT count(DISTINCT pid) FROM (
+			SELECT pid FROM pg_stat_activity WHERE $1::int = ANY(pg_blocking_pids(pid))
+			UNION ALL
+			SELECT citus_pid_for_gpid(waiting_gpid) FROM citus_lock_waits WHERE citus_pid_for_gpid(blocking_gpid) = $1::int) AS waiting`
+	}
+	return &lock{tx, conn.PgConn().PID(), waiting}
 }
 
 // waitFor returns when so many statements wait for the lock.
@@ -340,8 +372,7 @@ func (l *lock) waitFor(t testing.TB, statements int) {
 		_, err := l.Exec(t.Context(), `SELECT pg_stat_clear_snapshot()`)
 		var waiting int
 		if err == nil {
-			err = l.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY(pg_blocking_pids(pid))`,
-				int32(l.pid)).Scan(&waiting)
+			err = l.QueryRow(t.Context(), l.waiting, int32(l.pid)).Scan(&waiting)
 		}
 		return err == nil && waiting == statements
 	}, patience, time.Millisecond)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 // slack is what an operation may take beyond its timeout. The promise is a second, and the machine may be
@@ -119,6 +120,7 @@ func requireOthersGoOn(t *testing.T, s *fixture) {
 // TestLocks_NobodyHeldByABatch has two saves share a statement, one of them of a row that somebody holds. The
 // statement must not hold the other row for as long: another node ends that session meanwhile.
 func TestLocks_NobodyHeldByABatch(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	for name, write := range map[string]func(ctx context.Context, g *turnstile, id pgsession.ID) error{
 		"Save": func(ctx context.Context, g *turnstile, id pgsession.ID) error {

@@ -2,10 +2,13 @@ package pgtable
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // lookSize is how many keys of expired rows are read before they are removed in batches. It is more
@@ -21,16 +24,16 @@ func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool) (removed int
 	held := list[[]byte]{} // rows that somebody holds: another node's clean-up, most likely
 	for {
 		keys, err := t.readKeys(ctx, func(s *statements) string { return s.expiredKeys },
-			bound, t.config.ServerClockToo, held, lookSize)
+			bound, t.mayBeAhead(), held, lookSize)
 		if err != nil {
 			return removed, err
 		}
 		for batch := range slices.Chunk(keys, batchSize) {
 			gone, err := t.removeExpired(ctx, bound, batch)
+			removed += int64(len(gone))
 			if err != nil {
 				return removed, err
 			}
-			removed += int64(len(gone))
 			if len(gone) == len(batch) {
 				continue
 			}
@@ -46,9 +49,17 @@ func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool) (removed int
 	}
 }
 
-// expiredBound is when a row must have expired to be removed: $1, which is by the store's clock, and
-// if $2 is true by the server's as well, so that a node with a wrong clock removes no live session.
-const expiredBound = `least($1::timestamptz, CASE WHEN $2::boolean THEN statement_timestamp() END)`
+// expiredBound is when a row must have expired to be removed: $1, which is by the store's clock, and at
+// most $2 after the server's time, so that a node with a wrong clock removes no live session.
+const expiredBound = `least($1::timestamptz, statement_timestamp() + $2::interval)`
+
+// mayBeAhead returns by how much the store's clock may be ahead of the server's.
+func (t *Table) mayBeAhead() pgtype.Interval {
+	if t.config.ServerClockToo {
+		return pgtype.Interval{Valid: true}
+	}
+	return pgtype.Interval{Months: 12 * 10_000, Valid: true}
+}
 
 // Without the ORDER BY, a generic plan reads the whole table.
 const expiredKeysSQL = `
@@ -59,9 +70,40 @@ const expiredKeysSQL = `
 	LIMIT $4`
 
 func (t *Table) removeExpired(ctx context.Context, bound time.Time, keys [][]byte) (gone map[string]bool, err error) {
+	sql := t.sql.Load()
+	if !sql.distributed {
+		gone, err = t.removeKeys(ctx, sql.removeExpired, bound, list[[]byte](keys))
+		if sql = t.sql.Load(); !sql.distributed {
+			return gone, err
+		}
+	}
+	some, cancel := context.WithTimeout(ctx, waitForHeld)
+	defer cancel()
+	if gone, err = t.removeKeys(some, sql.removeExpired, bound, list[[]byte](keys)); err == nil || ctx.Err() != nil {
+		return gone, err
+	}
+	// Somebody holds one of the rows, most likely.
+	gone = make(map[string]bool, len(keys))
+	var mu sync.Mutex
+	err = forEach(ctx, keys, func(key []byte) error {
+		one, err := t.removeKeys(ctx, sql.removeOneExpired, bound, key)
+		mu.Lock()
+		defer mu.Unlock()
+		maps.Copy(gone, one)
+		return err
+	})
+	return gone, err
+}
+
+// waitForHeld is how long one statement for many rows of a distributed table may wait for those that somebody
+// holds, since it cannot skip them.
+const waitForHeld = time.Second
+
+// removeKeys runs a statement that removes rows and returns their keys.
+func (t *Table) removeKeys(ctx context.Context, sql string, bound time.Time, keys any) (gone map[string]bool, err error) {
 	err = t.write(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		gone = make(map[string]bool, len(keys))
-		result, err := conn.Query(ctx, t.sql.Load().removeExpired, bound, t.config.ServerClockToo, list[[]byte](keys))
+		gone = make(map[string]bool)
+		result, err := conn.Query(ctx, sql, bound, t.mayBeAhead(), keys)
 		if err != nil {
 			return err
 		}
@@ -72,7 +114,10 @@ func (t *Table) removeExpired(ctx context.Context, bound time.Time, keys [][]byt
 		})
 		return err
 	})
-	return gone, err
+	if err != nil {
+		return nil, err
+	}
+	return gone, nil
 }
 
 // The expiry is judged again under the lock: a session may have been touched since its key was read.
@@ -87,4 +132,16 @@ const removeExpiredSQL = `
 	DELETE FROM sessions AS s
 	USING pgsession_held AS held
 	WHERE s.key = held.key AND s.expires_at <= ` + expiredBound + `
+	RETURNING s.key`
+
+const removeOneExpiredSQL = `
+	WITH pgsession_held AS (
+		SELECT s.key
+		FROM sessions AS s
+		WHERE s.key = $3 AND s.expires_at <= ` + expiredBound + `
+		` + skipLocked + `
+	)
+	DELETE FROM sessions AS s
+	USING pgsession_held AS held
+	WHERE s.key = $3 AND s.key = held.key AND s.expires_at <= ` + expiredBound + `
 	RETURNING s.key`

@@ -13,15 +13,19 @@ func (t *Table) Cycle(ctx context.Context, from rows.Key, w rows.Write) (outcome
 	sealed, data := t.payload(w.Payload)
 	err = t.operate(ctx, func(ctx context.Context) error {
 		for range maxAttempts {
-			var cycled bool
+			var (
+				cycled bool
+				begun  rows.Row
+			)
 			err := t.runAlone(ctx, from, func(ctx context.Context, conn *pgx.Conn) error {
-				begun := w.Begin(t.now())
+				begun = w.Begin(t.now())
 				tag, err := conn.Exec(ctx, t.sql.Load().cycle, begun.CreatedAt, from[:], w.Key[:], w.UserKey, w.OtherUserKeys,
 					begun.Version, timestamp(begun.EndsAt), interval(w.TTL), w.Leaving, sealed, data)
 				cycled = tag.RowsAffected() > 0
 				return err
 			})
-			if err != nil || cycled {
+			outcome, cycled, err = t.explainMove(ctx, begun, cycled, err)
+			if err != nil || cycled || outcome != rows.OK {
 				return err
 			}
 			row, err := t.load(ctx, from)
@@ -35,10 +39,27 @@ func (t *Table) Cycle(ctx context.Context, from rows.Key, w rows.Write) (outcome
 		outcome = rows.Changed
 		return nil
 	})
-	if sqlState(err) == uniqueViolation {
-		return rows.Exists, nil
-	}
 	return outcome, err
+}
+
+// explainMove tells whether a statement failed because there was a row under the new key. Citus has no
+// SQLSTATE for that, so this looks for the row. If it is the new one, the statement failed after it had
+// committed.
+func (t *Table) explainMove(ctx context.Context, to rows.Row, done bool, err error) (rows.Outcome, bool, error) {
+	switch {
+	case sqlState(err) == uniqueViolation:
+		return rows.Exists, false, nil
+	case sqlState(err) != internalError || !t.isDistributed():
+		return rows.OK, done, err
+	}
+	found, lookErr := t.load(ctx, to.Key)
+	switch {
+	case lookErr != nil || found.State == rows.Absent:
+		return rows.OK, false, err
+	case found.Version == to.Version:
+		return rows.OK, true, nil
+	}
+	return rows.Exists, false, nil
 }
 
 // The row at the old key becomes a tombstone in the same statement in which the new row is made, so
@@ -51,6 +72,7 @@ const cycleSQL = `
 			created_at = CASE WHEN ` + sameUser + ` THEN s.created_at ELSE $1 END,
 			ends_at = CASE WHEN ` + sameUser + ` THEN s.ends_at ELSE $7::timestamptz END
 		WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NULL OR s.user_key = $9::bytea OR ` + sameUser + `)
+			AND ` + refusedIfDistributed + `
 		RETURNING s.created_at, s.ends_at
 	)
 	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)
@@ -63,19 +85,24 @@ const sameUser = `(s.user_key IS NOT DISTINCT FROM $4::bytea OR coalesce(s.user_
 // Renew is part of [rows.Table].
 func (t *Table) Renew(ctx context.Context, seen rows.Row, w rows.Write) (row rows.Row, outcome rows.Outcome, err error) {
 	sealed, data := t.payload(w.Payload)
-	err = t.writeRow(ctx, seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
-		now := t.now()
-		row = seen.Move(w, now)
-		tag, err := conn.Exec(ctx, t.sql.Load().renew, now, seen.Key[:], seen.Version, seen.CreatedAt,
-			row.Key[:], row.UserKey, row.Version, row.CreatedAt, row.ExpiresAt, timestamp(row.EndsAt), interval(row.IdleTimeout), sealed, data)
-		outcome = rows.OK // an attempt before this one may have failed
-		if tag.RowsAffected() == 0 {
+	err = t.operate(ctx, func(ctx context.Context) error {
+		var renewed bool
+		err := t.runAlone(ctx, seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
+			now := t.now()
+			row = seen.Move(w, now)
+			tag, err := conn.Exec(ctx, t.sql.Load().renew, now, seen.Key[:], seen.Version, seen.CreatedAt,
+				row.Key[:], row.UserKey, row.Version, row.CreatedAt, row.ExpiresAt, timestamp(row.EndsAt), interval(row.IdleTimeout), sealed, data)
+			renewed = tag.RowsAffected() > 0
+			return err
+		})
+		outcome, renewed, err = t.explainMove(ctx, row, renewed, err)
+		if err == nil && !renewed && outcome == rows.OK {
 			outcome = rows.Changed
 		}
 		return err
 	})
-	if sqlState(err) == uniqueViolation {
-		return rows.Row{}, rows.Exists, nil
+	if outcome != rows.OK {
+		return rows.Row{}, outcome, err
 	}
 	return row, outcome, err
 }
@@ -84,7 +111,7 @@ const renewSQL = `
 	WITH pgsession_ended AS (
 		UPDATE sessions AS s
 		SET ` + tombstone + `
-		WHERE s.key = $2 AND ` + live + ` AND s.version = $3 AND s.created_at = $4
+		WHERE s.key = $2 AND ` + live + ` AND s.version = $3 AND s.created_at = $4 AND ` + refusedIfDistributed + `
 		RETURNING s.key
 	)
 	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)

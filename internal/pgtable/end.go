@@ -21,7 +21,7 @@ const (
 // End is part of [rows.Table].
 func (t *Table) End(ctx context.Context, key rows.Key) error {
 	deadline := t.deadline()
-	if !t.writesAlone.Load() {
+	if !t.isDistributed() {
 		ended, err := t.shared.ends.Do(ctx, deadline, key)
 		if err != nil || ended {
 			return t.explain(ctx, err)
@@ -145,9 +145,7 @@ func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (ou
 
 // revoke waits for the row's lock, and reports whether it ended a session and whether that was live.
 func (t *Table) revoke(ctx context.Context, key []byte, userKeys [][]byte) (ended, live bool, err error) {
-	var turn rows.Key
-	copy(turn[:], key)
-	err = t.runAlone(ctx, turn, func(ctx context.Context, conn *pgx.Conn) error {
+	err = t.runAlone(ctx, turnOf(key), func(ctx context.Context, conn *pgx.Conn) error {
 		ended, live = false, false
 		result, err := conn.Query(ctx, t.sql.Load().revoke, t.now(), key, userKeys)
 		if err != nil {
@@ -162,6 +160,12 @@ func (t *Table) revoke(ctx context.Context, key []byte, userKeys [][]byte) (ende
 	return ended, live, err
 }
 
+// turnOf returns whose turn a call for a row waits for. A hostile row may have a key of another length.
+func turnOf(key []byte) (turn rows.Key) {
+	copy(turn[:], key)
+	return turn
+}
+
 const revokeSQL = `
 	WITH pgsession_held AS (
 		SELECT s.key, ` + live + ` AS live
@@ -172,7 +176,7 @@ const revokeSQL = `
 	UPDATE sessions AS s
 	SET ` + tombstone + `
 	FROM pgsession_held AS held
-	WHERE s.key = held.key
+	WHERE s.key = $2 AND s.key = held.key
 	RETURNING held.live`
 
 // EndByUser is part of [rows.Table]. It ends what it can get at once, then waits for the rows that
@@ -185,13 +189,21 @@ func (t *Table) EndByUser(ctx context.Context, userKeys [][]byte, except []rows.
 			if err := waitFromPass(ctx, pass); err != nil {
 				return err
 			}
+			if t.isDistributed() {
+				n, err := t.endDistributed(ctx, userKeys, spared)
+				live += n
+				return err
+			}
 			seen, err := t.endPage(ctx, userKeys, spared)
 			if err != nil {
+				if t.isDistributed() {
+					continue // the server refused that
+				}
 				return err
 			}
 			all, n, err := t.endLeft(ctx, seen, userKeys)
 			live += n
-			if err != nil || all && len(seen) < batchSize {
+			if err != nil || all && len(seen) < batchSize && !t.isDistributed() {
 				return err
 			}
 		}
@@ -256,6 +268,10 @@ func (t *Table) EndAll(ctx context.Context) (live int64, err error) {
 		if err := waitFromPass(ctx, pass); err != nil {
 			return live, err
 		}
+		if t.isDistributed() {
+			n, err := t.endDistributed(ctx, nil, nil)
+			return live + n, err
+		}
 		keys, err := t.readKeys(ctx, func(s *statements) string { return s.allKeys })
 		if err != nil {
 			return live, err
@@ -264,12 +280,12 @@ func (t *Table) EndAll(ctx context.Context) (live int64, err error) {
 		for batch := range slices.Chunk(keys, batchSize) {
 			all, n, err := t.endBatch(ctx, batch)
 			live += n
-			if err != nil {
+			if err != nil && !t.isDistributed() {
 				return live, err
 			}
 			done = done && all
 		}
-		if done {
+		if done && !t.isDistributed() {
 			return live, nil
 		}
 	}

@@ -30,15 +30,18 @@ func (t *Table) Examine(ctx context.Context) (condition rows.Condition, err erro
 		serverTime                  time.Time
 		synchronousCommit           string
 		readOnly, unlogged, present bool
-		rowsHidden                  bool
+		rowsHidden, citus           bool
 		missing                     []string
 	)
 	began := time.Now()
 	err = t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		before := t.now()
 		err := conn.QueryRow(ctx, t.sql.Load().examine, t.name.Sanitize()).
-			Scan(&serverTime, &synchronousCommit, &readOnly, &unlogged, &rowsHidden, &missing, &present)
+			Scan(&serverTime, &synchronousCommit, &readOnly, &unlogged, &rowsHidden, &missing, &citus, &present)
 		condition.Clock = max(serverTime.Sub(t.now()), min(serverTime.Sub(before), 0))
+		if err == nil {
+			err = t.lookOn(ctx, conn, citus)
+		}
 		return err
 	})
 	switch {
@@ -94,4 +97,5 @@ const examineSQL = `
 		(SELECT c.relpersistence = 'u' FROM pg_class AS c WHERE c.oid = $1::text::regclass),
 		row_security_active($1::text),
 		` + privilegesSQL + `,
+		` + hasCitus + `,
 		EXISTS (SELECT ` + columns + `, s.data, s.sealed, s.expires_hour FROM sessions AS s WHERE s.key = '')`

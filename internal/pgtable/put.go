@@ -21,7 +21,7 @@ func (t *Table) put(ctx context.Context, w rows.Write) (written bool, err error)
 	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
 		begun := w.Begin(t.now())
 		tag, err := conn.Exec(ctx, t.sql.Load().put, begun.CreatedAt, w.Key[:], w.UserKey, w.OtherUserKeys,
-			begun.Version, begun.ExpiresAt, timestamp(begun.EndsAt), interval(begun.IdleTimeout), sealed, data)
+			begun.Version, begun.ExpiresAt, timestamp(begun.EndsAt), interval(begun.IdleTimeout), begun.CreatedAt.Add(w.TTL), sealed, data)
 		written = tag.RowsAffected() > 0
 		return err
 	})
@@ -30,10 +30,10 @@ func (t *Table) put(ctx context.Context, w rows.Write) (written bool, err error)
 
 const putSQL = `
 	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)
-	VALUES ($2, $3, $5, $1, $6, $7, $8, $9, convert_from($10, 'UTF8')::jsonb)
+	VALUES ($2, $3, $5, $1, $6, $7, $8, $10, convert_from($11, 'UTF8')::jsonb)
 	ON CONFLICT (key) DO UPDATE
 	SET user_key = excluded.user_key, sealed = excluded.sealed, data = excluded.data, version = ` + nextVersion + `,
-		expires_at = least(excluded.created_at + excluded.idle_timeout, s.ends_at), idle_timeout = excluded.idle_timeout
+		expires_at = least($9::timestamptz, s.ends_at), idle_timeout = excluded.idle_timeout
 	WHERE ` + live + ` AND (s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($4::bytea[]))`
 
 func (t *Table) putMany(ctx context.Context, writes []rows.Write, answer func(int, bool)) error {

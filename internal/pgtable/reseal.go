@@ -3,6 +3,7 @@ package pgtable
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,30 +38,64 @@ func (t *Table) Reseal(ctx context.Context, resealed []rows.Resealed) (swapped i
 	if len(resealed) == 0 {
 		return 0, nil
 	}
-	err = t.operate(ctx, func(ctx context.Context) error {
-		done := make(map[rows.Key]bool, len(resealed))
-		err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+	sql := t.sql.Load()
+	done := make(map[rows.Key]bool, len(resealed))
+	if !sql.distributed {
+		err = t.write(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 			clear(done)
-			return reseal(ctx, conn, t.sql.Load().reseal, resealed, done)
+			return reseal(ctx, conn, sql.reseal, resealed, done)
 		})
-		if err != nil {
-			return err
+		if sql = t.sql.Load(); err != nil && !sql.distributed {
+			return 0, err
 		}
-		for i := range resealed { // what was held is done alone
-			if key := resealed[i].Seen.Key; !done[key] {
-				err := t.runAlone(ctx, key, func(ctx context.Context, conn *pgx.Conn) error {
-					return reseal(ctx, conn, t.sql.Load().resealWaiting, resealed[i:i+1], done)
-				})
-				if err != nil {
-					return err
-				}
+	}
+	if sql.distributed {
+		var mu sync.Mutex
+		err = forEach(ctx, resealed, func(r rows.Resealed) error {
+			written, err := t.resealOne(ctx, sql.resealOne, r)
+			mu.Lock()
+			defer mu.Unlock()
+			if written {
+				done[r.Seen.Key] = true
 			}
+			return err
+		})
+	}
+	for i := range resealed { // what was held is done alone
+		if key := resealed[i].Seen.Key; err == nil && !done[key] {
+			done[key], err = t.resealOne(ctx, sql.resealWaiting, resealed[i])
 		}
-		swapped = int64(len(done))
-		return nil
-	})
+	}
+	for _, written := range done {
+		if written {
+			swapped++
+		}
+	}
 	return swapped, err
 }
+
+func (t *Table) resealOne(ctx context.Context, sql string, r rows.Resealed) (written bool, err error) {
+	err = t.writeRow(ctx, r.Seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
+		tag, err := conn.Exec(ctx, sql, r.Seen.Key[:], r.Seen.Version, r.Seen.CreatedAt, r.UserKey, r.Payload)
+		written = tag.RowsAffected() > 0
+		return err
+	})
+	return written, err
+}
+
+const resealOneSQL = `
+	WITH pgsession_held AS (
+		SELECT s.key
+		FROM sessions AS s
+		WHERE s.key = $1 AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3
+		` + skipLocked + `
+	)
+	UPDATE sessions AS s
+	SET user_key = $4, sealed = $5, version = ` + nextVersion + `
+	FROM pgsession_held AS held
+	WHERE s.key = $1 AND s.key = held.key AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3`
+
+var resealWaitingSQL = strings.ReplaceAll(resealOneSQL, skipLocked, "FOR UPDATE OF s")
 
 // reseal adds the keys of the rows that it wrote to done.
 func reseal(ctx context.Context, conn *pgx.Conn, sql string, resealed []rows.Resealed, done map[rows.Key]bool) error {
@@ -101,5 +136,3 @@ const resealSQL = `
 	FROM pgsession_held AS held
 	WHERE s.key = held.key AND s.sealed IS NOT NULL AND s.version = held.version AND s.created_at = held.created_at
 	RETURNING s.key`
-
-var resealWaitingSQL = strings.ReplaceAll(resealSQL, skipLocked, "FOR UPDATE OF s")

@@ -36,10 +36,15 @@ const (
 	duplicateTable       = "42P07"
 	undefinedTable       = "42P01"
 	undefinedColumn      = "42703"
+	internalError        = "XX000"
 
 	classConnectionException  = "08"
 	classProgramLimitExceeded = "54"
+	classShutdown             = "57P"
 )
+
+// replannedRoutine refuses a prepared statement whose result has changed.
+const replannedRoutine = "RevalidateCachedQuery"
 
 // refusedByJSONB are the SQLSTATEs with which jsonb refuses a text.
 var refusedByJSONB = []string{
@@ -52,14 +57,14 @@ var refusedByJSONB = []string{
 // run runs a statement on a connection of the pool, and again if the error allows it.
 func (t *Table) run(ctx context.Context, allowed func(error) bool, do func(ctx context.Context, conn *pgx.Conn) error) error {
 	for attempt := 1; ; attempt++ {
-		began := time.Now()
+		began, sent := time.Now(), t.sql.Load()
 		err := t.runOnce(ctx, do)
 		switch {
 		case err == nil || ctx.Err() != nil || attempt >= maxAttempts:
 			return err
 		case sqlState(err) == undefinedStatement || t.isDemoted(err, began):
 			continue // on another connection
-		case !allowed(err) && !t.serverRefusesLists(err) || backOff(ctx, attempt) != nil:
+		case !allowed(err) && !t.wasLaidOutAnew(ctx, sent, err) || backOff(ctx, attempt) != nil:
 			return err
 		}
 	}
@@ -166,11 +171,12 @@ func sqlState(err error) string {
 	return ""
 }
 
-// isFatal reports whether the connection ended with the answer. PgBouncer, which speaks for a server
-// that it lost, leaves the unlocalized severity out.
+// isFatal reports whether the connection ended with the answer, or one between the server and the machine
+// that has the row. PgBouncer, which speaks for a server that it lost, leaves the unlocalized severity out.
 func isFatal(server *pgconn.PgError) bool {
 	severity := cmp.Or(server.SeverityUnlocalized, server.Severity)
-	return severity == "FATAL" || severity == "PANIC" || strings.HasPrefix(server.Code, classConnectionException)
+	return severity == "FATAL" || severity == "PANIC" || strings.HasPrefix(server.Code, classConnectionException) ||
+		strings.HasPrefix(server.Code, classShutdown)
 }
 
 // leftNoTrace reports whether a statement certainly changed nothing and may succeed when it is sent
@@ -184,7 +190,7 @@ func leftNoTrace(err error) bool {
 	case serializationFailure, deadlockDetected:
 		return true
 	case featureNotSupported:
-		return server.Routine == "RevalidateCachedQuery" // the plan is from before a change of the table
+		return server.Routine == replannedRoutine // the plan is from before a change of the table
 	}
 	return false
 }
@@ -211,30 +217,6 @@ func isConnectionLost(err error) bool {
 	var network *net.OpError
 	return !errors.As(err, &connecting) &&
 		(errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed))
-}
-
-// serverRefusesLists reports whether this is the first time that the server says that it cannot lock
-// the rows of a list, as Citus cannot in a distributed table. From then on the table does without:
-// writes share no statement.
-func (t *Table) serverRefusesLists(err error) bool {
-	if server := serverError(err); server == nil || server.Code != featureNotSupported || server.Routine == "RevalidateCachedQuery" {
-		return false
-	}
-	if !t.writesAlone.CompareAndSwap(false, true) {
-		return false
-	}
-	t.sql.Store(withoutLocks(t.sql.Load()))
-	return true
-}
-
-// withoutLocks returns the statements over lists without the lock. The retry after a deadlock then
-// serves alone.
-func withoutLocks(s *statements) *statements {
-	simple := *s
-	for _, sql := range []*string{&simple.endMany, &simple.endByUser, &simple.removeExpired, &simple.reseal, &simple.loadMany} {
-		*sql = strings.NewReplacer(skipLocked, "", hideListLength, "").Replace(*sql)
-	}
-	return &simple
 }
 
 // explain adds to an error of the database what is known about its cause. Caller is the context that

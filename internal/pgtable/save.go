@@ -23,7 +23,7 @@ func (t *Table) replace(ctx context.Context, w rows.Write, group *coalesce.Group
 	one func(context.Context, rows.Write) (bool, error),
 	rule func(rows.Row, rows.Write, time.Time) (rows.Row, rows.Outcome)) (rows.Outcome, error) {
 	deadline := t.deadline()
-	shares := len(w.Payload) <= maxSharedPayload && !t.writesAlone.Load()
+	shares := len(w.Payload) <= maxSharedPayload && !t.isDistributed()
 	if shares {
 		written, err := group.Do(ctx, deadline, w)
 		if err != nil || written {

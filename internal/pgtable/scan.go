@@ -74,7 +74,7 @@ func (s *scanner) scan(result pgx.Rows) (rows.Row, error) {
 	}
 	row := s.row()
 	if s.payload == nil && !s.otherKind {
-		row.State = rows.Ended
+		row.State, s.userKey = rows.Ended, nil // what a tombstone has there is no user; see movedTo
 	}
 	row.Malformed = row.Malformed || len(s.key) != len(row.Key)
 	copy(row.Key[:], s.key)

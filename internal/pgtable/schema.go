@@ -110,8 +110,11 @@ func (t *Table) init(ctx context.Context) error {
 	}
 	create, indexes := ddl(t.name)
 	missing, err := t.missing(ctx, t.pool, create, indexes)
-	if err != nil || len(missing) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(missing) == 0 {
+		return t.look(ctx)
 	}
 	// Each statement must see what other nodes committed before it.
 	return pgx.BeginTxFunc(ctx, t.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {

@@ -2,6 +2,7 @@ package pgtable
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -55,6 +56,8 @@ func (t *Table) newShared() shared {
 	}
 }
 
+var errDistributed = errors.New("calls share no statement that writes a distributed table")
+
 // newWriteGroup returns a group for calls that each write one row. A call by itself waits for the
 // row's lock, if no other call for this row does. The statement for many skips the rows that others
 // hold, and their calls get the zero R.
@@ -78,13 +81,19 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 					}
 					return err
 				}
-				if t.writesAlone.Load() {
-					var later R
-					answer(0, later)
-					return nil
-				}
 			}
-			return many(ctx, calls, answer)
+			err := errDistributed
+			if !t.isDistributed() {
+				err = many(ctx, calls, answer)
+			}
+			if t.isDistributed() && (err == errDistributed || sqlState(err) == featureNotSupported) {
+				for i := range calls {
+					var alone R
+					answer(i, alone)
+				}
+				return nil
+			}
+			return err
 		},
 		RunAgain: tookNoEffect,
 	})

@@ -95,8 +95,7 @@ type Table struct {
 	shared    shared
 	loadSize  sizeEstimate
 
-	sql         atomic.Pointer[statements]
-	writesAlone atomic.Bool // see serverRefusesLists
+	sql atomic.Pointer[statements] // as the layout wants them; see distributed.go
 
 	resetting sync.Mutex
 	lastReset time.Time // of the pool, by giveUpConnections
@@ -109,7 +108,7 @@ func New(config Config) *Table {
 		panic(err.Error())
 	}
 	t := &Table{config: config, pool: config.Pool, name: name}
-	t.sql.Store(newStatements(name, config.Plaintext))
+	t.sql.Store(newStatements(name, config.Plaintext, false))
 	if config.MaxInFlight < 0 {
 		t.config.MaxInFlight = defaultMaxInFlight(config.Pool)
 	}
@@ -122,43 +121,55 @@ func New(config Config) *Table {
 
 // statements are the texts of all statements, as one table needs them.
 type statements struct {
+	distributed bool // they are for a distributed table
+
 	insert, load, loadMany, save, saveMany, put, putMany, swap, touch, touchMany, cycle, renew string
 	end, endMany, revoke, endByUser, allKeys, page                                             string
 	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                               string
-	pageToReseal, reseal, resealWaiting, examine                                               string
+	pageToReseal, reseal, resealOne, resealWaiting, examine                                    string
+	keysOfUser, moves, endOrFollow, removeOneExpired                                           string
 }
 
-func newStatements(name pgx.Identifier, plaintext bool) *statements {
+func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements {
 	fill := filler(name, plaintext)
-	return &statements{
-		insert:        fill(insertSQL),
-		load:          fill(loadSQL),
-		loadMany:      fill(loadManySQL),
-		save:          fill(saveSQL),
-		saveMany:      fill(saveManySQL),
-		put:           fill(putSQL),
-		putMany:       fill(putManySQL),
-		swap:          fill(swapSQL),
-		touch:         fill(touchSQL),
-		touchMany:     fill(touchManySQL),
-		cycle:         fill(cycleSQL),
-		renew:         fill(renewSQL),
-		end:           fill(endSQL),
-		endMany:       fill(endManySQL),
-		revoke:        fill(revokeSQL),
-		endByUser:     fill(endByUserSQL),
-		allKeys:       fill(allKeysSQL),
-		page:          fill(pageSQL),
-		expiredKeys:   fill(expiredKeysSQL),
-		removeExpired: fill(removeExpiredSQL),
-		putEntry:      fill(putEntrySQL),
-		removeEntry:   fill(removeEntrySQL),
-		takeEntry:     fill(takeEntrySQL),
-		pageToReseal:  fill(pageToResealSQL),
-		reseal:        fill(resealSQL),
-		resealWaiting: fill(resealWaitingSQL),
-		examine:       fill(examineSQL),
+	s := &statements{
+		insert:           fill(insertSQL),
+		load:             fill(loadSQL),
+		loadMany:         fill(loadManySQL),
+		save:             fill(saveSQL),
+		saveMany:         fill(saveManySQL),
+		put:              fill(putSQL),
+		putMany:          fill(putManySQL),
+		swap:             fill(swapSQL),
+		touch:            fill(touchSQL),
+		touchMany:        fill(touchManySQL),
+		cycle:            fill(cycleSQL),
+		renew:            fill(renewSQL),
+		end:              fill(endSQL),
+		endMany:          fill(endManySQL),
+		revoke:           fill(revokeSQL),
+		endByUser:        fill(endByUserSQL),
+		allKeys:          fill(allKeysSQL),
+		page:             fill(pageSQL),
+		expiredKeys:      fill(expiredKeysSQL),
+		removeExpired:    fill(removeExpiredSQL),
+		putEntry:         fill(putEntrySQL),
+		removeEntry:      fill(removeEntrySQL),
+		takeEntry:        fill(takeEntrySQL),
+		pageToReseal:     fill(pageToResealSQL),
+		reseal:           fill(resealSQL),
+		resealOne:        fill(resealOneSQL),
+		resealWaiting:    fill(resealWaitingSQL),
+		examine:          fill(examineSQL),
+		keysOfUser:       fill(keysOfUserSQL),
+		moves:            fill(movesSQL),
+		removeOneExpired: fill(removeOneExpiredSQL),
+		endOrFollow:      fill(endOrFollowSQL),
 	}
+	if distributed {
+		s.distribute(fill)
+	}
+	return s
 }
 
 // filler returns the function that turns a statement into one for the table of that name.

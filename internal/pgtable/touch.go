@@ -26,7 +26,7 @@ type touchResult struct {
 func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (rows.Outcome, error) {
 	request := touchRequest{key, ttl}
 	deadline := t.deadline()
-	if !t.writesAlone.Load() {
+	if !t.isDistributed() {
 		result, err := t.shared.touches.Do(ctx, deadline, request)
 		if err != nil || result.known {
 			return result.outcome, t.explain(ctx, err)

@@ -64,12 +64,13 @@ func Start(ctx context.Context, logf func(format string, args ...any)) (*Server,
 	}{
 		{"url", "name a running server: PGSESSION_DATABASE_URL=postgres://user:password@host:5432/database", startURL},
 		{"local", "install PostgreSQL: apt-get install postgresql, dnf install postgresql-server, brew install postgresql@17; or PGSESSION_PG_BIN=/folder/of/initdb", startLocal},
+		{"citus", "install Citus for the PostgreSQL on this machine: https://docs.citusdata.com", startCitus},
 		{"docker", "start Docker, or install it: https://docs.docker.com/get-started/get-docker/", startDocker},
 	}
 	wanted := os.Getenv("PGSESSION_TEST_SERVER")
 	var none []error
 	for _, source := range sources {
-		if wanted != "" && wanted != source.kind {
+		if wanted != "" && wanted != source.kind || wanted == "" && source.kind == "citus" {
 			continue
 		}
 		server, err := source.start(ctx, logf)

@@ -171,3 +171,18 @@ func AfterInit(t testing.TB, pool *pgxpool.Pool, table string) {
 	_, err := pool.Exec(t.Context(), strings.ReplaceAll(sql, "%s", table), pgx.QueryExecModeSimpleProtocol)
 	require.NoError(t, err)
 }
+
+// IsDistributed reports whether [AfterInit] distributes tables, which is when the tests' own SQL must be
+// what Citus takes.
+func IsDistributed() bool {
+	return strings.Contains(os.Getenv("PGSESSION_TEST_AFTER_INIT"), "create_distributed_table")
+}
+
+// NotDistributed skips a test that a distributed table cannot have: its own SQL is refused there, or it looks
+// at what only one server has.
+func NotDistributed(t testing.TB, why string) {
+	t.Helper()
+	if IsDistributed() {
+		t.Skipf("not on a distributed table: %s", why)
+	}
+}

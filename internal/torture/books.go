@@ -55,6 +55,9 @@ func (t *torture) openBooks(ctx context.Context) (err error) {
 	if err := store.Init(ctx); err != nil {
 		return err
 	}
+	if err := t.distribute(ctx, "ledger"); err != nil {
+		return err
+	}
 	b.ahead = pgtable.New(pgtable.Config{Pool: pool, Name: "ledger", ServerClockToo: true, Timeout: 2 * time.Second,
 		Now: func() time.Time { return rows.Time(time.Now().Add(dayAhead)) }})
 	b.single = newLedger(store, "user")
@@ -93,6 +96,9 @@ func (t *torture) openTenants(ctx context.Context) error {
 			return err
 		}
 		if err := store.Init(scope(ctx)); err != nil {
+			return err
+		}
+		if err := t.distribute(ctx, tenant+".tenants"); err != nil {
 			return err
 		}
 		l := newLedger(store, tenant)

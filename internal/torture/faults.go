@@ -405,8 +405,11 @@ func (t *torture) quiesce(ctx context.Context) error {
 		for {
 			var left int
 			err := conn.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1`, application).Scan(&left)
-			if err != nil || left == 0 {
+			if err != nil {
 				return err
+			}
+			if left == 0 {
+				return t.settleCitus(ctx, conn)
 			}
 			pause(ctx, 2*time.Millisecond)
 		}

@@ -34,6 +34,7 @@ func main() {
 	flag.StringVar(&o.coalescing, "coalescing", "mixed", "on, off or mixed")
 	flag.StringVar(&o.faults, "faults", "on", "on, off, or a part of the names of those that are wanted, which then come less often")
 	flag.StringVar(&o.profile, "profile", "mixed", "the mix of operations; mixed is another one in each round")
+	flag.BoolVar(&o.citus, "citus", false, "on a Citus of this machine's binaries, with a coordinator and two workers")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -50,6 +51,7 @@ type options struct {
 	seed                uint64
 	coalescing, profile string
 	faults              string
+	citus               bool
 }
 
 // A torture is one run.
@@ -61,7 +63,11 @@ type torture struct {
 	profiles   []profile // of which each round takes one
 	print      func(string)
 
-	cluster  *pgtest.Cluster
+	cluster *pgtest.Cluster
+	citus   *pgtest.Citus // nil on one server; otherwise cluster is its coordinator
+
+	wantedFaults string
+
 	nodes    []*node
 	clock    *timeline
 	rotation rotation
@@ -111,19 +117,19 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	for o.seed == 0 {
 		o.seed = rand.Uint64() >> 1
 	}
-	t := &torture{seed: o.seed, faults: o.faults != "off", coalescing: o.coalescing, print: print}
+	t := &torture{seed: o.seed, faults: o.faults != "off", coalescing: o.coalescing, print: print, wantedFaults: o.faults}
 	print(fmt.Sprintf("torture: seed %d, profile %s, coalescing %s, faults %s", o.seed, o.profile, o.coalescing, o.faults))
 	if t.profiles = profilesOf(o.profile); len(t.profiles) == 0 {
 		return "", fmt.Errorf("no profile %q", o.profile)
 	}
 	t.fast, t.slow = faultsOf(faults, o.faults), faultsOf(slowFaults, o.faults)
-	if t.faults && len(t.fast)+len(t.slow) == 0 {
+	if t.faults && len(t.fast)+len(t.slow) == 0 && !o.citus {
 		return "", fmt.Errorf("no fault %q", o.faults)
 	}
 	if !slices.Contains([]string{"on", "off", "mixed"}, o.coalescing) {
 		return "", fmt.Errorf("coalescing %q", o.coalescing)
 	}
-	if err := t.start(ctx); err != nil {
+	if err := t.start(ctx, o.citus); err != nil {
 		return "", err
 	}
 	defer t.stop()
@@ -184,8 +190,12 @@ func run(ctx context.Context, o options, print func(string)) (summary string, er
 	return summary, err
 }
 
-func (t *torture) start(ctx context.Context) (err error) {
-	t.cluster, err = pgtest.StartCluster(ctx, nil, pgtest.ClusterOptions{TCP: true, Settings: map[string]string{"deadlock_timeout": "50ms"}})
+func (t *torture) start(ctx context.Context, citus bool) (err error) {
+	if citus {
+		err = t.startCitus(ctx)
+	} else {
+		t.cluster, err = pgtest.StartCluster(ctx, nil, pgtest.ClusterOptions{TCP: true, Settings: map[string]string{"deadlock_timeout": "50ms"}})
+	}
 	if err != nil {
 		return err
 	}
@@ -208,7 +218,10 @@ func (t *torture) start(ctx context.Context) (err error) {
 		t.nodes = append(t.nodes, n)
 	}
 	t.checking = newChecking(t)
-	return pgsession.New(t.nodes[0].pool, t.nodes[0].crypto, pgsession.WithTable(table)).Init(ctx)
+	if err := pgsession.New(t.nodes[0].pool, t.nodes[0].crypto, pgsession.WithTable(table)).Init(ctx); err != nil {
+		return err
+	}
+	return t.distribute(ctx, table)
 }
 
 func (t *torture) stop() {
@@ -219,6 +232,9 @@ func (t *torture) stop() {
 		}
 	}
 	t.cluster.Stop()
+	if t.citus != nil {
+		t.citus.Stop()
+	}
 }
 
 func (t *torture) maxInFlight(random *rand.Rand) int {

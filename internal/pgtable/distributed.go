@@ -1,0 +1,288 @@
+package pgtable
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsession/pgsession/internal/rows"
+)
+
+// A table may be distributed by key over several machines, with the extension Citus, at any time. A
+// statement with key = $n then goes to the one shard that has the key, and is what it is on one
+// machine. Others differ:
+//
+//   - One that names several keys goes to several shards, and a write commits there in two phases. It
+//     costs more than a statement for each key, so writes share no statement. Loads do.
+//   - It cannot skip rows that others hold, so it waits for them.
+//   - No snapshot spans the shards. A look at all of them may miss a session that is moved meanwhile,
+//     so Cycle and Renew leave in the tombstone where they moved it, and EndByUser and EndAll go there.
+//
+// The table finds out with Init and Examine, and when the server refuses a statement that it would
+// not refuse otherwise: those for several calls, since they skip held rows, and those with
+// refusedIfDistributed. Until then nothing but the speed of shared loads differs.
+
+// refusedIfDistributed is true. Citus refuses it in a write, since the function is volatile.
+const refusedIfDistributed = `clock_timestamp() IS NOT NULL`
+
+const (
+	// hasCitus is true in a database that has the extension. distributedSQL fails in any other.
+	hasCitus       = `to_regclass('pg_dist_partition') IS NOT NULL`
+	distributedSQL = `SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = to_regclass($1) AND partmethod = 'h')`
+)
+
+func (t *Table) isDistributed() bool { return t.sql.Load().distributed }
+
+// look finds out how the table is laid out.
+func (t *Table) look(ctx context.Context) error {
+	return t.runOnce(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var citus bool
+		if err := conn.QueryRow(ctx, `SELECT `+hasCitus).Scan(&citus); err != nil {
+			return err
+		}
+		return t.lookOn(ctx, conn, citus)
+	})
+}
+
+// lookOn is look on a connection, if it is known whether the database has Citus.
+func (t *Table) lookOn(ctx context.Context, conn *pgx.Conn, citus bool) error {
+	distributed := false
+	if citus {
+		if err := conn.QueryRow(ctx, distributedSQL, t.name.Sanitize()).Scan(&distributed); err != nil {
+			return err
+		}
+	}
+	if before := t.sql.Load(); before.distributed != distributed {
+		t.sql.CompareAndSwap(before, newStatements(t.name, t.config.Plaintext, distributed))
+	}
+	return nil
+}
+
+// wasLaidOutAnew reports whether the server refused a statement of sent because the table has been
+// distributed since. Another statement takes its place.
+func (t *Table) wasLaidOutAnew(ctx context.Context, sent *statements, err error) bool {
+	if server := serverError(err); server == nil || server.Code != featureNotSupported || server.Routine == replannedRoutine {
+		return false
+	}
+	if t.sql.Load() == sent {
+		t.look(ctx) // after an error the answer is no
+	}
+	return t.sql.Load() != sent
+}
+
+// distribute changes the statements that differ on a distributed table.
+func (s *statements) distribute(fill func(string) string) {
+	s.distributed = true
+	s.loadMany = fill(loadAnySQL)
+	s.removeExpired = strings.NewReplacer(skipLocked, "", hideListLength, "").Replace(s.removeExpired)
+	leaveTrace := strings.NewReplacer(` AND `+refusedIfDistributed, "", `user_key = NULL`, `user_key = `+movedTo)
+	s.cycle = strings.Replace(leaveTrace.Replace(s.cycle), movedTo, cycleMovedTo, 1)
+	s.renew = strings.Replace(leaveTrace.Replace(s.renew), movedTo, renewMovedTo, 1)
+}
+
+const loadAnySQL = `
+	SELECT ` + columns + `
+	FROM sessions AS s
+	WHERE s.key = ANY($1::bytea[])`
+
+// movedTo stands for what a tombstone has as user_key if its session was moved: the user's key, a
+// zero and the new row's key. It lies beside the user's sessions in the index. No statement takes it for
+// a user's key, since they ask for sessions, and this is a tombstone.
+const (
+	movedTo       = `pgsession_moved_to`
+	cycleMovedTo  = `coalesce($4::bytea, '') || '\x00'::bytea || $3::bytea`
+	renewMovedTo  = `coalesce($6::bytea, '') || '\x00'::bytea || $5::bytea`
+	movedToSuffix = 1 + len(rows.Key{}) // the bytes behind the user's key
+)
+
+// movedKey returns where a session was moved, by its tombstone's user_key. It is nil if it was not.
+func movedKey(userKey []byte) []byte {
+	if len(userKey) < movedToSuffix {
+		return nil
+	}
+	return userKey[len(userKey)-len(rows.Key{}):]
+}
+
+// endDistributed ends a user's sessions in a distributed table, or all if userKeys is nil.
+//
+// What it reads is no snapshot. But a session that was there before is either read, or there is a
+// tombstone in its place that tells where it was moved. The sessions are read first, so that one that
+// is moved later is followed.
+func (t *Table) endDistributed(ctx context.Context, userKeys [][]byte, spared list[[]byte]) (live int64, err error) {
+	keys, err := t.readForEnd(ctx, userKeys, spared)
+	if err != nil {
+		return 0, err
+	}
+	var ended atomic.Int64
+	err = forEach(ctx, keys, func(key []byte) error {
+		wasLive, err := t.endWhereMoved(ctx, key, userKeys)
+		if wasLive {
+			ended.Add(1)
+		}
+		return err
+	})
+	return ended.Load(), err
+}
+
+// forEach calls do for each element, for a few at once, so that one that waits holds up the others no more
+// than it must. It does what it can before it returns the first error.
+func forEach[E any](ctx context.Context, elements []E, do func(E) error) error {
+	const atOnce = 4
+	var (
+		mu    sync.Mutex
+		next  int
+		first error
+		group sync.WaitGroup
+	)
+	take := func(err error) (i int, more bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		first = cmp.Or(first, err, ctx.Err())
+		i, next = next, next+1
+		return i, i < len(elements) && ctx.Err() == nil
+	}
+	for range min(atOnce, len(elements)) {
+		group.Go(func() {
+			for i, more := take(nil); more; i, more = take(do(elements[i])) {
+			}
+		})
+	}
+	group.Wait()
+	return first
+}
+
+// readForEnd returns the keys of sessions, and those where sessions were moved, but for the ones that
+// are spared.
+func (t *Table) readForEnd(ctx context.Context, userKeys [][]byte, spared list[[]byte]) (keys [][]byte, err error) {
+	moves := make(map[string][]byte) // from one key to another
+	if userKeys == nil {
+		if keys, err = t.readKeys(ctx, func(s *statements) string { return s.allKeys }); err == nil {
+			err = t.readMoves(ctx, moves, nil, nil)
+		}
+	} else {
+		keys, err = t.readKeys(ctx, func(s *statements) string { return s.keysOfUser }, userKeys, spared)
+		for _, userKey := range userKeys {
+			if err == nil {
+				err = t.readMoves(ctx, moves, append(slices.Clone(userKey), 0), append(slices.Clone(userKey), 1))
+			}
+		}
+	}
+	for _, to := range moves {
+		isSpared := slices.ContainsFunc(spared, func(other []byte) bool { return bytes.Equal(to, other) })
+		if moves[string(to)] == nil && !isSpared { // otherwise it was moved further
+			keys = append(keys, to)
+		}
+	}
+	return keys, err
+}
+
+// readMoves adds the moves that tombstones with a user_key in that range tell.
+func (t *Table) readMoves(ctx context.Context, moves map[string][]byte, from, to []byte) error {
+	return t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		result, err := conn.Query(ctx, t.sql.Load().moves, from, to)
+		if err != nil {
+			return err
+		}
+		var key, userKey []byte
+		_, err = pgx.ForEachRow(result, []any{&key, &userKey}, func() error {
+			if to := movedKey(userKey); to != nil {
+				moves[string(key)] = slices.Clone(to)
+			}
+			return nil
+		})
+		return err
+	})
+}
+
+const (
+	keysOfUserSQL = `
+	SELECT s.key
+	FROM sessions AS s
+	WHERE s.user_key = ANY($1::bytea[]) AND ` + stored + ` AND s.key <> ALL($2::bytea[])`
+
+	movesSQL = `
+	SELECT s.key, s.user_key
+	FROM sessions AS s
+	WHERE s.user_key >= coalesce($1, ''::bytea) AND ($2::bytea IS NULL OR s.user_key < $2) AND NOT ` + stored + `
+`
+)
+
+// endWhereMoved ends the session at key, or where it was moved. It reports whether it ended a live one. A
+// session of another user it leaves alone, unless userKeys is nil.
+func (t *Table) endWhereMoved(ctx context.Context, key []byte, userKeys [][]byte) (live bool, err error) {
+	for pass := 0; ; pass++ {
+		left, live, err := t.endOrFollow(ctx, key, userKeys)
+		switch {
+		case err != nil || left == nil:
+			return live, err
+		case !bytes.Equal(left, key):
+			key = left // at once: whoever moves the session must not get ahead
+		default:
+			if err := waitFromPass(ctx, patience+pass); err != nil {
+				return false, err
+			}
+		}
+	}
+}
+
+// endOrFollow ends the session at key. It returns where a session is left: where it was moved from here, or
+// here if it could not be ended. It is nil if there is none.
+func (t *Table) endOrFollow(ctx context.Context, key []byte, userKeys [][]byte) (left []byte, live bool, err error) {
+	var (
+		found   bool
+		what    int64
+		userKey []byte
+	)
+	err = t.writeRow(ctx, turnOf(key), func(ctx context.Context, conn *pgx.Conn) error {
+		found = false
+		now := t.now()
+		result, err := conn.Query(ctx, t.sql.Load().endOrFollow, now, key, rows.NewVersion(), rows.TombstoneExpiry(now), userKeys)
+		if err != nil {
+			return err
+		}
+		_, err = pgx.ForEachRow(result, []any{&what, &userKey}, func() error {
+			found = true
+			return nil
+		})
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, false, err
+	case !found: // another user's; or a trigger of the table's owner lets nothing be ended
+		row, err := t.load(ctx, turnOf(key))
+		if _, outcome := row.Revoke(userKeys, t.now()); err == nil && (outcome == rows.OK || outcome == rows.Expired) {
+			left = key
+		}
+		return left, false, err
+	case what == planted || what == endedLive || what == endedExpired:
+		return nil, what == endedLive, nil
+	}
+	return movedKey(userKey), false, nil
+}
+
+// What endOrFollowSQL did, other than to find a tombstone.
+const (
+	planted = iota
+	endedLive
+	endedExpired
+)
+
+// endOrFollowSQL puts a tombstone where there is no row. So it waits for the insert of a session that is being
+// moved here, or whose commit is in doubt because a machine crashed, and then ends that. A tombstone it writes
+// as it was, to return where it leads. The version tells what it did, since RETURNING gives new values.
+const endOrFollowSQL = `
+	INSERT INTO sessions AS s (key, version, created_at, expires_at, idle_timeout)
+	VALUES ($2, $3::bigint, $1, $4::timestamptz, '1 hour')
+	ON CONFLICT (key) DO UPDATE
+	SET user_key = CASE WHEN NOT ` + stored + ` THEN s.user_key END, data = NULL, sealed = NULL,
+		version = CASE WHEN NOT ` + stored + ` THEN s.version WHEN s.expires_at > $1 THEN $3::bigint + 1 ELSE $3::bigint + 2 END,
+		expires_at = CASE WHEN NOT ` + stored + ` THEN s.expires_at ELSE greatest(s.expires_at, $4::timestamptz) END
+	WHERE NOT ` + stored + ` OR $5::bytea[] IS NULL OR s.user_key = ANY($5::bytea[])
+	RETURNING s.version - $3::bigint, s.user_key`
