@@ -2,6 +2,7 @@
 # make test    all tests, of the library and of the modules beside it
 #
 # make torture        random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
+# make test-citus     the library's tests on a table that Citus distributes, if this machine's PostgreSQL has it
 # make bench          side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
 # make bench-growth   how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
 # make lint           gofmt, go vet and staticcheck, in every module
@@ -30,6 +31,10 @@ test: setup
 		echo "go test ./... in $$module"; \
 		(cd $$module && go test ./...); \
 	done
+
+.PHONY: test-citus
+test-citus:
+	PGSESSION_TEST_SERVER=citus PGSESSION_TEST_AFTER_INIT="SELECT create_distributed_table('%s', 'key')" go test -timeout 60m . ./pgsessiontest/...
 
 # Makes sure that a PostgreSQL can be started.
 .PHONY: setup
