@@ -2,6 +2,7 @@
 # make test              all tests, of the library and of the modules beside it
 #
 # make torture           random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
+# make test-citus        the library's tests on a table that Citus distributes, if this machine's PostgreSQL has it
 # make bench             side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
 # make bench-trouble     what a locked row and large values cost the others
 # make bench-middleware  httpsession beside scs, as middleware
@@ -32,6 +33,10 @@ test: setup
 		echo "go test ./... in $$module"; \
 		(cd $$module && go test ./...); \
 	done
+
+.PHONY: test-citus
+test-citus:
+	PGSESSION_TEST_SERVER=citus PGSESSION_TEST_AFTER_INIT="SELECT create_distributed_table('%s', 'key')" go test -timeout 60m . ./pgsessiontest/...
 
 # Makes sure that a PostgreSQL can be started.
 .PHONY: setup

@@ -302,6 +302,7 @@ func TestStore_Coalescing_Delete(t *testing.T) {
 // TestStore_Coalescing_OneBadApple has one call's values refused by the server, and
 // the statement with them: its company does not notice.
 func TestStore_Coalescing_OneBadApple(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	g := newTurnstile(t, pgsession.Plaintext)
 	ctx := t.Context()
@@ -319,6 +320,7 @@ func TestStore_Coalescing_OneBadApple(t *testing.T) {
 // TestStore_Coalescing_AcrossKeys saves a session whose row lies under another key of
 // the ring, in company.
 func TestStore_Coalescing_AcrossKeys(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	g := newTurnstile(t, encrypted)
 	ctx := t.Context()
@@ -337,6 +339,7 @@ func TestStore_Coalescing_AcrossKeys(t *testing.T) {
 // TestStore_Coalescing_GivenUp cancels a caller in company: it leaves at once, and
 // the others do not notice.
 func TestStore_Coalescing_GivenUp(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	g := newTurnstile(t, encrypted)
 	one, two := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour)
@@ -490,6 +493,7 @@ func TestStore_Coalescing_HeldRow(t *testing.T) {
 // TestStore_Coalescing_AcrossSetKeys queues a save that was encoded under the old key, and rotates
 // before it leaves.
 func TestStore_Coalescing_AcrossSetKeys(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	g := newTurnstile(t, encrypted)
 	ctx, crypto, next := t.Context(), newCrypto(t, testKey), pgsession.GenerateKey()

@@ -239,7 +239,7 @@ func (t *Table) endOrFollow(ctx context.Context, key []byte, userKeys [][]byte) 
 		what    int64
 		userKey []byte
 	)
-	err = t.writeRow(ctx, turnOf(key), func(ctx context.Context, conn *pgx.Conn) error {
+	err = t.writeRow(ctx, enderTurn(key), func(ctx context.Context, conn *pgx.Conn) error {
 		found = false
 		now := t.now()
 		result, err := conn.Query(ctx, t.sql.Load().endOrFollow, now, key, rows.NewVersion(), rows.TombstoneExpiry(now), userKeys)
@@ -265,6 +265,14 @@ func (t *Table) endOrFollow(ctx context.Context, key []byte, userKeys [][]byte) 
 		return nil, what == endedLive, nil
 	}
 	return movedKey(userKey), false, nil
+}
+
+// enderTurn is whose turn those wait for who end the session at key. It is another one than that of all other
+// writers: behind one that moves the session, they would always come too late.
+func enderTurn(key []byte) rows.Key {
+	turn := turnOf(key)
+	turn[0] ^= 0xff
+	return turn
 }
 
 // What endOrFollowSQL did, other than to find a tombstone.

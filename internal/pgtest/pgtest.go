@@ -10,7 +10,8 @@
 //     packages put them, as a throw-away cluster on a socket in a temporary folder;
 //  3. Docker, with the image PGSESSION_POSTGRES_IMAGE, default postgres:17-alpine.
 //
-// PGSESSION_TEST_SERVER=url, local or docker asks for one of them and no other.
+// PGSESSION_TEST_SERVER=url, local or docker asks for one of them and no other, and citus for a Citus of
+// the binaries on this machine.
 //
 // Nothing outlives the process, however it ends. A small shell holds the other end of a pipe and
 // removes the server when the process is gone (see watchdog.go). With Docker, Ryuk of
@@ -85,7 +86,7 @@ func Start(ctx context.Context, logf func(format string, args ...any)) (*Server,
 		none = append(none, fmt.Errorf("  %-6s  %s\n          (%w)", source.kind, source.advice, err))
 	}
 	if none == nil {
-		return nil, fmt.Errorf("pgtest: PGSESSION_TEST_SERVER is %q, and can be url, local or docker", wanted)
+		return nil, fmt.Errorf("pgtest: PGSESSION_TEST_SERVER is %q, and can be url, local, citus or docker", wanted)
 	}
 	return nil, fmt.Errorf("pgtest: no PostgreSQL found; get one in any of these ways:\n%w", errors.Join(none...))
 }
