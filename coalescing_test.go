@@ -161,6 +161,7 @@ func (f *fixture) sequentialScans(t *testing.T) (scans int) {
 
 // So large a value would make a shared statement too large for the server.
 func TestStore_Coalescing_LargeValues(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	const size = 64 << 10
 	onBothStores(t, func(t *testing.T, g *turnstile) {
@@ -214,6 +215,7 @@ func TestStore_Coalescing_Bytes(t *testing.T) {
 }
 
 func TestStore_Coalescing_Save(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	onBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()
@@ -241,6 +243,7 @@ func TestStore_Coalescing_Save(t *testing.T) {
 }
 
 func TestStore_Coalescing_Put(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	onBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()
@@ -262,6 +265,7 @@ func TestStore_Coalescing_Put(t *testing.T) {
 }
 
 func TestStore_Coalescing_Touch(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	onBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()
@@ -282,6 +286,7 @@ func TestStore_Coalescing_Touch(t *testing.T) {
 }
 
 func TestStore_Coalescing_Delete(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
 	onBothStores(t, func(t *testing.T, g *turnstile) {
 		ctx := t.Context()

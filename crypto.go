@@ -143,6 +143,20 @@ type Crypto struct {
 // A keyRing holds the primary first. It holds no key twice, and is never empty.
 type keyRing []*ringKey
 
+// hasAllOf reports whether every key of another ring is in this one. A nil ring is that of a store without
+// keys.
+func (r *keyRing) hasAllOf(other *keyRing) bool {
+	if r == other {
+		return true
+	}
+	for _, key := range *other {
+		if !slices.ContainsFunc(*r, func(own *ringKey) bool { return own.header == key.header }) {
+			return false
+		}
+	}
+	return true
+}
+
 // A ringKey is what a master key is expanded to.
 type ringKey struct {
 	header    [payloadHeaderSize]byte

@@ -143,16 +143,10 @@ func newFixture(t testing.TB, pool *pgxpool.Pool, open opener, opts []pgsession.
 	store := open(pool, append([]pgsession.Option{pgsession.WithClock(clock), quiet(), patient()}, opts...)...)
 	require.NoError(t, store.Init(t.Context()))
 	pgtest.AfterInit(t, pool, "sessions")
-	learnLayout(store)
-	return &fixture{store, pool, clock}
-}
-
-// learnLayout lets a store see that its table is distributed, if it is. TestDistributed_NotKnownYet is about
-// stores that do not know.
-func learnLayout(store *pgsession.Store) {
 	if pgtest.IsDistributed() {
-		store.Health(context.Background())
+		require.NoError(t, store.Init(t.Context()), "so that the store knows")
 	}
+	return &fixture{store, pool, clock}
 }
 
 // bothStores are the kinds of stores on PostgreSQL.
@@ -164,9 +158,7 @@ func bothStores(t testing.TB, opts ...pgsession.Option) map[string]*fixture {
 // node returns another store on the fixture's table, as another node of the application has one.
 func (f *fixture) node(crypto *pgsession.Crypto, opts ...pgsession.Option) *fixture {
 	opts = append([]pgsession.Option{pgsession.WithClock(f.clock), quiet(), patient()}, opts...)
-	store := pgsession.New(f.pool, crypto, opts...)
-	learnLayout(store)
-	return &fixture{store, f.pool, f.clock}
+	return &fixture{pgsession.New(f.pool, crypto, opts...), f.pool, f.clock}
 }
 
 // storeOn returns a store by the machine's clock, without Init.

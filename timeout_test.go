@@ -11,10 +11,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
-// shortTimeout is a WithTimeout for tests in which it has to end.
-const shortTimeout = 400 * time.Millisecond
+// shortTimeout is a WithTimeout for tests in which it has to end. A distributed table has more to do until then.
+var shortTimeout = func() time.Duration {
+	if pgtest.IsDistributed() {
+		return time.Second
+	}
+	return 400 * time.Millisecond
+}()
 
 // requireTimeout wants an error that says that WithTimeout was over, and nothing of the session.
 func requireTimeout(t testing.TB, err error, operation string) {

@@ -80,12 +80,12 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 	return ended, err
 }
 
-// underOneRing runs do again if the key ring has changed while it ran: a row may have been written
-// under a key that do did not look for.
+// underOneRing runs do again if the key ring has got another key while it ran: a row may have been
+// written under that, for which do did not look.
 func (s *Store) underOneRing(do func() error) error {
 	for {
 		ring := s.codec.ring()
-		if err := do(); err != nil || s.codec.ring() == ring {
+		if err := do(); err != nil || ring.hasAllOf(s.codec.ring()) {
 			return err
 		}
 	}

@@ -85,13 +85,16 @@ func (t *Table) removeExpired(ctx context.Context, bound time.Time, keys [][]byt
 	// Somebody holds one of the rows, most likely.
 	gone = make(map[string]bool, len(keys))
 	var mu sync.Mutex
-	err = forEach(ctx, keys, func(key []byte) error {
-		one, err := t.removeKeys(ctx, sql.removeOneExpired, bound, key)
-		mu.Lock()
-		defer mu.Unlock()
-		maps.Copy(gone, one)
-		return err
-	})
+	for range 2 { // the first may meet what is left of the statement that was given up
+		left := slices.DeleteFunc(slices.Clone(keys), func(key []byte) bool { return gone[string(key)] })
+		err = forEach(ctx, left, func(key []byte) error {
+			one, err := t.removeKeys(ctx, sql.removeOneExpired, bound, key)
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(gone, one)
+			return err
+		})
+	}
 	return gone, err
 }
 

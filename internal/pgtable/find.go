@@ -19,6 +19,9 @@ func (t *Table) FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([
 	if len(userKeys) == 0 {
 		return nil, nil
 	}
+	if sql := t.sql.Load(); sql.distributed {
+		return t.list(ctx, sql.findByUser, t.now(), limit, userKeys)
+	}
 	args := []any{t.now(), limit}
 	branches := make([]string, len(userKeys))
 	for i, key := range userKeys {
@@ -44,6 +47,14 @@ const (
 		ORDER BY s.created_at DESC, s.key
 		LIMIT $2)`
 )
+
+// findByUserAnySQL is for a distributed table, where each branch would be a statement for every shard.
+const findByUserAnySQL = `
+	SELECT ` + columns + `
+	FROM sessions AS s
+	WHERE s.user_key = ANY($3::bytea[]) AND ` + live + ` AND ` + hasHandle + `
+	ORDER BY s.created_at DESC, s.key
+	LIMIT $2`
 
 func (t *Table) list(ctx context.Context, sql string, args ...any) (found []rows.Row, err error) {
 	err = t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {

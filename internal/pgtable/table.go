@@ -127,7 +127,7 @@ type statements struct {
 	end, endMany, revoke, endByUser, allKeys, page                                             string
 	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                               string
 	pageToReseal, reseal, resealOne, resealWaiting, examine                                    string
-	keysOfUser, moves, endOrFollow, removeOneExpired                                           string
+	keysOfUser, moves, endOrFollow, findByUser, removeOneExpired                               string
 }
 
 func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements {
@@ -163,6 +163,7 @@ func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements
 		examine:          fill(examineSQL),
 		keysOfUser:       fill(keysOfUserSQL),
 		moves:            fill(movesSQL),
+		findByUser:       fill(findByUserAnySQL),
 		removeOneExpired: fill(removeOneExpiredSQL),
 		endOrFollow:      fill(endOrFollowSQL),
 	}
