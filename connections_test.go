@@ -1,6 +1,7 @@
 package pgsession_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -173,6 +174,75 @@ func TestConnections_SilentOldOnes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A lateConn is a connection whose messages come late: only when arrive is closed, once it is late.
+type lateConn struct {
+	net.Conn
+	late   *atomic.Bool
+	arrive <-chan struct{}
+	before chan struct{} // closed when the message before has come
+}
+
+func (l *lateConn) Write(p []byte) (int, error) {
+	if l.late.Load() {
+		message, before, after := bytes.Clone(p), l.before, make(chan struct{})
+		l.before = after
+		go func() {
+			<-l.arrive
+			if before != nil {
+				<-before
+			}
+			l.Conn.Write(message)
+			close(after)
+		}()
+		return len(p), nil
+	}
+	return l.Conn.Write(p)
+}
+
+// A cancelConn tells of its end.
+type cancelConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *cancelConn) Close() error {
+	defer c.closed()
+	return c.Conn.Close()
+}
+
+// TestConnections_CancelOvertakes has the statement of a call that gave up come to the server after the request to
+// cancel it, and wait for a lock there. It must not write when the lock is released.
+func TestConnections_CancelOvertakes(t *testing.T) {
+	t.Parallel()
+	var late atomic.Bool
+	arrive := make(chan struct{})
+	closeOnce := sync.OnceFunc(func() { close(arrive) })
+	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
+		config.MaxConns = 1
+		dial := config.ConnConfig.DialFunc
+		config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			switch {
+			case err != nil:
+				return nil, err
+			case late.Load():
+				return &cancelConn{conn, closeOnce}, nil
+			}
+			return &lateConn{conn, &late, arrive, nil}, nil
+		}
+	})
+	s := newFixture(t, pool, encrypted, []pgsession.Option{pgsession.WithTimeout(shortTimeout)})
+	id := s.create(t, ann(0), time.Hour)
+	require.NoError(t, s.Save(t.Context(), id, ann(1), time.Hour)) // which prepares the statement
+	held := s.lock(t, `key = $1`, key(id))
+	late.Store(true)
+	requireTimeout(t, s.Save(t.Context(), id, ann(2), time.Hour), "save")
+	<-arrive
+	s.waitUntilGone(t, held)
+	held.release(t)
+	require.Equal(t, 1, s.count(t, id), "it takes no effect later")
 }
 
 // TestConnections_OneHangs has one connection fall silent under a call, and one place for statements that are

@@ -310,11 +310,11 @@ func TestLocks_DeleteAll_Moved(t *testing.T) {
 // longer than the call may take.
 func TestLocks_DeleteByUser_Error(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	s = s.node(newCrypto(t, testKey), pgsession.WithTimeout(shortTimeout)) // Init may take longer
+	patientStore := newStore(t)
+	s := patientStore.node(newCrypto(t, testKey), pgsession.WithTimeout(shortTimeout))
 	var ids [5]pgsession.ID
 	for i := range ids {
-		ids[i] = s.create(t, ann(i), time.Hour)
+		ids[i] = patientStore.create(t, ann(i), time.Hour)
 	}
 	held := s.lock(t, `key = $1`, key(ids[2]))
 	n, err := s.DeleteByUser(t.Context(), "ann")
@@ -322,13 +322,13 @@ func TestLocks_DeleteByUser_Error(t *testing.T) {
 	require.EqualValues(t, 4, n)
 	for i, id := range ids {
 		if i != 2 {
-			require.ErrorIs(t, second(s.Load(t.Context(), id)), pgsession.ErrRevoked)
+			require.ErrorIs(t, second(patientStore.Load(t.Context(), id)), pgsession.ErrRevoked)
 		}
 	}
 	held.waitFor(t, 0)
 	held.release(t)
-	s.load(t, ids[2])
-	n, err = s.DeleteByUser(t.Context(), "ann")
+	patientStore.load(t, ids[2])
+	n, err = patientStore.DeleteByUser(t.Context(), "ann")
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
 }

@@ -113,9 +113,27 @@ func release(conn *pgxpool.Conn) {
 		case <-conn.Conn().PgConn().CleanupDone():
 			conn.Release()
 		case <-timer.C:
-			conn.Hijack()
+			cancelUntilClosed(conn.Hijack().PgConn())
 		}
 	}()
+}
+
+// cancelUntilClosed asks the server to end what runs on a connection that pgx is closing. The one request that
+// pgx sends comes to nothing if it overtakes the statement. The server might then wait for a lock, and write
+// at last what its caller gave up long before.
+func cancelUntilClosed(conn *pgconn.PgConn) {
+	ticker := time.NewTicker(4 * hungAfter)
+	defer ticker.Stop()
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), hungAfter)
+		conn.CancelRequest(ctx) // where it fails, there is no server to be heard
+		cancel()
+		select {
+		case <-conn.CleanupDone():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // resetInterval is how long the pool is left alone after it was reset. A server that stays read-only does
