@@ -107,7 +107,38 @@ func run(ctx context.Context) error {
 	if err := watch(ctx, shared, ids, "rebalance to a third worker", exec(`SELECT rebalance_table_shards('sessions', shard_transfer_mode => 'force_logical')`)); err != nil {
 		return err
 	}
-	return spread(ctx, pool)
+	if err := spread(ctx, pool); err != nil {
+		return err
+	}
+	return loseWorker(ctx, shared, citus.Workers[0], ids)
+}
+
+// loseWorker kills a worker, and counts what loads say meanwhile and once it is back.
+func loseWorker(ctx context.Context, store *pgsession.Store, worker *pgtest.Cluster, ids []pgsession.ID) error {
+	if err := worker.Kill(); err != nil {
+		return err
+	}
+	loadAll := func() (found, notFound, failed int) {
+		for _, id := range ids {
+			switch _, err := store.Load(ctx, id); {
+			case err == nil:
+				found++
+			case errors.Is(err, pgsession.ErrNotFound):
+				notFound++
+			default:
+				failed++
+			}
+		}
+		return found, notFound, failed
+	}
+	found, notFound, failed := loadAll()
+	fmt.Printf("without a worker: %d loads found their session, %d failed, %d said that there is none; health: %v\n", found, failed, notFound, store.Check(ctx))
+	if err := worker.Restart(ctx); err != nil {
+		return err
+	}
+	found, notFound, failed = loadAll()
+	fmt.Printf("with it again: %d found, %d failed, %d said that there is none\n", found, failed, notFound)
+	return nil
 }
 
 func data(i int) pgsession.Data {
