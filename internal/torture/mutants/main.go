@@ -84,10 +84,10 @@ var mutants = []mutant{
 		{"internal/pgtable/cycle.go", "AND ` + live + ` AND s.version", "AND ` + stored + ` AND s.version"},
 	}},
 	{"Cycle takes a session that was ended", []string{"-profile", "cycle"}, []edit{
-		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + `\n\t\tRETURNING s.created_at", "WHERE s.key = $2 AND s.expires_at > $1\n\t\tRETURNING s.created_at"},
+		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + ` AND ` + refusedIfDistributed + `\n\t\tRETURNING s.created_at", "WHERE s.key = $2 AND s.expires_at > $1\n\t\tRETURNING s.created_at"},
 	}},
 	{"Cycle takes an expired session", []string{"-profile", "expiry"}, []edit{
-		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + `\n\t\tRETURNING s.created_at", "WHERE s.key = $2 AND ` + stored + `\n\t\tRETURNING s.created_at"},
+		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + ` AND ` + refusedIfDistributed + `\n\t\tRETURNING s.created_at", "WHERE s.key = $2 AND ` + stored + `\n\t\tRETURNING s.created_at"},
 	}},
 	{"Cycle forgets the end", []string{"-profile", "expiry"}, []edit{
 		{"internal/pgtable/cycle.go", "THEN s.ends_at ELSE", "THEN NULL ELSE"},
@@ -102,7 +102,7 @@ var mutants = []mutant{
 		{"internal/pgtable/touch.go", "if request == first[request.key] {", "if request.key == first[request.key].key {"},
 	}},
 	{"DeleteByUser looks once", []string{"-profile", "everywhere"}, []edit{
-		{"internal/pgtable/end.go", "if err != nil || all && len(seen) < batchSize {", "if _ = all; err != nil || len(seen) < batchSize {"},
+		{"internal/pgtable/end.go", "if err != nil || all && len(seen) < batchSize &&", "if _ = all; err != nil || len(seen) < batchSize &&"},
 	}},
 	{"DeleteByUser leaves the sessions that others hold", []string{"-profile", "everywhere"}, []edit{
 		{"internal/pgtable/end.go", "if row.ended {\n\t\t\tcontinue", "if true {\n\t\t\tcontinue"},
@@ -120,7 +120,7 @@ var mutants = []mutant{
 		{"internal/pgtable/find.go", "ORDER BY s.key\n\t\t\tLIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4", "LIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4"},
 	}},
 	{"the clean-up does not judge again", []string{"-profile", "sweep"}, []edit{
-		{"internal/pgtable/cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= ` + expiredBound + `", "ON seen.key = s.key\n\t\tWHERE ($1::timestamptz IS NOT NULL OR $2::boolean)"},
+		{"internal/pgtable/cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= ` + expiredBound + `", "ON seen.key = s.key\n\t\tWHERE ($1::timestamptz IS NOT NULL OR $2::interval IS NULL)"},
 		{"internal/pgtable/cleanup.go", "WHERE s.key = held.key AND s.expires_at <= ` + expiredBound + `", "WHERE s.key = held.key"},
 	}},
 	{"Take does not remove", []string{"-profile", "entries"}, []edit{
@@ -160,7 +160,7 @@ var mutants = []mutant{
 		{"internal/pgtable/retry.go", "case sqlState(err) == undefinedStatement || t.isDemoted(err, began):", "case t.isDemoted(err, began):"},
 	}},
 	{"the clean-up trusts the clock of its node", []string{"-faults", "ahead"}, []edit{
-		{"internal/pgtable/cleanup.go", "CASE WHEN $2::boolean THEN statement_timestamp() END", "CASE WHEN $2::boolean THEN $1::timestamptz END"},
+		{"internal/pgtable/cleanup.go", "statement_timestamp() + $2::interval", "$1::timestamptz + $2::interval"},
 	}},
 	{"calls of several tenants share statements", []string{"-faults", "ahead"}, []edit{
 		{"internal/pgtable/shared.go", "if config.BeforeAcquire != nil || config.PrepareConn != nil {", "if false {"},
