@@ -28,6 +28,7 @@ var (
 	length   = flag.Duration("length", 2*time.Second, "of one measurement")
 	callers  = flag.Int("callers", 64, "at once")
 	sessions = flag.Int("sessions", 2000, "in the table")
+	moves    = flag.Bool("moves", true, "add a worker and rebalance, which takes a minute")
 )
 
 const (
@@ -101,13 +102,46 @@ func run(ctx context.Context) error {
 	if err := compare(ctx, shared, single, ids); err != nil {
 		return err
 	}
-	if _, err := citus.AddWorker(ctx); err != nil {
+	if *moves {
+		if _, err := citus.AddWorker(ctx); err != nil {
+			return err
+		}
+		if err := watch(ctx, shared, ids, "rebalance to a third worker", exec(`SELECT rebalance_table_shards('sessions', shard_transfer_mode => 'force_logical')`)); err != nil {
+			return err
+		}
+		if err := spread(ctx, pool); err != nil {
+			return err
+		}
+	}
+	return loseWorker(ctx, shared, citus.Workers[0], ids[:min(len(ids), 200)])
+}
+
+// loseWorker kills a worker, and counts what loads say meanwhile and once it is back.
+func loseWorker(ctx context.Context, store *pgsession.Store, worker *pgtest.Cluster, ids []pgsession.ID) error {
+	if err := worker.Kill(); err != nil {
 		return err
 	}
-	if err := watch(ctx, shared, ids, "rebalance to a third worker", exec(`SELECT rebalance_table_shards('sessions', shard_transfer_mode => 'force_logical')`)); err != nil {
+	loadAll := func() (found, notFound, failed int) {
+		for _, id := range ids {
+			switch _, err := store.Load(ctx, id); {
+			case err == nil:
+				found++
+			case errors.Is(err, pgsession.ErrNotFound):
+				notFound++
+			default:
+				failed++
+			}
+		}
+		return found, notFound, failed
+	}
+	found, notFound, failed := loadAll()
+	fmt.Printf("without a worker: %d loads found their session, %d failed, %d said that there is none; health: %v\n", found, failed, notFound, store.Check(ctx))
+	if err := worker.Restart(ctx); err != nil {
 		return err
 	}
-	return spread(ctx, pool)
+	found, notFound, failed = loadAll()
+	fmt.Printf("with it again: %d found, %d failed, %d said that there is none\n", found, failed, notFound)
+	return nil
 }
 
 func data(i int) pgsession.Data {
@@ -121,9 +155,11 @@ func compare(ctx context.Context, shared, single *pgsession.Store, ids []pgsessi
 		"save": func(s *pgsession.Store, i int) error { return s.Save(ctx, ids[i], data(i), ttl) },
 	} {
 		var ratios, rates []float64
-		for range *rounds {
+		for round := range *rounds {
 			var found [2]float64
-			for i, s := range []*pgsession.Store{shared, single} {
+			for i := range found {
+				i = (i + round) % 2 // who comes first must not matter
+				s := []*pgsession.Store{shared, single}[i]
 				n, failed := load(ctx, *length, len(ids), func(i int) error { return call(s, i) })
 				if failed != nil {
 					return failed

@@ -71,8 +71,7 @@ const cycleSQL = `
 		SET ` + tombstone + `,
 			created_at = CASE WHEN ` + sameUser + ` THEN s.created_at ELSE $1 END,
 			ends_at = CASE WHEN ` + sameUser + ` THEN s.ends_at ELSE $7::timestamptz END
-		WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NULL OR s.user_key = $9::bytea OR ` + sameUser + `)
-			AND ` + refusedIfDistributed + `
+		WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NULL OR s.user_key = $9::bytea OR ` + sameUser + `) AND ` + refusedIfDistributed + `
 		RETURNING s.created_at, s.ends_at
 	)
 	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)

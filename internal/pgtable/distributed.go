@@ -80,10 +80,9 @@ func (t *Table) wasLaidOutAnew(ctx context.Context, sent *statements, err error)
 func (s *statements) distribute(fill func(string) string) {
 	s.distributed = true
 	s.loadMany = fill(loadAnySQL)
-	s.removeExpired = strings.NewReplacer(skipLocked, "", hideListLength, "").Replace(s.removeExpired)
-	leaveTrace := strings.NewReplacer(` AND `+refusedIfDistributed, "", `user_key = NULL`, `user_key = `+movedTo)
-	s.cycle = strings.Replace(leaveTrace.Replace(s.cycle), movedTo, cycleMovedTo, 1)
-	s.renew = strings.Replace(leaveTrace.Replace(s.renew), movedTo, renewMovedTo, 1)
+	s.removeExpired = fill(strings.NewReplacer(skipLocked, "", hideListLength, "").Replace(removeExpiredSQL))
+	s.cycle = fill(leavingTrace(cycleSQL, `coalesce($4::bytea, '') || '\x00'::bytea || $3::bytea`))
+	s.renew = fill(leavingTrace(renewSQL, `coalesce($6::bytea, '') || '\x00'::bytea || $5::bytea`))
 }
 
 const loadAnySQL = `
@@ -91,15 +90,15 @@ const loadAnySQL = `
 	FROM sessions AS s
 	WHERE s.key = ANY($1::bytea[])`
 
-// movedTo stands for what a tombstone has as user_key if its session was moved: the user's key, a
-// zero and the new row's key. It lies beside the user's sessions in the index. No statement takes it for
-// a user's key, since they ask for sessions, and this is a tombstone.
-const (
-	movedTo       = `pgsession_moved_to`
-	cycleMovedTo  = `coalesce($4::bytea, '') || '\x00'::bytea || $3::bytea`
-	renewMovedTo  = `coalesce($6::bytea, '') || '\x00'::bytea || $5::bytea`
-	movedToSuffix = 1 + len(rows.Key{}) // the bytes behind the user's key
-)
+// leavingTrace returns a statement that moves a session with a tombstone whose user_key is movedTo: the user's
+// key, a zero and the new row's key. It lies beside the user's sessions in the index. No statement takes it for a
+// user's key, since they ask for sessions, and this is a tombstone.
+func leavingTrace(sql, movedTo string) string {
+	return strings.NewReplacer(` AND `+refusedIfDistributed, "", `user_key = NULL`, `user_key = `+movedTo).Replace(sql)
+}
+
+// movedToSuffix is how many bytes stand behind the user's key.
+const movedToSuffix = 1 + len(rows.Key{})
 
 // movedKey returns where a session was moved, by its tombstone's user_key. It is nil if it was not.
 func movedKey(userKey []byte) []byte {

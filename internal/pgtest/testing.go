@@ -129,7 +129,11 @@ func setNewSchema(t testing.TB, config *pgxpool.Config) (schema string) {
 // its pool.
 func administer(t testing.TB, sql string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	limit := 30 * time.Second
+	if IsDistributed() {
+		limit = 5 * time.Minute // a schema may have a thousand tables with their shards
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, sharedServer(t).URL())
 	require.NoError(t, err)

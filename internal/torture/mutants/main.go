@@ -120,7 +120,7 @@ var mutants = []mutant{
 		{"internal/pgtable/find.go", "ORDER BY s.key\n\t\t\tLIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4", "LIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4"},
 	}},
 	{"the clean-up does not judge again", []string{"-profile", "sweep"}, []edit{
-		{"internal/pgtable/cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= ` + expiredBound + `", "ON seen.key = s.key\n\t\tWHERE ($1::timestamptz IS NOT NULL OR $2::boolean)"},
+		{"internal/pgtable/cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= ` + expiredBound + `", "ON seen.key = s.key\n\t\tWHERE ($1::timestamptz IS NOT NULL OR $2::interval IS NULL)"},
 		{"internal/pgtable/cleanup.go", "WHERE s.key = held.key AND s.expires_at <= ` + expiredBound + `", "WHERE s.key = held.key"},
 	}},
 	{"Take does not remove", []string{"-profile", "entries"}, []edit{
