@@ -233,12 +233,13 @@ func TestConnections_CancelOvertakes(t *testing.T) {
 			return &lateConn{conn, &late, arrive, nil}, nil
 		}
 	})
-	s := newFixture(t, pool, encrypted, []pgsession.Option{pgsession.WithTimeout(shortTimeout)})
+	s := newFixture(t, pool, encrypted, nil)
+	hasty := s.node(newCrypto(t, testKey), pgsession.WithTimeout(shortTimeout))
 	id := s.create(t, ann(0), time.Hour)
 	require.NoError(t, s.Save(t.Context(), id, ann(1), time.Hour)) // which prepares the statement
 	held := s.lock(t, `key = $1`, key(id))
 	late.Store(true)
-	requireTimeout(t, s.Save(t.Context(), id, ann(2), time.Hour), "save")
+	requireTimeout(t, hasty.Save(t.Context(), id, ann(2), time.Hour), "save")
 	<-arrive
 	s.waitUntilGone(t, held)
 	held.release(t)

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 // TestSetKeys_InFlight changes the key ring under a call that has read it: until the call gets at the row,
@@ -98,6 +99,7 @@ func TestSetKeys_InRenew(t *testing.T) {
 // TestSetKeys_InFlight_Cycle changes the key ring under a Cycle, whose row another caller meanwhile saves under the new
 // primary key. The user stays, and so does the end of the log-in.
 func TestSetKeys_InFlight_Cycle(t *testing.T) {
+	pgtest.NotDistributed(t, "it locks the whole table, and copies from row to row")
 	t.Parallel()
 	crypto := newCrypto(t, testKey)
 	s := newStore(t).node(crypto, pgsession.WithTimeout(patience))
