@@ -200,6 +200,8 @@ func explain(t *testing.T, pool *pgxpool.Pool, mode, sql string, args []any) str
 			literals[i] = "'" + arg.Format(time.RFC3339Nano) + "'"
 		case int, bool:
 			literals[i] = fmt.Sprint(arg)
+		case pgtype.Interval:
+			literals[i] = fmt.Sprintf("'%d months %d days %d microseconds'", arg.Months, arg.Days, arg.Microseconds)
 		case pgtype.FlatArray[[]byte]:
 			keys := make([]string, len(arg))
 			for j, key := range arg {
