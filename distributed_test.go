@@ -3,6 +3,7 @@ package pgsession_test
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,7 @@ func TestDistributed_MovedAway(t *testing.T) {
 	n, err = s.DeleteAll(ctx)
 	require.NoError(t, err)
 	require.Zero(t, n)
+	require.NotErrorIs(t, second(s.Load(ctx, next)), pgsession.ErrRevoked, "nothing is left there")
 }
 
 // TestDistributed_Shards reads from the coordinator's notices which shards each operation goes to, and whether it
@@ -163,4 +165,28 @@ func TestDistributed_Shards(t *testing.T) {
 		shards, prepares := touched(run)
 		t.Logf("%s: %d shards, two-phase %t", name, shards, prepares)
 	}
+}
+
+// TestDistributed_InDoubt ends a user's sessions while one moves whose tombstone is there already, and whose new row
+// is not yet: as between the two phases of a commit, or for longer after a crash.
+func TestDistributed_InDoubt(t *testing.T) {
+	requireDistributed(t)
+	t.Parallel()
+	s := newStore(t)
+	id, next := s.create(t, ann(1), time.Hour), pgsession.NewID()
+	var userKey, sealed []byte
+	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT user_key, sealed FROM sessions`).Scan(&userKey, &sealed))
+	held := s.hold(t, `INSERT INTO sessions (key, user_key, sealed, version, created_at, expires_at, idle_timeout) VALUES ($1, $2, $3, 1, $4, $5, '1 hour')`,
+		key(next), userKey, sealed, epoch, epoch.Add(time.Hour))
+	s.sql(t, `UPDATE sessions SET sealed = NULL, user_key = $2 WHERE key = $1`, key(id), slices.Concat(userKey, []byte{0}, key(next)))
+	var ended int64
+	done := many(1, func() (err error) {
+		ended, err = s.DeleteByUser(t.Context(), "ann")
+		return err
+	})
+	held.waitFor(t, 1)
+	require.NoError(t, held.Commit(t.Context()))
+	require.NoError(t, <-done)
+	require.EqualValues(t, 1, ended)
+	require.ErrorIs(t, second(s.Load(t.Context(), next)), pgsession.ErrRevoked)
 }

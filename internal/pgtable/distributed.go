@@ -215,56 +215,91 @@ const (
 // endWhereMoved ends the session at key, or where it was moved. It reports whether it ended a live one. A
 // session of another user it leaves alone, unless userKeys is nil.
 func (t *Table) endWhereMoved(ctx context.Context, key []byte, userKeys [][]byte) (live bool, err error) {
+	awaited := false // whether an insert at key was waited for
 	for pass := 0; ; pass++ {
-		left, live, err := t.endOrFollow(ctx, key, userKeys)
+		at, err := t.endOrFollow(ctx, key, userKeys)
+		moved := movedKey(at.userKey)
 		switch {
-		case err != nil || left == nil:
-			return live, err
-		case !bytes.Equal(left, key):
-			key = left // at once: whoever moves the session must not get ahead
-		default:
+		case err != nil:
+			return false, err
+		case at.ended:
+			return at.live, nil
+		case !at.present && awaited:
+			return false, nil // it was removed
+		case !at.present:
+			awaited = true
+			if err := t.awaitInsert(ctx, key); err != nil {
+				return false, err
+			}
+		case at.stored && at.ours: // a trigger of the table's owner may let nothing be ended
 			if err := waitFromPass(ctx, patience+pass); err != nil {
 				return false, err
 			}
+		case at.stored || moved == nil:
+			return false, nil
+		default:
+			key, awaited = moved, false // at once: whoever moves the session must not get ahead
 		}
 	}
 }
 
-// endOrFollow ends the session at key. It returns where a session is left: where it was moved from here, or
-// here if it could not be ended. It is nil if there is none.
-func (t *Table) endOrFollow(ctx context.Context, key []byte, userKeys [][]byte) (left []byte, live bool, err error) {
-	var (
-		found   bool
-		what    int64
-		userKey []byte
-	)
+// A place is what endOrFollow found at a key.
+type place struct {
+	present, stored, ours, live, ended bool
+	userKey                            []byte
+}
+
+func (t *Table) endOrFollow(ctx context.Context, key []byte, userKeys [][]byte) (at place, err error) {
 	err = t.writeRow(ctx, enderTurn(key), func(ctx context.Context, conn *pgx.Conn) error {
-		found = false
-		now := t.now()
-		result, err := conn.Query(ctx, t.sql.Load().endOrFollow, now, key, rows.NewVersion(), rows.TombstoneExpiry(now), userKeys)
+		at = place{}
+		result, err := conn.Query(ctx, t.sql.Load().endOrFollow, t.now(), key, userKeys)
 		if err != nil {
 			return err
 		}
-		_, err = pgx.ForEachRow(result, []any{&what, &userKey}, func() error {
-			found = true
+		_, err = pgx.ForEachRow(result, []any{&at.stored, &at.ours, &at.live, &at.userKey, &at.ended}, func() error {
+			at.present = true
 			return nil
 		})
 		return err
 	})
-	switch {
-	case err != nil:
-		return nil, false, err
-	case !found: // another user's; or a trigger of the table's owner lets nothing be ended
-		row, err := t.load(ctx, turnOf(key))
-		if _, outcome := row.Revoke(userKeys, t.now()); err == nil && (outcome == rows.OK || outcome == rows.Expired) {
-			left = key
-		}
-		return left, false, err
-	case what == planted || what == endedLive || what == endedExpired:
-		return nil, what == endedLive, nil
-	}
-	return movedKey(userKey), false, nil
+	return at, err
 }
+
+const endOrFollowSQL = `
+	WITH pgsession_held AS (
+		SELECT s.key, ` + stored + ` AS stored, $3::bytea[] IS NULL OR coalesce(s.user_key = ANY($3::bytea[]), false) AS ours,
+			` + live + ` AS live, s.user_key
+		FROM sessions AS s
+		WHERE s.key = $2
+		FOR UPDATE OF s
+	), pgsession_ended AS (
+		UPDATE sessions AS s
+		SET ` + tombstone + `
+		FROM pgsession_held AS held
+		WHERE s.key = $2 AND s.key = held.key AND ` + stored + ` AND held.ours
+		RETURNING s.key
+	)
+	SELECT held.stored, held.ours, held.live, held.user_key, EXISTS (SELECT FROM pgsession_ended)
+	FROM pgsession_held AS held`
+
+// awaitInsert waits for a transaction that has inserted a row at key and not committed: it has on the
+// other shard, where it left the tombstone that led here. If a machine has crashed meanwhile, that is until
+// Citus has settled it. Nothing is written.
+func (t *Table) awaitInsert(ctx context.Context, key []byte) error {
+	return t.writeRow(ctx, enderTurn(key), func(ctx context.Context, conn *pgx.Conn) error {
+		now := t.now()
+		batch := new(pgx.Batch)
+		batch.Queue(`BEGIN`)
+		batch.Queue(t.sql.Load().probe, now, key, rows.TombstoneExpiry(now))
+		batch.Queue(`ROLLBACK`)
+		return conn.SendBatch(ctx, batch).Close()
+	})
+}
+
+const probeSQL = `
+	INSERT INTO sessions AS s (key, version, created_at, expires_at, idle_timeout)
+	VALUES ($2, 1, $1, $3, '1 hour')
+	ON CONFLICT (key) DO NOTHING`
 
 // enderTurn is whose turn those wait for who end the session at key. It is another one than that of all other
 // writers: behind one that moves the session, they would always come too late.
@@ -273,23 +308,3 @@ func enderTurn(key []byte) rows.Key {
 	turn[0] ^= 0xff
 	return turn
 }
-
-// What endOrFollowSQL did, other than to find a tombstone.
-const (
-	planted = iota
-	endedLive
-	endedExpired
-)
-
-// endOrFollowSQL puts a tombstone where there is no row. So it waits for the insert of a session that is being
-// moved here, or whose commit is in doubt because a machine crashed, and then ends that. A tombstone it writes
-// as it was, to return where it leads. The version tells what it did, since RETURNING gives new values.
-const endOrFollowSQL = `
-	INSERT INTO sessions AS s (key, version, created_at, expires_at, idle_timeout)
-	VALUES ($2, $3::bigint, $1, $4::timestamptz, '1 hour')
-	ON CONFLICT (key) DO UPDATE
-	SET user_key = CASE WHEN NOT ` + stored + ` THEN s.user_key END, data = NULL, sealed = NULL,
-		version = CASE WHEN NOT ` + stored + ` THEN s.version WHEN s.expires_at > $1 THEN $3::bigint + 1 ELSE $3::bigint + 2 END,
-		expires_at = CASE WHEN NOT ` + stored + ` THEN s.expires_at ELSE greatest(s.expires_at, $4::timestamptz) END
-	WHERE NOT ` + stored + ` OR $5::bytea[] IS NULL OR s.user_key = ANY($5::bytea[])
-	RETURNING s.version - $3::bigint, s.user_key`

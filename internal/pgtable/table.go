@@ -127,7 +127,7 @@ type statements struct {
 	end, endMany, revoke, endByUser, allKeys, page                                             string
 	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                               string
 	pageToReseal, reseal, resealOne, resealWaiting, examine                                    string
-	keysOfUser, moves, endOrFollow, findByUser, removeOneExpired                               string
+	keysOfUser, moves, endOrFollow, probe, findByUser, removeOneExpired                        string
 }
 
 func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements {
@@ -166,6 +166,7 @@ func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements
 		findByUser:       fill(findByUserAnySQL),
 		removeOneExpired: fill(removeOneExpiredSQL),
 		endOrFollow:      fill(endOrFollowSQL),
+		probe:            fill(probeSQL),
 	}
 	if distributed {
 		s.distribute(fill)
