@@ -11,7 +11,9 @@ import (
 // Cycle is part of [rows.Table].
 func (t *Table) Cycle(ctx context.Context, from rows.Key, w rows.Write) (outcome rows.Outcome, err error) {
 	sealed, data := t.payload(w.Payload)
+	version := rows.NewVersion()
 	err = t.operate(ctx, func(ctx context.Context) error {
+		var doubt error // of an attempt that Citus may yet have committed
 		for range maxAttempts {
 			var (
 				cycled bool
@@ -19,25 +21,32 @@ func (t *Table) Cycle(ctx context.Context, from rows.Key, w rows.Write) (outcome
 			)
 			err := t.runAlone(ctx, from, func(ctx context.Context, conn *pgx.Conn) error {
 				begun = w.Begin(t.now())
+				begun.Version = version
 				tag, err := conn.Exec(ctx, t.sql.Load().cycle, begun.CreatedAt, from[:], w.Key[:], w.UserKey, w.OtherUserKeys,
 					begun.Version, timestamp(begun.EndsAt), interval(w.TTL), w.Leaving, sealed, data)
 				cycled = tag.RowsAffected() > 0
 				return err
 			})
 			outcome, cycled, err = t.explainMove(ctx, begun, cycled, err)
-			if err != nil || cycled || outcome != rows.OK {
+			switch {
+			case sqlState(err) == internalError && t.isDistributed():
+				doubt = err // or the row that was in the way has been removed since
+				continue
+			case err != nil || cycled:
 				return err
+			case outcome != rows.OK:
+				return doubt
 			}
 			row, err := t.load(ctx, from)
 			if err != nil {
 				return err
 			}
 			if _, _, outcome = rows.Cycle(row, rows.Row{}, w, t.now()); outcome != rows.OK {
-				return nil
+				return doubt
 			}
 		}
 		outcome = rows.Changed
-		return nil
+		return doubt
 	})
 	return outcome, err
 }
