@@ -177,6 +177,9 @@ func backOff(ctx context.Context, attempt int) error {
 
 // serverError returns what the server answered, or nil.
 func serverError(err error) *pgconn.PgError {
+	if err == nil {
+		return nil // errors.As would allocate
+	}
 	var server *pgconn.PgError
 	errors.As(err, &server)
 	return server

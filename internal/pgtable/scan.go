@@ -50,27 +50,45 @@ func queryRow(ctx context.Context, conn *pgx.Conn, sql string, args ...any) (row
 	return row, result.Err()
 }
 
-// A scanner reads columns.
+// A scanner reads columns. It keeps its plans for that, which [pgx.Rows] would make anew for each result.
 type scanner struct {
 	key, userKey, payload    pgtype.DriverBytes // the driver's, until the next row
 	otherKind                bool               // the payload lies in the column of the other kind of store
 	version                  int64
 	created, expires, endsAt pgtype.Timestamptz // a time.Time would fail on infinity
 	idle                     pgtype.Interval
-	targets                  []any
+
+	targets []any
+	plans   []columnPlan
+	types   *pgtype.Map // not the connection's, which the application may have changed
+}
+
+// A columnPlan is how to scan what comes as this type, in this format.
+type columnPlan struct {
+	pgtype.ScanPlan
+	oid    uint32
+	format int16
 }
 
 var scanners = sync.Pool{New: func() any {
-	s := new(scanner)
+	s := &scanner{types: pgtype.NewMap()}
 	s.targets = []any{&s.key, &s.userKey, &s.payload, &s.otherKind, &s.version, &s.created, &s.expires, &s.endsAt, &s.idle}
+	s.plans = make([]columnPlan, len(s.targets))
 	return s
 }}
 
 // scan reads the current row. What is wrong with the row is for the row to say, so that a hostile
 // one does not hide the others; an error is the database's.
 func (s *scanner) scan(result pgx.Rows) (rows.Row, error) {
-	if err := result.Scan(s.targets...); err != nil {
-		return rows.Row{}, err
+	fields, values := result.FieldDescriptions(), result.RawValues()
+	for i, target := range s.targets {
+		plan, oid, format := &s.plans[i], fields[i].DataTypeOID, fields[i].Format
+		if plan.ScanPlan == nil || plan.oid != oid || plan.format != format {
+			*plan = columnPlan{s.types.PlanScan(oid, format, target), oid, format}
+		}
+		if err := plan.Scan(values[i], target); err != nil {
+			return rows.Row{}, err
+		}
 	}
 	row := s.row()
 	if s.payload == nil && !s.otherKind {
