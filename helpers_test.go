@@ -348,10 +348,12 @@ func (f *fixture) hold(t testing.TB, sql string, args ...any) *lock {
 	require.NoError(t, err)
 	waiting := `SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY(pg_blocking_pids(pid))`
 	if pgtest.IsDistributed() {
-		waiting = `SELECT count(DISTINCT pid) FROM (
+		// Other tests wait too, while they distribute their tables.
+		waiting = `SELECT count(DISTINCT pid) FROM pg_stat_activity JOIN (
 			SELECT pid FROM pg_stat_activity WHERE $1::int = ANY(pg_blocking_pids(pid))
 			UNION ALL
-			SELECT citus_pid_for_gpid(waiting_gpid) FROM citus_lock_waits WHERE citus_pid_for_gpid(blocking_gpid) = $1::int) AS waiting`
+			SELECT citus_pid_for_gpid(waiting_gpid) FROM citus_lock_waits WHERE citus_pid_for_gpid(blocking_gpid) = $1::int) AS waiting USING (pid)
+			WHERE application_name = current_setting('application_name')`
 	}
 	return &lock{tx, conn.PgConn().PID(), waiting}
 }

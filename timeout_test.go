@@ -168,6 +168,7 @@ func TestWithTimeout_OneDeadline(t *testing.T) {
 	}
 	for _, name := range []string{"save", "put", "touch", "delete"} {
 		t.Run(name+", while another call waits for the row", func(t *testing.T) {
+			pgtest.NotDistributed(t, "writes share no statement")
 			t.Parallel()
 			s := newDeadlines(t)
 			call := operationsOf(s.fixture, s.create(t, ann(1), time.Hour))[name]

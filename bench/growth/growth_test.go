@@ -12,7 +12,7 @@ func TestBench(t *testing.T) {
 	t.Parallel()
 	b, err := newBench(t.Context(), plan{
 		sizes: []int{2_000, 20_000}, sample: 100, expired: 500, value: 128, callers: 4, length: 50 * time.Millisecond, connections: 4,
-		hours: 3, hour: 100 * time.Millisecond, population: 100, storage: "fillfactor = 80", naptimeInSec: 1,
+		explain: true, hours: 3, hour: 100 * time.Millisecond, population: 100, storage: "fillfactor = 80", naptimeInSec: 1,
 	})
 	require.NoError(t, err)
 	defer b.close()

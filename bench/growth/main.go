@@ -57,6 +57,8 @@ type plan struct {
 	storage      string
 	naptimeInSec int
 	redraw       string
+	hashRounds   int
+	explain      bool
 }
 
 func parsePlan() (p plan, out string, err error) {
@@ -71,6 +73,8 @@ func parsePlan() (p plan, out string, err error) {
 	flag.DurationVar(&p.hour, "hour", 15*time.Second, "how long a simulated hour takes, at least")
 	flag.IntVar(&p.population, "population", 20_000, "live sessions during the churn")
 	flag.StringVar(&p.storage, "storage", "", "storage parameters for the churn's table, such as 'fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02'")
+	flag.IntVar(&p.hashRounds, "hash", 0, "compares the table without and with a hash index on key, so many times at each size")
+	flag.BoolVar(&p.explain, "explain", true, "explains every statement at the largest size, for some ten minutes at 10 million")
 	flag.IntVar(&p.naptimeInSec, "naptime", 1, "autovacuum_naptime in seconds: a simulated hour is short")
 	flag.StringVar(&p.redraw, "redraw", "", "measures nothing, and prints and draws the JSON of earlier runs: a list, of which the last that has a part counts")
 	flag.StringVar(&out, "out", "out", "the folder to write to")
@@ -97,6 +101,7 @@ func parsePlan() (p plan, out string, err error) {
 type report struct {
 	Environment environment   `json:"environment"`
 	Sizes       []sizeResult  `json:"sizes,omitempty"`
+	HashRounds  []sizeResult  `json:"hash_rounds,omitempty"` // without and with a hash index, in turns
 	Plans       []explanation `json:"plans,omitempty"`
 	Churn       *churnResult  `json:"churn,omitempty"`
 }
@@ -125,6 +130,7 @@ type bench struct {
 	plan
 	server  *server.Server
 	admin   *pgx.Conn
+	admins  *pgxpool.Pool // to fill tables
 	pool    *pgxpool.Pool
 	crypto  *pgsession.Crypto
 	seen    statements
@@ -156,6 +162,9 @@ func run(ctx context.Context) error {
 			return err
 		}
 		printSizes(os.Stdout, report.Sizes)
+		if len(report.HashRounds) > 0 {
+			printSizes(os.Stdout, report.HashRounds)
+		}
 		if err := report.write(out); err != nil {
 			return err
 		}
@@ -213,6 +222,12 @@ func newBench(ctx context.Context, p plan) (b *bench, err error) {
 	if err != nil {
 		return nil, err
 	}
+	admins := config.Copy()
+	admins.MaxConns, admins.MinConns = int32(runtime.NumCPU()), 0
+	admins.ConnConfig.RuntimeParams["synchronous_commit"] = "off" // nobody waits for what can be filled again
+	if b.admins, err = pgxpool.NewWithConfig(ctx, admins); err != nil {
+		return nil, err
+	}
 	config.ConnConfig.Tracer = &b.seen
 	if b.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return nil, err
@@ -224,6 +239,9 @@ func newBench(ctx context.Context, p plan) (b *bench, err error) {
 func (b *bench) close() {
 	if b.pool != nil {
 		b.pool.Close()
+	}
+	if b.admins != nil {
+		b.admins.Close()
 	}
 	if b.admin != nil {
 		b.admin.Close(context.Background())
