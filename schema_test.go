@@ -468,6 +468,7 @@ func TestStore_Init_Harmless(t *testing.T) {
 		"dropped foreign column": `ALTER TABLE sessions ADD tenant text NOT NULL; ALTER TABLE sessions DROP tenant`,
 		"dropped column of ours": `ALTER TABLE sessions DROP data; ALTER TABLE sessions ADD data jsonb`,
 		"another index":          `CREATE INDEX ON sessions (created_at)`,
+		"a hash index":           `CREATE INDEX ON sessions USING hash (key)`,
 		"renamed indexes": `ALTER INDEX sessions_expires_hour_idx RENAME TO mine; ALTER INDEX sessions_user_key_created_at_idx RENAME TO "Mine too";
 			ALTER INDEX sessions_pkey RENAME TO key`,
 		"another fillfactor":          `ALTER TABLE sessions SET (fillfactor = 50)`,
