@@ -15,8 +15,9 @@ import (
 // transactions of at most 1,000 rows and skips rows that others hold. Any number of nodes may run
 // it at once.
 //
-// It reads every row that expires within the current hour, which [Store.SpawnCleanup] does not. If
-// it returns an error, the number says how many rows it had removed.
+// It reads every row that expires within the current hour, which [Store.SpawnCleanup] does not. Where
+// millions do, that takes longer than the default of [WithTimeout] allows. If it returns an error,
+// the number says how many rows it had removed.
 func (s *Store) CleanupExpired(ctx context.Context) (int64, error) { return s.cleanup(ctx, false) }
 
 func (s *Store) cleanup(ctx context.Context, wholeHours bool) (removed int64, err error) {

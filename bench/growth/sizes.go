@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
+	"os"
 	"runtime"
 	"strconv"
 	"sync"
@@ -203,6 +204,7 @@ func (f *filler) measure(ctx context.Context, size int) (result sizeResult, err 
 	if result.Bytes, err = relations(ctx, f.admin, "sessions"); err != nil {
 		return result, err
 	}
+	printSizes(os.Stderr, []sizeResult{result}) // what was measured is not lost if the clean-up fails
 	if err := f.removeLogIns(ctx); err != nil {
 		return result, err
 	}
@@ -345,8 +347,11 @@ func (f *filler) measureCleanup(ctx context.Context, result *sizeResult) error {
 	if err := f.fill(ctx, f.expired, true); err != nil {
 		return err
 	}
+	// It reads all that expires within the hour, in one statement, which takes longer than WithTimeout allows
+	// where millions do.
+	patient := pgsession.New(f.pool, f.crypto, pgsession.WithClock(f.clock), pgsession.WithTimeout(0))
 	start := time.Now()
-	removed, err := f.store.CleanupExpired(ctx)
+	removed, err := patient.CleanupExpired(ctx)
 	if err != nil {
 		return err
 	}
