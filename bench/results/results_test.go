@@ -132,20 +132,51 @@ func TestSideBySide_Checkpoints(t *testing.T) {
 		wal(own, 0.01), wal(other, 0.01), wal(own, 1), wal(other, 1)))
 }
 
+type growth struct{ Sizes []size }
+
+type size struct {
+	Sessions          int
+	Load, Save        operation
+	Load256           operation `json:"load_256_callers"`
+	FindByUser        operation `json:"find_by_user"`
+	LogIn             operation `json:"log_in"`
+	CleanupExpired    float64   `json:"cleanup_expired_us_per_row"`
+	BackgroundCleanup float64   `json:"background_cleanup_us_per_row"`
+	Bytes             []struct{ Bytes int64 }
+}
+
+type operation struct {
+	PerSecond float64 `json:"calls_per_second"`
+	WAL       float64 `json:"wal_bytes_per_call"`
+}
+
+// slower returns how many times as long an operation takes at the last size as at the first.
+func (g growth) slower(of func(size) operation) float64 {
+	return of(g.Sizes[0]).PerSecond / of(g.Sizes[len(g.Sizes)-1]).PerSecond
+}
+
+func TestGrowth_Large(t *testing.T) {
+	t.Parallel()
+	measured := read[growth](t, "growth-large.json")
+	first, last := measured.Sizes[0], measured.Sizes[len(measured.Sizes)-1]
+	var bytes int64
+	for _, relation := range last.Bytes {
+		bytes += relation.Bytes
+	}
+	requireQuoted(t, "../../docs/scaling.md",
+		fmt.Sprintf("With %d million sessions of 16 bytes, which take %d bytes each with their indexes, loads took %.2f times as long as with 10 thousand, saves %.2f and `FindByUser` %.2f times, and loads of 256 callers %.2f times. The background clean-up took %.0f µs an expired row, and %.0f before",
+			last.Sessions/1e6, bytes/int64(last.Sessions),
+			measured.slower(func(s size) operation { return s.Load }), measured.slower(func(s size) operation { return s.Save }),
+			measured.slower(func(s size) operation { return s.FindByUser }), measured.slower(func(s size) operation { return s.Load256 }),
+			last.BackgroundCleanup, first.BackgroundCleanup),
+		fmt.Sprintf("A log-in took %.2f times as long and wrote %s bytes of WAL", measured.slower(func(s size) operation { return s.LogIn }), thousands(last.LogIn.WAL)),
+		fmt.Sprintf("`CleanupExpired` took %.0f ms an expired row", last.CleanupExpired/1000))
+}
+
 func TestGrowth(t *testing.T) {
 	t.Parallel()
-	type operation struct {
-		PerSecond float64 `json:"calls_per_second"`
-	}
-	type size struct {
-		Sessions   int
-		Load, Save operation
-		FindByUser operation `json:"find_by_user"`
-	}
-	measured := read[struct{ Sizes []size }](t, "growth.json")
-	slower := func(of func(size) operation) float64 {
-		return of(measured.Sizes[0]).PerSecond / of(measured.Sizes[len(measured.Sizes)-1]).PerSecond
-	}
+	measured := read[growth](t, "growth.json")
+	slower := measured.slower
 	load, save := slower(func(s size) operation { return s.Load }), slower(func(s size) operation { return s.Save })
 	requireQuoted(t, "../../docs/performance.md", fmt.Sprintf("At 10 million sessions a load took %.2f times as long as at 10 thousand, a save %.2f and `FindByUser` %.2f times.",
 		load, save, slower(func(s size) operation { return s.FindByUser })))
