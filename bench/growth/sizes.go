@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/bench/internal/measure"
+	"github.com/pgsession/pgsession/bench/internal/server"
 )
 
 const (
@@ -183,23 +183,19 @@ func (f *filler) measure(ctx context.Context, size int) (result sizeResult, err 
 	}
 	for _, c := range calls {
 		load := measure.Load{Callers: c.callers, WarmUp: f.length / 5, Length: f.length}
-		before, err := f.logPosition(ctx)
+		before, err := server.WAL(ctx, f.admin)
 		if err != nil {
 			return result, err
 		}
-		var calls atomic.Int64
-		figures, err := load.Run(ctx, func(ctx context.Context, random *mathrand.Rand) error {
-			calls.Add(1)
-			return c.call(ctx, random)
-		})
+		figures, err := load.Run(ctx, c.call)
 		if err != nil {
 			return result, err
 		}
-		after, err := f.logPosition(ctx)
+		after, err := server.WAL(ctx, f.admin)
 		if err != nil {
 			return result, err
 		}
-		*c.to = operation{figures.Throughput, figures.P50.Seconds() * 1000, figures.P99.Seconds() * 1000, float64(after-before) / float64(calls.Load())}
+		*c.to = operation{figures.Throughput, figures.P50.Seconds() * 1000, figures.P99.Seconds() * 1000, float64(after-before) / float64(figures.Calls)}
 	}
 	if result.Bytes, err = relations(ctx, f.admin, "sessions"); err != nil {
 		return result, err
@@ -209,11 +205,6 @@ func (f *filler) measure(ctx context.Context, size int) (result sizeResult, err 
 		return result, err
 	}
 	return result, f.measureCleanup(ctx, &result)
-}
-
-func (f *filler) logPosition(ctx context.Context) (bytes int64, err error) {
-	err = f.admin.QueryRow(ctx, `SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint`).Scan(&bytes)
-	return bytes, err
 }
 
 func (f *filler) logIn(ctx context.Context, random *mathrand.Rand) error {

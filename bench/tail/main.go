@@ -247,23 +247,25 @@ func report(to io.Writer, loads []load) {
 		from int
 	}{{"all", 0}, {"slower half", len(loads) / 2}, {"slowest tenth", len(loads) * 9 / 10}, {"slowest hundredth", len(loads) * 99 / 100}} {
 		some := loads[of.from:]
-		mean := func(figure func(load) time.Duration) float64 {
-			var sum time.Duration
+		mean := func(figure func(load) float64) (sum float64) {
 			for _, l := range some {
 				sum += figure(l)
 			}
-			return (sum / time.Duration(len(some))).Seconds() * 1000
+			return sum / float64(len(some))
+		}
+		meanMS := func(figure func(load) time.Duration) float64 {
+			return mean(func(l load) float64 { return figure(l).Seconds() * 1000 })
 		}
 		fmt.Fprintf(table, "%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.2f\t%.2f\t%.2f\t\n", of.name,
 			some[0].ended.Sub(some[0].began).Seconds()*1000,
-			mean(func(l load) time.Duration { return l.ended.Sub(l.began) }),
-			mean(func(l load) time.Duration { return l.statement.began.Sub(l.began) }),
-			mean(func(l load) time.Duration { return l.ended.Sub(l.statement.began) }),
-			mean(func(l load) time.Duration { return l.statement.ended.Sub(l.statement.began) }),
-			mean(func(l load) time.Duration { return time.Duration(l.statement.calls) * time.Millisecond }),
-			mean(func(l load) time.Duration { return l.statement.working }),
-			mean(func(l load) time.Duration { return l.statement.ready }),
-			mean(func(l load) time.Duration {
+			meanMS(func(l load) time.Duration { return l.ended.Sub(l.began) }),
+			meanMS(func(l load) time.Duration { return l.statement.began.Sub(l.began) }),
+			meanMS(func(l load) time.Duration { return l.ended.Sub(l.statement.began) }),
+			meanMS(func(l load) time.Duration { return l.statement.ended.Sub(l.statement.began) }),
+			mean(func(l load) float64 { return float64(l.statement.calls) }),
+			meanMS(func(l load) time.Duration { return l.statement.working }),
+			meanMS(func(l load) time.Duration { return l.statement.ready }),
+			meanMS(func(l load) time.Duration {
 				return l.statement.ended.Sub(l.statement.began) - l.statement.working - l.statement.ready
 			}))
 	}
