@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
@@ -73,6 +75,72 @@ func (g *turnstile) together(t *testing.T, first func() error, calls ...func() e
 func (g *turnstile) waitUntilQueued(t *testing.T, calls int) {
 	t.Helper()
 	require.Eventually(t, func() bool { return g.Waiting() == calls }, patience, 100*time.Microsecond)
+}
+
+// A distantServer answers after some milliseconds. It traces how many statements are in flight at once.
+type distantServer struct{ inFlight, most atomic.Int32 }
+
+type distantConn struct{ net.Conn }
+
+func (c distantConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	time.Sleep(5 * time.Millisecond)
+	return n, err
+}
+
+func (d *distantServer) configure(config *pgxpool.Config) {
+	config.MaxConns = 16
+	config.ConnConfig.Tracer = d
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return distantConn{conn}, err
+	}
+}
+
+func (d *distantServer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	n := d.inFlight.Add(1)
+	for most := d.most.Load(); n > most && !d.most.CompareAndSwap(most, n); most = d.most.Load() {
+	}
+	return ctx
+}
+
+func (d *distantServer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {
+	d.inFlight.Add(-1)
+}
+
+// TestStore_Coalescing_Network has a server that is far away. By default, up to half of the pool's connections
+// then have a statement in flight, so that few callers do not wait for each other's answers to come back.
+func TestStore_Coalescing_Network(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		options []pgsession.Option
+		most    int32
+	}{
+		"by default": {nil, 8},
+		"fixed":      {[]pgsession.Option{pgsession.WithCoalescing(2)}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := &distantServer{}
+			s := newFixture(t, pgtest.Pool(t, server.configure), encrypted, c.options)
+			id := s.create(t, ann(0), time.Hour)
+			s.load(t, id) // which tells how far away the server is
+			server.most.Store(0)
+			var group sync.WaitGroup
+			for range 32 {
+				group.Go(func() {
+					for range 10 {
+						if !assert.NoError(t, second(s.Load(t.Context(), id))) {
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+			require.Equal(t, c.most, server.most.Load())
+		})
+	}
 }
 
 func TestStore_Coalescing_Load(t *testing.T) {

@@ -47,27 +47,32 @@ func (g *Group[C, R]) onSlowRun() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inFlight.timerFired()
-	for !g.inFlight.full() {
-		b := g.takeBatch()
-		if b == nil {
-			return
-		}
-		go g.runBatches(b)
-	}
+	g.startBatches()
 	if len(g.queue) > 0 {
 		g.inFlight.watch()
 	}
 }
 
+// startBatches gives the free places to queued calls.
+func (g *Group[C, R]) startBatches() {
+	for len(g.queue) > 0 && !g.inFlight.full() {
+		if b := g.takeBatch(); b != nil {
+			go g.runBatches(b)
+		}
+	}
+}
+
 // next ends a run and returns the batch that takes its place. It returns nil if nothing is queued,
-// or if the place was already given away because the run was slow.
+// if the place was already given away because the run was slow, or if there are fewer places now.
 func (g *Group[C, R]) next(ended *run) *batch[C, R] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.inFlight.remove(ended) {
+	if !g.inFlight.remove(ended) || g.inFlight.full() {
 		return nil
 	}
-	return g.takeBatch()
+	b := g.takeBatch()
+	g.startBatches() // if there are more places now
+	return b
 }
 
 // takeBatch takes a batch from the head of the queue and adds it to the runs in flight. It returns
@@ -104,7 +109,7 @@ func (g *Group[C, R]) takeBatch() *batch[C, R] {
 		return nil
 	}
 
-	b := &batch[C, R]{requests: make([]C, len(calls)), calls: calls, waiting: len(calls)}
+	b := &batch[C, R]{run: run{alone: len(calls) == 1}, requests: make([]C, len(calls)), calls: calls, waiting: len(calls)}
 	for i, q := range calls {
 		q.batch, q.index, b.requests[i] = b, i, q.c
 	}
@@ -210,6 +215,7 @@ func (g *Group[C, R]) runBatch(b *batch[C, R]) {
 	err := errGoexit // overwritten unless Run calls runtime.Goexit
 	defer func() { b.end(err) }()
 	err = g.runRecovered(b)
+	b.run.ok = err == nil
 	switch {
 	case err == nil:
 		err = errUnanswered

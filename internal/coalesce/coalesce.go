@@ -1,7 +1,7 @@
 // Package coalesce lets concurrent calls of one kind share their runs. For the store, a run is a
 // statement to the database.
 //
-// If fewer than MaxInFlight runs of a [Group] are in flight, a call runs at once, by itself, on its
+// If there is a place among the runs in flight of a [Group], a call runs at once, by itself, on its
 // caller's goroutine. Otherwise it queues. When a run ends, the queued calls leave together as one
 // batch. No call is delayed to fill a batch. So a single caller pays next to nothing, and the
 // batches grow with the load. The only goroutines are those that run batches.
@@ -33,6 +33,11 @@ type Config[C, R any] struct {
 	// MaxInFlight is the number of runs in flight from which on calls queue. 0 turns coalescing
 	// off: every call runs at once, by itself.
 	MaxInFlight int
+
+	// InFlight returns that number, 1 to MaxInFlight, from how long the fastest of the latest runs took;
+	// 0 before any has succeeded. Where most of a run is the way there and back, more of them hide it.
+	// If InFlight is nil, the number is always MaxInFlight.
+	InFlight func(fastest time.Duration) int
 
 	// MaxBatch is the largest number of calls in one run. 0 means no limit.
 	MaxBatch int
@@ -95,8 +100,8 @@ func New[C, R any](config Config[C, R]) *Group[C, R] {
 		config.WithDeadline = context.WithDeadline
 	}
 	g := &Group[C, R]{config: config}
-	g.inFlight = newInFlight(config.MaxInFlight, config.SlowAfter, g.onSlowRun)
-	g.rerunsInFlight = newInFlight(config.MaxInFlight, config.SlowAfter, g.onSlowRerun)
+	g.inFlight = newInFlight(config.MaxInFlight, config.InFlight, config.SlowAfter, g.onSlowRun)
+	g.rerunsInFlight = newInFlight(config.MaxInFlight, config.InFlight, config.SlowAfter, g.onSlowRerun)
 	return g
 }
 
@@ -121,7 +126,7 @@ func (g *Group[C, R]) Do(ctx context.Context, deadline time.Time, c C) (R, error
 
 	g.calls.Add(1)
 	if g.config.MaxInFlight <= 0 {
-		return g.runAlone(ctx, deadline, &single[C, R]{calls: [1]C{c}})
+		return g.runAlone(ctx, deadline, newSingle[C, R](c))
 	}
 	alone, queued := g.enter(&made)
 	if alone != nil {
@@ -188,7 +193,7 @@ func (g *Group[C, R]) enter(made *call[C, R]) (*single[C, R], *call[C, R]) {
 			g.inFlight.removeSlow()
 		}
 		if !g.inFlight.full() {
-			alone := &single[C, R]{calls: [1]C{made.c}}
+			alone := newSingle[C, R](made.c)
 			g.inFlight.add(&alone.run)
 			return alone, nil
 		}
@@ -298,6 +303,10 @@ type single[C, R any] struct {
 	answered bool
 }
 
+func newSingle[C, R any](c C) *single[C, R] {
+	return &single[C, R]{run: run{alone: true}, calls: [1]C{c}}
+}
+
 func (s *single[C, R]) answer(_ int, r R) {
 	if !s.answered {
 		s.r, s.answered = r, true
@@ -312,6 +321,7 @@ func (g *Group[C, R]) runAlone(ctx context.Context, deadline time.Time, s *singl
 	}
 	g.runs.Add(1)
 	err = g.config.Run(ctx, s.calls[:], s.answer)
+	s.run.ok = err == nil
 	switch {
 	case s.answered:
 		return s.r, nil
@@ -323,7 +333,7 @@ func (g *Group[C, R]) runAlone(ctx context.Context, deadline time.Time, s *singl
 
 // runAgain runs a call of a failed batch by itself, on its caller's goroutine.
 func (g *Group[C, R]) runAgain(q *call[C, R]) (r R, err error) {
-	alone := &single[C, R]{calls: [1]C{q.c}}
+	alone := newSingle[C, R](q.c)
 	g.enterRerun(q, alone)
 	if turn := g.wait(q); turn.err != errRunAgain {
 		return r, turn.err

@@ -15,6 +15,13 @@ func (g *Group[C, R]) InFlight() (runs, reruns int) {
 	return len(g.inFlight.runs), len(g.rerunsInFlight.runs)
 }
 
+// Places returns how many runs may be in flight now.
+func (g *Group[C, R]) Places() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.inFlight.limit
+}
+
 // TimerSet reports whether a timer for slow runs is set.
 func (g *Group[C, R]) TimerSet() bool {
 	g.mu.Lock()

@@ -1520,3 +1520,132 @@ func try(ctx context.Context, deadline time.Time, g *coalesce.Group[int, int], c
 	value, err = g.Do(ctx, deadline, call)
 	return value, nil, err
 }
+
+// How many runs may be in flight follows from how long the fastest of the latest took.
+func TestGroup_InFlight(t *testing.T) {
+	t.Parallel()
+	oneEachMillisecond := func(fastest time.Duration) int { return min(1+int(fastest/time.Millisecond), 8) }
+	newGroup := func(s *server, maxBatch int) *group {
+		return coalesce.New(config{MaxInFlight: 8, InFlight: oneEachMillisecond, MaxBatch: maxBatch, Run: s.Run, RunAgain: always})
+	}
+	// alone makes one call that takes so long.
+	alone := func(t *testing.T, g *group, s *server, took time.Duration, end func(*run)) {
+		t.Helper()
+		start(t.Context(), g, "alone")
+		r := s.next(t, "alone")
+		time.Sleep(took)
+		end(r)
+		synctest.Wait()
+	}
+
+	t.Run("more and fewer places", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := newGroup(s, 0)
+			start(t.Context(), g, "a")
+			start(t.Context(), g, "b")
+			a := s.next(t, "a")
+			s.idle(t) // before any has ended, the least number
+			time.Sleep(3 * time.Millisecond)
+			a.succeed()
+			b := s.next(t, "b")
+
+			var more []*run
+			for _, call := range []string{"c", "d", "e"} {
+				start(t.Context(), g, call)
+				more = append(more, s.next(t, call))
+			}
+			start(t.Context(), g, "f")
+			s.idle(t)
+
+			time.Sleep(time.Millisecond)
+			b.succeed() // two places now
+			s.idle(t)
+			more[0].succeed()
+			s.idle(t)
+			more[1].succeed()
+			f := s.next(t, "f")
+			f.succeed()
+			more[2].succeed()
+		})
+	})
+
+	t.Run("new places are given to queued calls at once", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := newGroup(s, 1)
+			for _, call := range []string{"a", "b", "c", "d"} {
+				start(t.Context(), g, call)
+			}
+			a := s.next(t, "a")
+			time.Sleep(2 * time.Millisecond)
+			a.succeed()
+			synctest.Wait()
+			require.Len(t, s.begun, 3)
+			for range 3 {
+				(<-s.begun).succeed()
+			}
+		})
+	})
+
+	t.Run("a slower run counts little", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := newGroup(s, 0)
+			alone(t, g, s, time.Millisecond/10, (*run).succeed)
+			for range 10 {
+				alone(t, g, s, 10*time.Second, (*run).succeed)
+			}
+			require.Equal(t, 1, g.Places())
+			for range 1000 {
+				alone(t, g, s, 5*time.Millisecond, (*run).succeed)
+			}
+			require.Equal(t, 5, g.Places(), "a little below 5 ms")
+			alone(t, g, s, time.Millisecond/10, (*run).succeed)
+			require.Equal(t, 1, g.Places())
+		})
+	})
+
+	t.Run("a run that fails counts for nothing", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := newGroup(s, 0)
+			alone(t, g, s, 3*time.Millisecond, (*run).succeed)
+			alone(t, g, s, 0, func(r *run) { r.fail(errServer) })
+			alone(t, g, s, 0, func(r *run) { r.panic("in a run") })
+			alone(t, g, s, 0, (*run).goexit)
+			require.Equal(t, 4, g.Places())
+		})
+	})
+
+	t.Run("a batch counts only if it is faster", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			s := newServer()
+			g := newGroup(s, 0)
+			together := func(took time.Duration) {
+				t.Helper()
+				var before []*run
+				for range g.Places() {
+					start(t.Context(), g, "before")
+					before = append(before, s.next(t, "before"))
+				}
+				start(t.Context(), g, "b")
+				start(t.Context(), g, "c")
+				for _, r := range before {
+					r.fail(errServer)
+				}
+				batch := s.next(t, "b", "c")
+				time.Sleep(took)
+				batch.succeed()
+				synctest.Wait()
+			}
+			alone(t, g, s, 3*time.Millisecond, (*run).succeed)
+			for range 200 {
+				together(8 * time.Millisecond)
+			}
+			require.Equal(t, 4, g.Places())
+			together(time.Millisecond)
+			require.Equal(t, 2, g.Places())
+		})
+	})
+}

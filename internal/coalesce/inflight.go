@@ -8,12 +8,16 @@ import (
 // run is a run in flight.
 type run struct {
 	began time.Duration // by the clock of inFlight
+	alone bool          // of one call
+	ok    bool          // ended without an error
 }
 
 // inFlight holds the runs that count towards a limit. A run counts until it ends, or until it is
 // found to have lasted longer than slowAfter. Group.mu guards it.
 type inFlight struct {
 	limit     int
+	limitFor  func(fastest time.Duration) int // nil if the limit stays
+	fastest   time.Duration                   // about what the fastest of the latest runs took
 	slowAfter time.Duration
 	start     time.Time // where its clock begins; reading time.Since costs less than time.Now
 	runs      []*run    // oldest first
@@ -23,14 +27,17 @@ type inFlight struct {
 	onSlow   func()
 }
 
-func newInFlight(limit int, slowAfter time.Duration, onSlow func()) inFlight {
-	return inFlight{limit: limit, slowAfter: slowAfter, start: time.Now(), onSlow: onSlow}
+func newInFlight(limit int, limitFor func(time.Duration) int, slowAfter time.Duration, onSlow func()) inFlight {
+	if limitFor != nil {
+		limit = limitFor(0)
+	}
+	return inFlight{limit: limit, limitFor: limitFor, slowAfter: slowAfter, start: time.Now(), onSlow: onSlow}
 }
 
 func (f *inFlight) full() bool { return len(f.runs) >= f.limit }
 
 func (f *inFlight) add(r *run) {
-	if f.slowAfter > 0 {
+	if f.slowAfter > 0 || f.limitFor != nil {
 		r.began = time.Since(f.start)
 	}
 	f.runs = append(f.runs, r)
@@ -43,7 +50,25 @@ func (f *inFlight) remove(r *run) bool {
 		return false
 	}
 	f.runs = slices.Delete(f.runs, i, i+1)
+	if f.limitFor != nil && r.ok {
+		f.observe(r)
+	}
 	return true
+}
+
+// observe lets a run that was faster count at once. One that was slower counts little, since it may have
+// waited for something, and not at all if it was of several calls, which take longer by themselves.
+func (f *inFlight) observe(ended *run) {
+	took := time.Since(f.start) - ended.began
+	switch {
+	case f.fastest == 0 || took < f.fastest:
+		f.fastest = took
+	case ended.alone:
+		f.fastest += min(took-f.fastest, f.fastest) / 64
+	default:
+		return
+	}
+	f.limit = f.limitFor(f.fastest)
 }
 
 // removeSlow removes the runs that have lasted longer than slowAfter.

@@ -41,6 +41,7 @@ func (t *Table) newShared() shared {
 	return shared{
 		loads: coalesce.New(coalesce.Config[rows.Key, rows.Row]{
 			MaxInFlight:   t.config.MaxInFlight,
+			InFlight:      t.inFlight,
 			MaxBatch:      maxBatch,
 			MaxBatchBytes: maxBatchBytes,
 			Size:          func(rows.Key) int { return t.loadSize.estimate() },
@@ -65,6 +66,7 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 	one func(context.Context, C) (R, error), many func(context.Context, []C, func(int, R)) error) *coalesce.Group[C, R] {
 	return coalesce.New(coalesce.Config[C, R]{
 		MaxInFlight:   t.config.MaxInFlight,
+		InFlight:      t.inFlight,
 		MaxBatch:      maxBatch,
 		MaxBatchBytes: maxBatchBytes,
 		Size:          sizeOf,
@@ -99,21 +101,26 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 	})
 }
 
-// defaultMaxInFlight was measured (bench/sidebyside -inflight). The optimum is broad: with 16
-// connections and 256 callers on a socket, 1, 2, 3 and 4 statements in flight gave 2.9, 3.4, 3.5 and
-// 3.2 times the loads of a store that does not coalesce; with 16 callers, 0.97, 1.26, 1.18 and 1.03
-// times. Over a network of 2 ms, where more statements hide more of it, 2, 3 and 4 gave 8.5, 8.8 and
-// 9.5 times with 256 callers, and 0.88, 0.93 and 0.94 times with 16.
+// defaultInFlight returns how many statements of one kind may be in flight at most, and how many where the
+// fastest of them takes so long: an eighth of the pool's connections, at least 2, and one more for each half of
+// a millisecond, up to half of the connections.
+//
+// The figures are in docs/performance.md (bench/sidebyside -inflight). Near the server, statements compete for
+// processors, and few are best. Far from it, each further one hides some of the way.
 //
 // A pool with a hook that sees the caller's context gets none: such hooks choose tenants, and a
 // shared statement has no single caller's context.
-func defaultMaxInFlight(pool *pgxpool.Pool) int {
+func defaultInFlight(pool *pgxpool.Pool) (most int, forNetwork func(fastest time.Duration) int) {
 	config := pool.Config()
 	//lint:ignore SA1019 a pool may still have it
 	if config.BeforeAcquire != nil || config.PrepareConn != nil {
-		return 0
+		return 0, nil
 	}
-	return min(max(2, int(config.MaxConns)/5), 8)
+	least := min(max(2, int(config.MaxConns)/8), 8)
+	most = min(max(least, int(config.MaxConns)/2), 16)
+	return most, func(fastest time.Duration) int {
+		return int(min(time.Duration(most), time.Duration(least)+fastest/(500*time.Microsecond)))
+	}
 }
 
 // Sharing is what sharing has gained for one kind of call.

@@ -77,7 +77,7 @@ type Config struct {
 	Timeout time.Duration
 
 	// MaxInFlight is how many statements of one kind may be in flight before calls share the next
-	// one. 0 turns sharing off. If it is negative, the pool decides.
+	// one. 0 turns sharing off. If it is negative, the pool and the network decide.
 	MaxInFlight int
 
 	// SlowAfter is how long a statement counts towards MaxInFlight; 0 is the default.
@@ -93,6 +93,7 @@ type Table struct {
 	waits     waits
 	deadlines deadline.Watch
 	shared    shared
+	inFlight  func(fastest time.Duration) int // see coalesce.Config
 	loadSize  sizeEstimate
 
 	sql atomic.Pointer[statements] // as the layout wants them; see distributed.go
@@ -110,7 +111,7 @@ func New(config Config) *Table {
 	t := &Table{config: config, pool: config.Pool, name: name}
 	t.sql.Store(newStatements(name, config.Plaintext, false))
 	if config.MaxInFlight < 0 {
-		t.config.MaxInFlight = defaultMaxInFlight(config.Pool)
+		t.config.MaxInFlight, t.inFlight = defaultInFlight(config.Pool)
 	}
 	if config.SlowAfter == 0 {
 		t.config.SlowAfter = defaultSlowAfter
