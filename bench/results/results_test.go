@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -113,6 +114,33 @@ func TestSideBySide(t *testing.T) {
 	requireQuoted(t, "../../docs/performance.md", claims...)
 	requireQuoted(t, "../../docs/scaling.md", fmt.Sprintf("A load cost %.0f µs of CPU at 256 callers, server and client together, and a save %.0f µs.",
 		cpu(own, "load"), cpu(own, "save")))
+}
+
+func TestSideBySide_FiveRuns(t *testing.T) {
+	t.Parallel()
+	measured := read[struct{ Runs []sideBySide }](t, "sidebyside-five.json")
+	require.Len(t, measured.Runs, 5)
+	var claims []string
+	for _, roundTripMS := range []float64{0, 2} {
+		for _, callers := range []int{1, 16, 64, 256} {
+			name := fmt.Sprint(callers)
+			if roundTripMS > 0 {
+				name = fmt.Sprintf("%d, over a network of %g ms", callers, roundTripMS)
+			}
+			var ratios, p99s []string
+			for _, operation := range []string{"load", "save"} {
+				var of, tails []float64
+				for _, run := range measured.Runs {
+					r := run.of(t, own, operation, callers, roundTripMS)
+					of, tails = append(of, r.Ratio), append(tails, r.P99/run.of(t, other, operation, callers, roundTripMS).P99)
+				}
+				ratios = append(ratios, strings.Trim(fmt.Sprintf("%.2f", of), "[]"))
+				p99s = append(p99s, fmt.Sprintf("%.2f to %.2f", slices.Min(tails), slices.Max(tails)))
+			}
+			claims = append(claims, fmt.Sprintf("| %s | %s | %s | %s; %s |", name, ratios[0], ratios[1], p99s[0], p99s[1]))
+		}
+	}
+	requireQuoted(t, "../../docs/performance.md", claims...)
 }
 
 func TestSideBySide_Checkpoints(t *testing.T) {
