@@ -237,14 +237,18 @@ func (t *torture) stop() {
 	}
 }
 
-func (t *torture) maxInFlight(random *rand.Rand) int {
+// withCoalescing returns the option for a store: none, which lets the number of statements in flight vary, or a number.
+func (t *torture) withCoalescing(random *rand.Rand) []pgsession.Option {
 	switch t.coalescing {
 	case "on":
-		return 1
+		return []pgsession.Option{pgsession.WithCoalescing(1)}
 	case "off":
-		return 0
+		return []pgsession.Option{pgsession.WithCoalescing(0)}
 	}
-	return random.IntN(3)
+	if n := random.IntN(4); n < 3 {
+		return []pgsession.Option{pgsession.WithCoalescing(n)}
+	}
+	return nil
 }
 
 // report counts a violation, prints it and ends the run.

@@ -43,8 +43,9 @@ func (t *torture) runRound(ctx context.Context, number int, random *rand.Rand) e
 		}
 	}
 	for _, n := range t.nodes {
-		r.stores = append(r.stores, pgsession.New(n.pool, n.crypto, pgsession.WithClock(t.clock.clock), pgsession.WithTable(table),
-			pgsession.WithAbsoluteLifetime(r.lifetime), pgsession.WithCoalescing(t.maxInFlight(random)), pgsession.WithTimeout(r.timeout)))
+		options := append(t.withCoalescing(random), pgsession.WithClock(t.clock.clock), pgsession.WithTable(table),
+			pgsession.WithAbsoluteLifetime(r.lifetime), pgsession.WithTimeout(r.timeout))
+		r.stores = append(r.stores, pgsession.New(n.pool, n.crypto, options...))
 	}
 	if err := r.begin(ctx, random); err != nil {
 		return fmt.Errorf("begin a round: %w", err)
