@@ -123,7 +123,8 @@ func TestStore_Coalescing_Network(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := &distantServer{}
-			s := newFixture(t, pgtest.Pool(t, server.configure), encrypted, c.options)
+			options := append(c.options, pgsession.WithSlowAfter(patience)) // however busy the machine is
+			s := newFixture(t, pgtest.Pool(t, server.configure), encrypted, options)
 			id := s.create(t, ann(0), time.Hour)
 			s.load(t, id) // which tells how far away the server is
 			server.most.Store(0)
