@@ -122,7 +122,8 @@ func WithTimeout(d time.Duration) Option {
 // WithCoalescing sets how many statements of one kind (load, save, put, touch, delete) may be in
 // flight before further calls queue to share the next one. The default is an eighth of the pool's
 // connections, at least 2, and grows with the distance of the server: by one for each half of a
-// millisecond that the fastest statement takes, up to half of the connections. 0 turns sharing off. Most applications do not need this option: a
+// millisecond that the fastest statement takes, up to half of the connections and at most 16.
+// 0 turns sharing off. Most applications do not need this option: a
 // call that finds fewer than n statements in flight runs at once by itself, and no call is delayed
 // to fill a batch.
 //

@@ -7,9 +7,10 @@
 // batches grow with the load. The only goroutines are those that run batches.
 //
 // The queue is first in, first out, and queued calls go before new ones. A call waits for one run
-// to end and then for its own run, unless more calls are queued before it than one batch may hold.
-// A call never joins a run that has begun. So a call made after another one has returned takes
-// effect after it, unless the caller of the other one stopped waiting while its batch ran.
+// to end and then for its own run, unless more calls are queued before it than one batch may hold, or
+// the number of places falls. A call never joins a run that has begun. So a call made after another
+// one has returned takes effect after it, unless the caller of the other one stopped waiting while its
+// batch ran.
 //
 // A run that lasts longer than SlowAfter stops counting towards MaxInFlight. So a slow run delays
 // queued calls by SlowAfter at most. The queue has one timer for this, which is set only while a
@@ -30,13 +31,13 @@ import (
 
 // Config sets how a [Group] runs its calls. C is the type of a call, and R the type of its result.
 type Config[C, R any] struct {
-	// MaxInFlight is the number of runs in flight from which on calls queue. 0 turns coalescing
-	// off: every call runs at once, by itself.
+	// MaxInFlight is the number of runs in flight from which on calls queue, or the largest such number if
+	// InFlight is set. 0 turns coalescing off: every call runs at once, by itself.
 	MaxInFlight int
 
 	// InFlight returns that number, 1 to MaxInFlight, from how long the fastest of the latest runs took;
 	// 0 before any has succeeded. Where most of a run is the way there and back, more of them hide it.
-	// If InFlight is nil, the number is always MaxInFlight.
+	// InFlight must be quick, and must not call the group. If it is nil, the number is always MaxInFlight.
 	InFlight func(fastest time.Duration) int
 
 	// MaxBatch is the largest number of calls in one run. 0 means no limit.
@@ -88,7 +89,7 @@ type Group[C, R any] struct {
 	inFlight inFlight
 	queue    []*call[C, R] // oldest first; if it is not empty, inFlight is full
 
-	// Calls of failed batches have the same limit for themselves. So a failed batch neither floods
+	// Calls of failed batches have places of their own. So a failed batch neither floods
 	// the database nor delays calls that were not in it.
 	rerunsInFlight inFlight
 	rerunQueue     []*call[C, R]

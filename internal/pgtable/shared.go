@@ -89,11 +89,10 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 				err = many(ctx, calls, answer)
 			}
 			if t.isDistributed() && (err == errDistributed || sqlState(err) == featureNotSupported) {
-				for i := range calls {
+				for i := range calls { // before the error, which says that this run tells nothing of how long one takes
 					var alone R
 					answer(i, alone)
 				}
-				return nil
 			}
 			return err
 		},
@@ -103,7 +102,7 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 
 // defaultInFlight returns how many statements of one kind may be in flight at most, and how many where the
 // fastest of them takes so long: an eighth of the pool's connections, at least 2, and one more for each half of
-// a millisecond, up to half of the connections.
+// a millisecond, up to half of the connections and never more than 16.
 //
 // The figures are in docs/performance.md (bench/sidebyside -inflight). Near the server, statements compete for
 // processors, and few are best. Far from it, each further one hides some of the way.
