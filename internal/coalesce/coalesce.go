@@ -12,7 +12,7 @@
 // one has returned takes effect after it, unless the caller of the other one stopped waiting while its
 // batch ran.
 //
-// A run that lasts longer than SlowAfter stops counting towards MaxInFlight. So a slow run delays
+// A run that lasts longer than SlowAfter stops counting as in flight. So a slow run delays
 // queued calls by SlowAfter at most. The queue has one timer for this, which is set only while a
 // call is queued.
 //
@@ -51,7 +51,7 @@ type Config[C, R any] struct {
 	// only if MaxBatchBytes is set.
 	Size func(C) int
 
-	// SlowAfter is how long a run may last before it stops counting towards MaxInFlight. 0 means
+	// SlowAfter is how long a run may last before it stops counting as in flight. 0 means
 	// that every run counts until it ends.
 	SlowAfter time.Duration
 

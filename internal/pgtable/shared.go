@@ -88,8 +88,9 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 			if !t.isDistributed() {
 				err = many(ctx, calls, answer)
 			}
+			// The error stays, so that a run that sent nothing is not taken for a fast one.
 			if t.isDistributed() && (err == errDistributed || sqlState(err) == featureNotSupported) {
-				for i := range calls { // before the error, which says that this run tells nothing of how long one takes
+				for i := range calls {
 					var alone R
 					answer(i, alone)
 				}
@@ -118,7 +119,7 @@ func defaultInFlight(pool *pgxpool.Pool) (most int, forNetwork func(fastest time
 	least := min(max(2, int(config.MaxConns)/8), 8)
 	most = min(max(least, int(config.MaxConns)/2), 16)
 	return most, func(fastest time.Duration) int {
-		return int(min(time.Duration(most), time.Duration(least)+fastest/(500*time.Microsecond)))
+		return min(most, least+int(fastest/(500*time.Microsecond)))
 	}
 }
 

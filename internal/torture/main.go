@@ -237,7 +237,7 @@ func (t *torture) stop() {
 	}
 }
 
-// withCoalescing returns the option for a store: none, which lets the number of statements in flight vary, or a number.
+// withCoalescing returns a store's option, or none for the default, with which the number of statements in flight varies.
 func (t *torture) withCoalescing(random *rand.Rand) []pgsession.Option {
 	switch t.coalescing {
 	case "on":
