@@ -13,7 +13,7 @@ const pageSize = 500
 // All returns every live session, in no useful order, for exports and audits. It reads pages of at
 // most 500 sessions and a few MiB, and holds no connection between them, so the loop may call the
 // store. A session that begins or ends at the same time may be missing. Sessions that do not open
-// are included, as in [Store.FindByUser]. An error comes with a nil session and ends the sequence.
+// are included, as in [Store.FindByUser]. Entries of a [KeyValue] are not. An error comes with a nil session and ends the sequence.
 func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	return func(yield func(*Session, error) bool) {
 		var last rows.Key
@@ -37,11 +37,26 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	}
 }
 
-// DeleteAll ends every session, and returns how many were live. Sessions that move to a new id at
+// DeleteAll ends every session, and returns how many were live. Entries of a [KeyValue] stay. Sessions that move to a new id at
 // the same time are ended; sessions that are created at the same time may stay. It holds all their
 // keys in memory, 32 bytes a session. With an error, the number says how many sessions were ended
 // before it.
 func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
 	ended, err := s.table.EndAll(ctx)
 	return ended, wrapIfAny("delete all", err)
+}
+
+// A Count says how many rows a store's table has.
+type Count struct {
+	Users      int64 // live sessions of users
+	Guests     int64 // live sessions of guests
+	Expired    int64 // rows of any kind that have expired, and that the next clean-up removes
+	Tombstones int64 // left by sessions that were ended, until the clean-up removes them
+	Entries    int64 // live entries of a [KeyValue]
+}
+
+// Count returns how many rows the table has. It reads the whole table.
+func (s *Store) Count(ctx context.Context) (Count, error) {
+	count, err := s.table.Count(ctx)
+	return Count(count), wrapIfAny("count", err)
 }

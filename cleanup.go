@@ -10,8 +10,9 @@ import (
 )
 
 // CleanupExpired removes what has expired by the store's clock, sessions and tombstones, and
-// returns how many rows it removed. With [SystemClock], a row must have expired by the server's
-// clock as well, so that a node with a wrong clock removes no live session. It works in
+// returns how many rows it removed. A row must have expired by the server's clock as
+// well, so that a node with a wrong clock removes no live session. With a [ManualClock] the store's
+// clock alone decides. It works in
 // transactions of at most 1,000 rows and skips rows that others hold. Any number of nodes may run
 // it at once.
 //

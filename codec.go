@@ -11,8 +11,8 @@ import (
 // A codec turns a session's user and values into the columns of a row, and back. It is the only
 // difference between an encrypted store and a plaintext one.
 type codec interface {
-	// encode returns the user key and the payload for the row under a handle.
-	encode(h Handle, userID string, v values) (userKey, payload []byte, err error)
+	// encode returns the user key and the payload for the row at a key.
+	encode(key rows.Key, userID string, v values) (userKey, payload []byte, err error)
 
 	// decode is the inverse of encode. It may overwrite the row's payload and keep it. A nil
 	// payload means a row of the other kind of store.
@@ -35,8 +35,8 @@ type codec interface {
 // planted there in clear is believed.
 type sealedCodec struct{ *Crypto }
 
-func (c sealedCodec) encode(h Handle, userID string, v values) (userKey, payload []byte, err error) {
-	payload, userKey, err = c.sealRow(userID, v.kind, v.bytes, h.sum[:])
+func (c sealedCodec) encode(key rows.Key, userID string, v values) (userKey, payload []byte, err error) {
+	payload, userKey, err = c.sealRow(userID, v.kind, v.bytes, key.Bytes())
 	return userKey, payload, err
 }
 
@@ -44,7 +44,7 @@ func (c sealedCodec) decode(row rows.Row) (string, values, error) {
 	if row.Payload == nil || row.Malformed {
 		return "", values{}, ErrTampered
 	}
-	userID, kind, encoded, err := c.openRow(row.Payload, row.Key[:], row.UserKey)
+	userID, kind, encoded, err := c.openRow(row.Payload, row.Key.Bytes(), row.UserKey)
 	return userID, values{kind, encoded}, err
 }
 
@@ -82,7 +82,7 @@ const (
 	wrappedMember = "pgsession:json"
 )
 
-func (plainCodec) encode(_ Handle, userID string, v values) (userKey, payload []byte, err error) {
+func (plainCodec) encode(_ rows.Key, userID string, v values) (userKey, payload []byte, err error) {
 	payload = v.bytes
 	if v.kind == kindRaw {
 		payload = []byte(`{"` + rawMember + `":"` + base64.StdEncoding.EncodeToString(v.bytes) + `"}`)

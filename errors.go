@@ -16,12 +16,15 @@ var (
 
 	// ErrRevoked says that the session was ended, and its tombstone is still there. A request that
 	// was in flight when its user logged out sees this error. It is also ErrNotFound.
-	ErrRevoked error = &notFoundError{"pgsession: session was ended"}
+	ErrRevoked error = &alsoError{"pgsession: session was ended", ErrNotFound}
 
-	// ErrInvalidID says that a string is not a token or a handle, or that an id which [ParseID]
-	// read cannot begin a session. It is also ErrNotFound, since code that parses a cookie treats
-	// both alike.
-	ErrInvalidID error = &notFoundError{"pgsession: not a session id"}
+	// ErrInvalidID says that a string is not a token or a handle. It is also ErrNotFound, since
+	// code that parses a cookie treats both alike.
+	ErrInvalidID error = &alsoError{"pgsession: not a session id", ErrNotFound}
+
+	// ErrForeignID says that no session may begin under an id, because [ParseID] read it, so that
+	// an attacker may have chosen it, or because it is the zero ID. It is a programming error.
+	ErrForeignID = errors.New("pgsession: no session may begin under an id that came from outside")
 
 	// ErrExists says that there is a row under the new id: a session, live or expired, or a
 	// tombstone.
@@ -35,7 +38,7 @@ var (
 	ErrConflict = errors.New("pgsession: session keeps changing")
 
 	// ErrInvalidTTL says that a ttl is not positive, is over 100 years, or leads past the year
-	// 9999; or that a Data.EndsAt has passed or lies past the year 9999.
+	// 9999; or that a Data.Lifetime is negative or as long as that.
 	ErrInvalidTTL = errors.New("pgsession: ttl must be positive, and at most 100 years")
 
 	// ErrTooLarge says that the values are over WithMaxSize, or a user id is over 1,000 bytes.
@@ -49,21 +52,29 @@ var (
 	// ErrDecode says that the values do not fit the target.
 	ErrDecode = errors.New("pgsession: values do not fit the target")
 
-	// ErrTampered says that a row does not open: it is not what this store wrote there.
-	ErrTampered = errors.New("pgsession: session does not open")
+	// ErrUnreadable says that a row does not open. The error is ErrTampered or ErrUnknownKey.
+	ErrUnreadable = errors.New("pgsession: session does not open")
 
-	// ErrUnknownKey says that a row was sealed under a key that is not in the key ring.
-	ErrUnknownKey = errors.New("pgsession: session is sealed under an unknown key")
+	// ErrTampered says that a row is not what this store wrote there. It is also ErrUnreadable.
+	ErrTampered error = &alsoError{"pgsession: session does not open: it was tampered with", ErrUnreadable}
+
+	// ErrUnknownKey says that a row was sealed under a key that is not in the key ring. It is also
+	// ErrUnreadable.
+	ErrUnknownKey error = &alsoError{"pgsession: session is sealed under an unknown key", ErrUnreadable}
 
 	// ErrSchema says that the table is not one of ours, is newer than this release, or that this
 	// role lacks a privilege on it.
 	ErrSchema = rows.ErrSchema
 )
 
-type notFoundError struct{ text string }
+// An alsoError is one of this package's errors that is also another one of them.
+type alsoError struct {
+	text  string
+	other error
+}
 
-func (e *notFoundError) Error() string { return e.text }
-func (e *notFoundError) Unwrap() error { return ErrNotFound }
+func (e *alsoError) Error() string { return e.text }
+func (e *alsoError) Unwrap() error { return e.other }
 
 // outcomeError returns what an operation returns for an outcome.
 func outcomeError(outcome rows.Outcome) error {

@@ -19,35 +19,48 @@ const tokenLength = 43 // base64url, without padding, of 32 bytes
 // [NewID], read from a cookie by [ParseID], or derived from a framework's own token by [DeriveID].
 //
 // IDs are safe to print: however it is formatted (fmt, slog, encoding/json), an ID gives its
-// [Handle]. Only [ID.Token] gives the secret. To compare two IDs, compare their Handles.
+// [Handle]. Only [ID.Token] gives the secret. IDs do not compile with ==: compare their Handles.
 //
 // An ID knows where it came from. One that ParseID read never begins a session, since an attacker
 // may have chosen it: [Store.CreateAs] and [Store.Cycle] refuse it as a new id, and [Store.Put]
 // only replaces with it.
 //
+// An ID may have a purpose. It is part of what the Handle hashes, so a token opens nothing when it
+// is read for another purpose. An application with two kinds of sessions in one table gives each a
+// purpose of its own. [NewID] and [ParseID] are for the purpose "".
+//
 // The zero ID names no session. Loads and writes of it return [ErrNotFound], and deleting it does
 // nothing.
 type ID struct {
-	masked [32]byte // the token, xored with maskOf(handle); zero for a derived id
-	handle Handle
-	parsed bool // by ParseID
+	_       [0]func() // IDs with one handle differ in parsed, so that == would mislead
+	masked  [32]byte  // the token, xored with maskOf(handle); zero for a derived id
+	handle  Handle
+	purpose string
+	parsed  bool // by ParseIDFor
 }
 
-// NewID returns a new random ID of 256 bits, from crypto/rand. OWASP asks for at least 64 bits
-// (Session Management Cheat Sheet, "Session ID Entropy"). [Store.Create] makes its own; NewID is
-// for [Store.CreateAs] and [Store.Cycle].
-func NewID() ID {
+// NewID is [NewIDFor] with the purpose "". [Store.Create] makes its own id; NewID is for
+// [Store.CreateAs] and [Store.Cycle].
+func NewID() ID { return NewIDFor("") }
+
+// NewIDFor returns a new ID for a purpose, which may be any string: 256 random bits from
+// crypto/rand. OWASP asks for at least 64 bits (Session Management Cheat Sheet, "Session ID
+// Entropy").
+func NewIDFor(purpose string) ID {
 	var token [32]byte
 	rand.Read(token[:]) // never fails, and fills it whole
-	return mintedID(token)
+	return mintedID(purpose, token)
 }
 
 var tokenEncoding = base64.RawURLEncoding.Strict()
 
-// ParseID reads a token that [ID.Token] returned: 43 characters of base64url. For anything else it
-// returns the zero ID and [ErrInvalidID], which is also [ErrNotFound]. An ID that parses need not
-// belong to a session.
-func ParseID(token string) (ID, error) {
+// ParseID is [ParseIDFor] with the purpose "".
+func ParseID(token string) (ID, error) { return ParseIDFor("", token) }
+
+// ParseIDFor reads a token that [ID.Token] returned: 43 characters of base64url. For anything else
+// it returns the zero ID and [ErrInvalidID], which is also [ErrNotFound]. An ID that parses need not
+// belong to a session: the ID of a token that was made for another purpose belongs to none.
+func ParseIDFor(purpose, token string) (ID, error) {
 	if len(token) != tokenLength {
 		return ID{}, ErrInvalidID
 	}
@@ -56,7 +69,7 @@ func ParseID(token string) (ID, error) {
 	if err != nil || n != len(bits) || bits == [32]byte{} {
 		return ID{}, ErrInvalidID
 	}
-	id := mintedID(bits)
+	id := mintedID(purpose, bits)
 	id.parsed = true
 	return id, nil
 }
@@ -66,39 +79,48 @@ func ParseID(token string) (ID, error) {
 // token, and no token that [ParseID] accepts leads to its session.
 //
 // The secret must be as hard to guess as a session token. Most applications need no DeriveID.
-func DeriveID(secret string) ID { return derivedID(derivedIDDomain, secret) }
+func DeriveID(secret string) ID {
+	if secret == "" {
+		return ID{}
+	}
+	return ID{handle: Handle{hashOf(derivedIDDomain, secret)}}
+}
 
-// A minted id's handle is the hash of 32 bytes, and a derived one's is the hash of more than 64,
-// whatever the secret. So no token leads to the row of a derived id. The domains end in a zero
-// byte, and neither is the other's prefix.
+// What is hashed has 32 bytes if it is a token without a purpose. Otherwise it begins with a domain
+// and has more than 64 bytes. The domains end in a zero byte, and none is another's prefix. So no
+// token leads to the row of a derived id, or of another purpose.
 const (
+	purposeDomain   = "pgsession/v1: the id of a session, and the purpose that it is for\x00"
 	derivedIDDomain = "pgsession/v1: the id of a session, derived from a token of a framework\x00"
 	keyValueDomain  = "pgsession/v1: the id of an entry of a key/value view, derived from its key\x00"
 )
 
-// These do not compile if a domain has fewer than 64 bytes. The secret has one at least.
+// These do not compile if a domain has fewer than 64 bytes. What follows has one at least.
 var (
+	_ [len(purposeDomain) - 64]struct{}
 	_ [len(derivedIDDomain) - 64]struct{}
 	_ [len(keyValueDomain) - 64]struct{}
 )
 
-func derivedID(domain, secret string) ID {
-	if secret == "" {
-		return ID{}
+// hashOf returns the hash of what has a purpose or was derived.
+func hashOf(domain string, parts ...string) [sha256.Size]byte {
+	hashed := append(make([]byte, 0, 256), domain...) // on the stack, if the parts are short
+	for _, part := range parts {
+		hashed = append(hashed, part...)
 	}
-	hash := sha256.New()
-	io.WriteString(hash, domain)
-	io.WriteString(hash, secret)
-	var id ID
-	hash.Sum(id.handle.sum[:0])
-	return id
+	return sha256.Sum256(hashed)
 }
 
-func mintedID(token [32]byte) ID {
-	handle := Handle{rows.Key(sha256.Sum256(token[:]))}
+func mintedID(purpose string, token [32]byte) ID {
+	var handle Handle
+	if purpose == "" {
+		handle.sum = sha256.Sum256(token[:])
+	} else {
+		handle.sum = hashOf(purposeDomain, string(token[:]), purpose) // the token has a fixed length
+	}
 	mask := maskOf(handle)
 	subtle.XORBytes(token[:], token[:], mask[:])
-	return ID{masked: token, handle: handle}
+	return ID{masked: token, handle: handle, purpose: purpose}
 }
 
 // maskOf returns the mask of a token. fmt calls no method of an ID in an unexported field, and
@@ -149,7 +171,7 @@ func (id ID) MarshalText() ([]byte, error) { return id.handle.MarshalText() }
 // A Handle is the SHA-256 of an [ID]. It names a session in a page, a log or the table's key
 // column, and opens nothing. Handles can be compared with == and used as map keys. The zero Handle
 // names no session.
-type Handle struct{ sum rows.Key }
+type Handle struct{ sum [sha256.Size]byte }
 
 // ParseHandle reads what [Handle.String] returned: 64 hex digits, in upper or lower case. For
 // anything else it returns the zero Handle and [ErrInvalidID].
@@ -163,6 +185,8 @@ func ParseHandle(s string) (Handle, error) {
 	}
 	return h, nil
 }
+
+func (h Handle) key() rows.Key { return rows.SessionKey(h.sum) }
 
 // IsZero reports whether h is the zero Handle.
 func (h Handle) IsZero() bool { return h == Handle{} }

@@ -13,15 +13,15 @@ import (
 // table holds keys as plain hashes, so a key that can be guessed can be recognized in a stolen
 // table. Keep a secret in the value, or make it long and random.
 //
-// Entries have no user and no tombstones: the last Put or Delete wins. An entry is never taken for
-// a session, but [Store.All] lists entries and [Store.DeleteAll] ends them. To keep them apart, use
-// a store with a table of its own ([WithTable]). [WithAbsoluteLifetime] does not apply to them.
+// Entries have no user and no tombstones: the last Put or Delete wins. No operation on sessions
+// meets an entry. The clean-up and [Store.Reseal] work on both. [WithAbsoluteLifetime] does not
+// apply to entries.
 type KeyValue struct{ store *Store }
 
 // KeyValue returns the key/value view of the store.
 func (s *Store) KeyValue() *KeyValue { return &KeyValue{s} }
 
-func keyValueID(key string) ID { return derivedID(keyValueDomain, key) }
+func entryKey(key string) rows.Key { return rows.EntryKey(hashOf(keyValueDomain, key)) }
 
 // Get returns the value under key. Errors: [ErrNotFound] if there is none or it has expired,
 // [ErrTampered], [ErrUnknownKey].
@@ -43,12 +43,11 @@ func (kv *KeyValue) Take(ctx context.Context, key string) (value []byte, err err
 func (kv *KeyValue) read(ctx context.Context, operation, key string, run func(context.Context, rows.Key) (rows.Row, error)) ([]byte, error) {
 	s := kv.store
 	s.stats.loads.Add(1)
-	id := keyValueID(key)
-	if id.IsZero() {
+	if key == "" {
 		return nil, ErrNotFound
 	}
 	now := s.now()
-	row, err := run(ctx, id.handle.sum)
+	row, err := run(ctx, entryKey(key))
 	if err != nil {
 		return nil, wrap(operation, err)
 	}
@@ -68,15 +67,14 @@ func (kv *KeyValue) read(ctx context.Context, operation, key string, run func(co
 func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.Duration) (err error) {
 	s := kv.store
 	defer s.stats.observe(opEntryPut, time.Now(), &err)
-	id := keyValueID(key)
-	if id.IsZero() {
+	if key == "" {
 		return ErrNotFound
 	}
 	ttl, err = s.checkTTL(ttl)
 	if err != nil {
 		return err
 	}
-	w, _, err := s.encode(id.handle, Data{Values: value})
+	w, _, err := s.encode(entryKey(key), Data{Values: value})
 	if err != nil {
 		return err
 	}
@@ -91,7 +89,10 @@ func (kv *KeyValue) Put(ctx context.Context, key string, value []byte, ttl time.
 // Delete removes the entry under key. Removing one that is not there is no error.
 func (kv *KeyValue) Delete(ctx context.Context, key string) (err error) {
 	defer kv.store.stats.observe(opEntryDelete, time.Now(), &err)
-	return wrapIfAny("delete", kv.store.table.RemoveEntry(ctx, keyValueID(key).handle.sum))
+	if key == "" {
+		return nil
+	}
+	return wrapIfAny("delete", kv.store.table.RemoveEntry(ctx, entryKey(key)))
 }
 
 // PruneExpired is [Store.CleanupExpired].

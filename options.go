@@ -89,7 +89,7 @@ func WithMaxSize(bytes int) Option {
 }
 
 // WithAbsoluteLifetime sets how long after its log-in a session ends, however often it is touched,
-// if the log-in sets no [Data.EndsAt]. The end is stored with the session when the log-in happens.
+// if the log-in sets no [Data.Lifetime]. The end is stored with the session when the log-in happens.
 // A change of this option changes nothing for sessions that exist. The default, 0, means that
 // sessions have no such end. OWASP recommends 4 to 8 hours for an application that is used all day
 // (Session Management Cheat Sheet, "Absolute Timeout"). A negative duration panics.

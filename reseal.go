@@ -83,7 +83,7 @@ func (s *Store) resealPage(ctx context.Context, page []rows.Row, pass *resealPas
 			pass.tampered++
 			continue
 		}
-		userKey, payload, err := s.codec.encode(Handle{row.Key}, userID, v)
+		userKey, payload, err := s.codec.encode(row.Key, userID, v)
 		if err != nil {
 			return err
 		}

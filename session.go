@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"time"
+
+	"github.com/pgsession/pgsession/internal/rows"
 )
 
 const (
@@ -24,11 +26,15 @@ type Data struct {
 	// 1,000 bytes will do.
 	UserID string
 
-	// EndsAt is when the session ends, however often it is touched. It counts where a log-in
-	// begins: in Create, CreateAs and a Put of a new session, and in Renew and Cycle to another
-	// user. Every other write keeps the end that the session has. If it is zero,
-	// [WithAbsoluteLifetime] decides. "Remember me" is a later EndsAt and a longer ttl.
-	EndsAt time.Time
+	// Lifetime is how long after the log-in the session ends, however often it is touched. It
+	// counts where a log-in begins: in Create, CreateAs and a Put of a new session, and in Renew
+	// and Cycle to another user. 0 stands for [WithAbsoluteLifetime]. "Remember me" is a longer
+	// Lifetime and a longer ttl.
+	//
+	// A Renew or Cycle of the same user continues a log-in. A Lifetime there counts from that
+	// moment, and can only bring the session's end nearer, or set one if there was none. Every
+	// other write ignores it.
+	Lifetime time.Duration
 
 	// Values is marshalled by encoding/json; a []byte is kept as it is.
 	Values any
@@ -46,8 +52,8 @@ func (d Data) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // A Session is a live session as it was when it was loaded. It is a copy: changing it changes
 // nothing that is stored. Several goroutines may read it at once.
 //
-// However it is formatted (fmt, slog, encoding/json), it shows its handle, times and version, and
-// neither user nor values.
+// However it is formatted (fmt, slog, encoding/json), it shows its handle and times, and neither
+// user nor values.
 type Session struct {
 	ID        ID        // what it was loaded or stored under; zero in lists
 	Handle    Handle    // the ID's public name
@@ -59,8 +65,7 @@ type Session struct {
 	// IdleTimeout is the ttl of the last write that named one.
 	IdleTimeout time.Duration
 
-	Version int64 // another at each write, in no useful order
-
+	row      rows.Row // as it was read, without its payload
 	values   values
 	broken   error // why the row does not open: ErrTampered or ErrUnknownKey
 	loadedAt time.Time
@@ -90,35 +95,36 @@ func (s *Session) Data() Data {
 	if s.broken != nil {
 		return Data{Values: unreadable{s.broken}}
 	}
-	return Data{UserID: s.UserID, EndsAt: s.EndsAt, Values: s.values.stored()}
+	data := Data{UserID: s.UserID, Values: s.values.stored()}
+	if !s.EndsAt.IsZero() {
+		data.Lifetime = min(s.EndsAt.Sub(s.CreatedAt), rows.MaxTTL)
+	}
+	return data
 }
 
-// TTL returns how long the session had to live when it was loaded, by the store's clock.
-func (s *Session) TTL() time.Duration { return s.ExpiresAt.Sub(s.loadedAt) }
+// Remaining returns how long the session had to live when it was loaded, by the store's clock.
+func (s *Session) Remaining() time.Duration { return s.ExpiresAt.Sub(s.loadedAt) }
 
-// Format writes handle, version and times for every verb.
+// Format writes handle and times for every verb.
 func (s Session) Format(f fmt.State, _ rune) {
-	fmt.Fprintf(f, "Session(%s version %d, %s to %s)", s.Handle, s.Version,
-		s.CreatedAt.Format(time.RFC3339), s.ExpiresAt.Format(time.RFC3339))
+	fmt.Fprintf(f, "Session(%s, %s to %s)", s.Handle, s.CreatedAt.Format(time.RFC3339), s.ExpiresAt.Format(time.RFC3339))
 }
 
-// LogValue returns a group of handle, version and times.
+// LogValue returns a group of handle and times.
 func (s Session) LogValue() slog.Value {
 	return slog.GroupValue(
 		slog.String("handle", s.Handle.String()),
-		slog.Int64("version", s.Version),
 		slog.Time("created_at", s.CreatedAt),
 		slog.Time("expires_at", s.ExpiresAt))
 }
 
-// MarshalJSON returns an object of handle, version and times.
+// MarshalJSON returns an object of handle and times.
 func (s Session) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Handle    Handle    `json:"handle"`
-		Version   int64     `json:"version"`
 		CreatedAt time.Time `json:"created_at"`
 		ExpiresAt time.Time `json:"expires_at"`
-	}{s.Handle, s.Version, s.CreatedAt, s.ExpiresAt})
+	}{s.Handle, s.CreatedAt, s.ExpiresAt})
 }
 
 // unreadable takes the place of the values of a row that does not open. Writing them back fails,

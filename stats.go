@@ -6,8 +6,6 @@ import (
 	"math/bits"
 	"sync/atomic"
 	"time"
-
-	"github.com/pgsession/pgsession/internal/pgtable"
 )
 
 // Stats are the counters of one [Store] since it was made.
@@ -28,8 +26,8 @@ type Stats struct {
 	BytesWritten int64 // in the payloads that were made to be written
 
 	// Operations has the counters of each operation that was called, by its name: create (for
-	// CreateAs too), load, save, put, update, renew, touch, cycle, delete, find_by_user,
-	// delete_by_user, revoke (for RevokeAny too), cleanup, and entry_get, entry_take, entry_put and
+	// CreateAs too), load, save, put, update, renew, touch, cycle, delete, find, find_by_user,
+	// delete_by_user, limit_by_user, revoke (for RevokeAny too), cleanup, and entry_get, entry_take, entry_put and
 	// entry_delete for those of a KeyValue. It is nil before the first call.
 	Operations map[string]OperationStats
 
@@ -99,18 +97,14 @@ func (s *Store) Stats() Stats {
 }
 
 func (s *Store) sharing() (stats map[string]SharingStats) {
-	table, ok := s.table.(*pgtable.Table)
-	if !ok {
-		return nil
-	}
-	for kind, sharing := range table.Sharing() {
+	for kind, sharing := range s.table.Sharing() {
 		if sharing.Calls == 0 {
 			continue
 		}
 		if stats == nil {
 			stats = make(map[string]SharingStats)
 		}
-		stats[kind] = SharingStats{Calls: int64(sharing.Calls), Statements: int64(sharing.Runs)}
+		stats[kind] = SharingStats(sharing)
 	}
 	return stats
 }
@@ -159,8 +153,10 @@ const (
 	opTouch
 	opCycle
 	opDelete
+	opFind
 	opFindByUser
 	opDeleteByUser
+	opLimitByUser
 	opRevoke
 	opCleanup
 	opEntryGet
@@ -171,7 +167,7 @@ const (
 
 var operationNames = [...]string{
 	opCreate: "create", opLoad: "load", opSave: "save", opPut: "put", opUpdate: "update", opRenew: "renew", opTouch: "touch",
-	opCycle: "cycle", opDelete: "delete", opFindByUser: "find_by_user", opDeleteByUser: "delete_by_user", opRevoke: "revoke",
+	opCycle: "cycle", opDelete: "delete", opFind: "find", opFindByUser: "find_by_user", opDeleteByUser: "delete_by_user", opLimitByUser: "limit_by_user", opRevoke: "revoke",
 	opCleanup: "cleanup", opEntryGet: "entry_get", opEntryTake: "entry_take", opEntryPut: "entry_put", opEntryDelete: "entry_delete",
 }
 
@@ -201,7 +197,7 @@ func (o *operationCounters) outcome(err error) *atomic.Int64 {
 		return &o.notFound
 	case errors.Is(err, ErrConflict):
 		return &o.conflict
-	case errors.Is(err, ErrTampered), errors.Is(err, ErrUnknownKey):
+	case errors.Is(err, ErrUnreadable):
 		return &o.unreadable
 	case !isOutage(err):
 		return &o.refused

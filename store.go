@@ -36,13 +36,15 @@ package pgsession
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsession/pgsession/internal/backoff"
 	"github.com/pgsession/pgsession/internal/pgtable"
 	"github.com/pgsession/pgsession/internal/rows"
 )
@@ -102,13 +104,13 @@ func (s *Store) newTable(pool *pgxpool.Pool, plaintext bool) rows.Table {
 	if pool == nil {
 		panic("pgsession: nil pool")
 	}
-	_, isSystemClock := s.clock.(SystemClock)
+	_, isManual := s.clock.(*ManualClock)
 	return pgtable.New(pgtable.Config{
 		Pool:           pool,
 		Name:           s.options.table,
 		Plaintext:      plaintext,
 		Now:            s.now,
-		ServerClockToo: isSystemClock,
+		ServerClockToo: !isManual,
 		Timeout:        s.timeout,
 		MaxInFlight:    s.maxInFlight,
 		SlowAfter:      s.slowAfter,
@@ -116,14 +118,6 @@ func (s *Store) newTable(pool *pgxpool.Pool, plaintext bool) rows.Table {
 }
 
 func (s *Store) now() time.Time { return rows.Time(s.clock.Now()) }
-
-// bounded returns a context for an operation of several steps.
-func (s *Store) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	if s.timeout == 0 {
-		return ctx, func() {}
-	}
-	return context.WithTimeoutCause(ctx, s.timeout, rows.ErrTimeout)
-}
 
 // checkTTL returns a ttl in whole microseconds.
 func (s *Store) checkTTL(ttl time.Duration) (time.Duration, error) {
@@ -141,63 +135,55 @@ func (s *Store) checkTTLOrKeep(ttl time.Duration) (time.Duration, error) {
 	return s.checkTTL(ttl)
 }
 
-// encode returns what is to be stored under a handle, without its times.
-func (s *Store) encode(h Handle, data Data) (rows.Write, values, error) {
+// encode returns what is to be stored at a key, without its times.
+func (s *Store) encode(key rows.Key, data Data) (rows.Write, values, error) {
 	if len(data.UserID) > maxUserIDSize {
 		return rows.Write{}, values{}, errUserIDTooLarge(data.UserID)
+	}
+	if data.Lifetime != 0 && !rows.IsValidTTL(data.Lifetime, s.now()) {
+		return rows.Write{}, values{}, errLifetime
 	}
 	encoded, err := encodeValues(data.Values, s.maxSize)
 	if err != nil {
 		return rows.Write{}, values{}, err
 	}
-	w, err := s.seal(h, data.UserID, encoded)
+	w, err := s.seal(key, data.UserID, encoded)
+	w.Lifetime = rows.RoundUp(data.Lifetime)
 	return w, encoded, err
 }
 
-func (s *Store) seal(h Handle, userID string, encoded values) (rows.Write, error) {
-	userKey, payload, err := s.codec.encode(h, userID, encoded)
+func (s *Store) seal(key rows.Key, userID string, encoded values) (rows.Write, error) {
+	userKey, payload, err := s.codec.encode(key, userID, encoded)
 	if err != nil {
 		return rows.Write{}, fmt.Errorf("pgsession: seal: %w", err)
 	}
 	s.stats.bytesWritten.Add(int64(len(payload)))
-	return rows.Write{Key: h.sum, UserKey: userKey, OtherUserKeys: s.codec.otherUserKeys(userID), Payload: payload}, nil
+	return rows.Write{Key: key, UserKey: userKey, OtherUserKeys: s.codec.otherUserKeys(userID), Payload: payload}, nil
 }
 
 func errUserIDTooLarge(userID string) error {
 	return fmt.Errorf("%w: a user id of %d bytes; at most %d are allowed", ErrTooLarge, len(userID), maxUserIDSize)
 }
 
-var errEndsAtPassed = fmt.Errorf("%w: EndsAt has passed", ErrInvalidTTL)
-
-// begin adds to a write when a log-in that begins with it ends.
-func (s *Store) begin(w rows.Write, endsAt time.Time) (rows.Write, error) {
-	if endsAt.IsZero() {
-		w.Lifetime = s.absoluteLifetime
-		return w, nil
-	}
-	w.EndsAt = rows.Time(endsAt)
-	switch {
-	case !w.EndsAt.After(s.now()):
-		return w, errEndsAtPassed
-	case w.EndsAt.Year() > 9999:
-		return w, fmt.Errorf("%w: EndsAt lies past the year 9999", ErrInvalidTTL)
-	}
-	return w, nil
-}
+var errLifetime = fmt.Errorf("%w: Lifetime", ErrInvalidTTL)
 
 // login returns what a write that may begin a log-in stores.
-func (s *Store) login(h Handle, data Data, ttl time.Duration) (rows.Write, values, error) {
+func (s *Store) login(id ID, data Data, ttl time.Duration) (rows.Write, values, error) {
 	ttl, err := s.checkTTL(ttl)
 	if err != nil {
 		return rows.Write{}, values{}, err
 	}
-	w, encoded, err := s.encode(h, data)
-	if err != nil {
-		return rows.Write{}, values{}, err
-	}
+	w, encoded, err := s.encode(id.handle.key(), data)
 	w.TTL = ttl
-	w, err = s.begin(w, data.EndsAt)
-	return w, encoded, err
+	return s.begin(w), encoded, err
+}
+
+// begin adds to a write with which a log-in begins what WithAbsoluteLifetime says.
+func (s *Store) begin(w rows.Write) rows.Write {
+	if w.Lifetime == 0 {
+		w.Lifetime = rows.RoundUp(s.absoluteLifetime)
+	}
+	return w
 }
 
 // session returns what a row holds, as loaded at the time now.
@@ -211,13 +197,14 @@ func (s *Store) session(row rows.Row, now time.Time) *Session {
 
 // fields returns a session with what a row shows without being opened.
 func (s *Store) fields(row rows.Row, now time.Time) *Session {
+	row.Payload = nil
 	return &Session{
-		Handle:      Handle{row.Key},
+		Handle:      Handle{[rows.KeySize]byte(row.Key.Bytes())},
 		CreatedAt:   row.CreatedAt,
 		ExpiresAt:   row.ExpiresAt,
 		EndsAt:      row.EndsAt,
 		IdleTimeout: row.IdleTimeout,
-		Version:     row.Version,
+		row:         row,
 		loadedAt:    now,
 	}
 }
@@ -234,7 +221,7 @@ func (s *Store) written(id ID, row rows.Row, userID string, stored values) *Sess
 }
 
 // Create stores a new session under a new id and returns it. The cookie's value is [ID.Token] of
-// its ID. The session expires after ttl, or at [Data.EndsAt] if that is sooner.
+// its ID. The session expires after ttl, or after [Data.Lifetime] if that is shorter.
 //
 // Errors: [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (session *Session, err error) {
@@ -245,19 +232,19 @@ func (s *Store) Create(ctx context.Context, data Data, ttl time.Duration) (sessi
 // CreateAs is [Store.Create] under an id that the caller chooses: one of [DeriveID], for a
 // framework that makes its own tokens, or one of [NewID].
 //
-// Errors: [ErrExists] if there is a row under the id, including a tombstone; [ErrInvalidID] for the
+// Errors: [ErrExists] if there is a row under the id, including a tombstone; [ErrForeignID] for the
 // zero ID and for one that [ParseID] read, since an attacker may have chosen it; [ErrInvalidTTL],
 // [ErrTooLarge], [ErrEncode].
 func (s *Store) CreateAs(ctx context.Context, id ID, data Data, ttl time.Duration) (session *Session, err error) {
 	defer s.stats.observe(opCreate, time.Now(), &err)
 	if !id.mayBegin() {
-		return nil, ErrInvalidID
+		return nil, ErrForeignID
 	}
 	return s.create(ctx, id, data, ttl)
 }
 
 func (s *Store) create(ctx context.Context, id ID, data Data, ttl time.Duration) (*Session, error) {
-	w, encoded, err := s.login(id.handle, data, ttl)
+	w, encoded, err := s.login(id, data, ttl)
 	if err != nil {
 		return nil, err
 	}
@@ -274,35 +261,38 @@ func (s *Store) create(ctx context.Context, id ID, data Data, ttl time.Duration)
 // Load returns a live session. Errors: [ErrNotFound], [ErrRevoked], [ErrTampered], [ErrUnknownKey].
 func (s *Store) Load(ctx context.Context, id ID) (session *Session, err error) {
 	defer s.stats.observe(opLoad, time.Now(), &err)
-	_, session, err = s.load(ctx, id)
-	return session, err
+	session, err = s.load(ctx, "load", id.handle.key())
+	if err != nil {
+		return nil, err
+	}
+	session.ID = id
+	return session, nil
 }
 
-func (s *Store) load(ctx context.Context, id ID) (rows.Row, *Session, error) {
+func (s *Store) load(ctx context.Context, operation string, key rows.Key) (*Session, error) {
 	s.stats.loads.Add(1)
-	if id.IsZero() {
-		return rows.Row{}, nil, ErrNotFound
+	if key == (rows.Key{}) {
+		return nil, ErrNotFound
 	}
 	now := s.now()
-	row, err := s.table.Load(ctx, id.handle.sum)
+	row, err := s.table.Load(ctx, key)
 	if err != nil {
-		return rows.Row{}, nil, wrap("load", err)
+		return nil, wrap(operation, err)
 	}
 	if outcome := row.Load(now); outcome != rows.OK {
-		return rows.Row{}, nil, outcomeError(outcome)
+		return nil, outcomeError(outcome)
 	}
 	session := s.session(row, now)
 	if session.broken != nil {
-		return rows.Row{}, nil, session.broken
+		return nil, session.broken
 	}
-	session.ID = id
 	s.stats.hits.Add(1)
-	return row, session, nil
+	return session, nil
 }
 
 // Save replaces a live session's values, and lets it expire after ttl. It overwrites what others
 // wrote since the session was loaded; [Store.Update] does not. The user stays: data.UserID must be
-// the session's. The end stays too: data.EndsAt is ignored.
+// the session's. The end stays too: data.Lifetime is ignored.
 //
 // Errors: [ErrNotFound], [ErrRevoked], [ErrUserChanged], [ErrConflict], [ErrInvalidTTL],
 // [ErrTooLarge], [ErrEncode].
@@ -315,12 +305,12 @@ func (s *Store) save(ctx context.Context, id ID, data Data, ttl time.Duration) e
 	if id.IsZero() {
 		return ErrNotFound
 	}
-	return s.replace(ctx, "save", data, s.table.Save, func() (rows.Write, error) {
+	return s.replace(ctx, "save", s.table.Save, func() (rows.Write, error) {
 		ttl, err := s.checkTTL(ttl)
 		if err != nil {
 			return rows.Write{}, err
 		}
-		w, _, err := s.encode(id.handle, data)
+		w, _, err := s.encode(id.handle.key(), data)
 		w.TTL = ttl
 		return w, err
 	})
@@ -341,32 +331,15 @@ func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) (e
 	if !id.mayBegin() {
 		return s.save(ctx, id, data, ttl)
 	}
-	err = s.replace(ctx, "put", data, s.table.Put, func() (rows.Write, error) {
-		w, _, err := s.login(id.handle, data, ttl)
+	return s.replace(ctx, "put", s.table.Put, func() (rows.Write, error) {
+		w, _, err := s.login(id, data, ttl)
 		return w, err
 	})
-	if err == errEndsAtPassed {
-		return s.putOver(ctx, id, data, ttl)
-	}
-	return err
-}
-
-// putOver is Put with an EndsAt that has passed. It counts only if there is no session yet:
-// otherwise a session's own data could not be put back.
-func (s *Store) putOver(ctx context.Context, id ID, data Data, ttl time.Duration) error {
-	row, err := s.table.Load(ctx, id.handle.sum)
-	switch {
-	case err != nil:
-		return wrap("put", err)
-	case row.State == rows.Absent:
-		return errEndsAtPassed
-	}
-	return s.save(ctx, id, data, ttl)
 }
 
 // replace runs Save or Put. If the outcome is OtherUser and the key ring has changed since the
 // write was made, the user's keys may have changed, and it tries again.
-func (s *Store) replace(ctx context.Context, operation string, data Data,
+func (s *Store) replace(ctx context.Context, operation string,
 	run func(context.Context, rows.Write) (rows.Outcome, error), newWrite func() (rows.Write, error)) error {
 	for {
 		ring := s.codec.ring()
@@ -391,25 +364,27 @@ func (s *Store) replace(ctx context.Context, operation string, data Data,
 }
 
 // Update changes a live session's values without losing another writer's change, and returns the
-// session as it then is. It loads the session, calls change, and writes the values that change
-// returns if the session is still as it was loaded. Otherwise it begins anew. So change may run
-// several times. It must not keep what it was given, nor build on an earlier run. Update returns
-// change's error as it is, and then writes nothing.
+// session as it then is. It takes the session as it was loaded, calls change, and writes the values
+// that change returns, unless another writer has changed the session meanwhile. It then loads the
+// session and begins anew. It also does that if change returns an error, or the same values, for
+// the session as it was loaded, since that may be out of date. So change may run several times. It
+// must not keep what it was given, nor build on an earlier run. Update returns change's error as it
+// is, and then writes nothing.
 //
 // A ttl of 0 keeps the expiry. The user stays. If neither the encoded values nor the expiry change,
-// nothing is written.
+// nothing is written. The session that Update was given stays as it is.
 //
-// Errors: those of change, [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered],
-// [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
-func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (values any, err error)) (session *Session, err error) {
+// Errors: those of change, [ErrNotFound] (for a nil or zero Session too), [ErrRevoked],
+// [ErrConflict], [ErrTampered], [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+func (s *Store) Update(ctx context.Context, session *Session, ttl time.Duration, change func(*Session) (values any, err error)) (updated *Session, err error) {
 	defer s.stats.observe(opUpdate, time.Now(), &err)
 	ttl, err = s.checkTTLOrKeep(ttl)
 	if err != nil {
 		return nil, err
 	}
-	return s.swap(ctx, "update", id, func(ctx context.Context, row rows.Row, loaded *Session) (*Session, rows.Outcome, error) {
-		user, before := loaded.UserID, loaded.values
-		changed, err := change(loaded)
+	return s.swap(ctx, "update", session, func(ctx context.Context, seen *Session) (*Session, rows.Outcome, error) {
+		given := *seen
+		changed, err := change(&given)
 		if err != nil {
 			return nil, rows.OK, err
 		}
@@ -417,14 +392,14 @@ func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change fun
 		if err != nil {
 			return nil, rows.OK, err
 		}
-		now := s.now()
-		if unchanged := row.Replace(rows.Write{TTL: ttl}, now); s.codec.isSame(encoded, before) &&
+		row, now := seen.row, s.now()
+		if unchanged := row.Replace(rows.Write{TTL: ttl}, now); s.codec.isSame(encoded, seen.values) &&
 			unchanged.ExpiresAt.Equal(row.ExpiresAt) && unchanged.IdleTimeout == row.IdleTimeout {
-			session := s.fields(row, now)
-			session.ID, session.UserID, session.values = id, user, before
-			return session, rows.OK, nil
+			same := s.fields(row, now)
+			same.ID, same.UserID, same.values = seen.ID, seen.UserID, seen.values
+			return same, rows.OK, errUnchanged
 		}
-		w, err := s.seal(id.handle, user, encoded)
+		w, err := s.seal(row.Key, seen.UserID, encoded)
 		if err != nil {
 			return nil, rows.OK, err
 		}
@@ -433,109 +408,137 @@ func (s *Store) Update(ctx context.Context, id ID, ttl time.Duration, change fun
 		if err != nil || outcome != rows.OK {
 			return nil, outcome, wrapIfAny("update", err)
 		}
-		return s.written(id, swapped, user, encoded), rows.OK, nil
+		return s.written(seen.ID, swapped, seen.UserID, encoded), rows.OK, nil
 	})
 }
 
 // Renew is [Store.Update] under a new id, for a log-in above all: an id that was known before it
 // opens nothing afterwards. At one instant, the data that change returns is stored under the new id
-// and the old session ends. The user may be another. If the user stays, CreatedAt and EndsAt stay.
-// If the user changes, a log-in begins, and both are set anew. A ttl of 0 keeps the expiry.
+// and the old session ends. The new id has the purpose of the old one. The user may be another. If
+// the user stays, CreatedAt and EndsAt stay. If the user changes, a log-in begins, and both are set
+// anew. A ttl of 0 keeps the expiry.
 //
 // Renew returns the new session. The cookie's new value is [ID.Token] of its ID.
 //
-// Errors: those of change, [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered],
-// [ErrUnknownKey], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
-func (s *Store) Renew(ctx context.Context, id ID, ttl time.Duration, change func(*Session) (Data, error)) (session *Session, err error) {
+// Errors: those of change; [ErrForeignID] for a session without an ID, as one from a list, and for
+// a nil one; [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrTampered], [ErrUnknownKey],
+// [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+func (s *Store) Renew(ctx context.Context, session *Session, ttl time.Duration, change func(*Session) (Data, error)) (renewed *Session, err error) {
 	defer s.stats.observe(opRenew, time.Now(), &err)
 	ttl, err = s.checkTTLOrKeep(ttl)
 	if err != nil {
 		return nil, err
 	}
-	newID := NewID()
-	return s.swap(ctx, "renew", id, func(ctx context.Context, row rows.Row, loaded *Session) (*Session, rows.Outcome, error) {
-		user := loaded.UserID
-		data, err := change(loaded)
+	if session == nil || session.ID.IsZero() {
+		return nil, ErrForeignID
+	}
+	newID := NewIDFor(session.ID.purpose)
+	return s.swap(ctx, "renew", session, func(ctx context.Context, seen *Session) (*Session, rows.Outcome, error) {
+		given := *seen
+		data, err := change(&given)
 		if err != nil {
 			return nil, rows.OK, err
 		}
-		w, encoded, err := s.encode(newID.handle, data)
+		w, encoded, err := s.encode(newID.handle.key(), data)
 		if err != nil {
 			return nil, rows.OK, err
 		}
 		w.TTL = ttl
-		if data.UserID == user {
-			w.OtherUserKeys = append(w.OtherUserKeys, row.UserKey)
-		} else if w, err = s.begin(w, data.EndsAt); err != nil {
-			return nil, rows.OK, err
+		if data.UserID == seen.UserID {
+			w.OtherUserKeys = append(w.OtherUserKeys, seen.row.UserKey)
 		}
-		renewed, outcome, err := s.table.Renew(ctx, row, w)
+		row, outcome, err := s.renew(ctx, "renew", seen.row, w)
 		if err != nil || outcome != rows.OK {
-			return nil, outcome, wrapIfAny("renew", err)
+			return nil, outcome, err
 		}
-		return s.written(newID, renewed, data.UserID, encoded), rows.OK, nil
+		return s.written(newID, row, data.UserID, encoded), rows.OK, nil
 	})
 }
 
-// swap loads a session and calls try to write it, until no other writer has changed it in between.
-// The values that try gets are its own to change.
-func (s *Store) swap(ctx context.Context, operation string, id ID,
-	try func(ctx context.Context, row rows.Row, loaded *Session) (*Session, rows.Outcome, error)) (*Session, error) {
-	ctx, cancel := s.bounded(ctx)
+// renew moves a session, if it is still as it was seen.
+func (s *Store) renew(ctx context.Context, operation string, seen rows.Row, w rows.Write) (rows.Row, rows.Outcome, error) {
+	if !w.IsUser(seen.UserKey) {
+		w = s.begin(w)
+	}
+	row, outcome, err := s.table.Renew(ctx, seen, w)
+	return row, outcome, wrapIfAny(operation, err)
+}
+
+// errUnchanged says that change left the session as it is.
+var errUnchanged = errors.New("pgsession: unchanged")
+
+// swap calls try with a session to write it, until no other writer has changed it in between. The
+// first try is with the session as the caller has loaded it, if that is live.
+func (s *Store) swap(ctx context.Context, operation string, session *Session,
+	try func(ctx context.Context, seen *Session) (*Session, rows.Outcome, error)) (*Session, error) {
+	if session == nil {
+		return nil, ErrNotFound
+	}
+	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
+	key := cmp.Or(session.ID.handle, session.Handle).key()
+	seen, isNew := session, false
+	if session.broken != nil || session.row.Key != key || session.row.Load(s.now()) != rows.OK {
+		seen = nil
+	}
 	for attempt := range updateAttempts {
-		if attempt > 0 {
-			s.stats.conflicts.Add(1)
-			if err := backOff(ctx, attempt); err != nil {
-				return nil, wrap(operation, err)
+		if seen == nil {
+			loaded, err := s.load(ctx, operation, key)
+			if err != nil {
+				return nil, err // if the session is over, it says so
 			}
+			loaded.ID = session.ID
+			seen, isNew = loaded, true
 		}
-		row, loaded, err := s.load(ctx, id)
-		if err != nil {
+		written, outcome, err := try(ctx, seen)
+		switch {
+		case outcome == rows.Changed:
+			s.stats.conflicts.Add(1)
+			if isNew {
+				err = wrapIfAny(operation, backoff.Wait(ctx, attempt+1))
+			}
+			if err != nil {
+				return nil, err
+			}
+		case outcome != rows.OK:
+			return nil, outcomeError(outcome)
+		case err == nil, err == errUnchanged && isNew:
+			return written, nil
+		case isNew || isOutage(err):
 			return nil, err
 		}
-		written, outcome, err := try(ctx, row, loaded)
-		if err != nil || outcome == rows.OK {
-			return written, err
-		}
-		// If the session is over, the next load says so.
+		seen = nil
 	}
 	return nil, ErrConflict
 }
 
-// backOff waits for a random time, which is longer at each attempt, so that other writers make
-// progress.
-func backOff(ctx context.Context, attempt int) error {
-	longest := min(time.Millisecond<<min(attempt, 6), 50*time.Millisecond)
-	timer := time.NewTimer(rand.N(longest))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Touch lets a live session expire after ttl, or after its own [Session.IdleTimeout] if ttl is 0.
-// It never shortens a session's life. It writes nothing if the session would gain less than a tenth
-// of the ttl, so it may be called at each request. [Session.TTL] helps to spare most of the calls.
+// Touch lets a live session expire after ttl, or after its own [Session.IdleTimeout] if ttl is 0,
+// and returns when it expires then. It never shortens a session's life. If the session, as it was
+// loaded, would gain less than a tenth of the ttl, Touch asks nothing of the database. So it may be
+// called at each request. The session that Touch was given stays as it is.
 //
-// Errors: [ErrNotFound], [ErrRevoked], [ErrConflict], [ErrInvalidTTL].
-func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) (err error) {
+// Errors: [ErrNotFound] (for a nil or zero Session too), [ErrRevoked], [ErrConflict],
+// [ErrInvalidTTL].
+func (s *Store) Touch(ctx context.Context, session *Session, ttl time.Duration) (expiresAt time.Time, err error) {
 	defer s.stats.observe(opTouch, time.Now(), &err)
-	if id.IsZero() {
-		return ErrNotFound
-	}
 	ttl, err = s.checkTTLOrKeep(ttl)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
-	outcome, err := s.table.Touch(ctx, id.handle.sum, ttl)
-	if err != nil {
-		return wrap("touch", err)
+	if session == nil || session.Handle.IsZero() {
+		return time.Time{}, ErrNotFound
 	}
-	return outcomeError(outcome)
+	if touched, outcome := session.row.Touch(ttl, s.now()); outcome == rows.OK && touched.Version == session.row.Version {
+		return touched.ExpiresAt, nil
+	}
+	expiresAt, outcome, err := s.table.Touch(ctx, session.Handle.key(), ttl)
+	switch {
+	case err != nil:
+		return time.Time{}, wrap("touch", err)
+	case outcome != rows.OK:
+		return time.Time{}, outcomeError(outcome)
+	}
+	return expiresAt, nil
 }
 
 // Cycle is the blind form of [Store.Renew]: it moves a live session to newID with new data, and
@@ -544,7 +547,7 @@ func (s *Store) Touch(ctx context.Context, id ID, ttl time.Duration) (err error)
 // racing cycles of one id, one wins.
 //
 // Errors: [ErrNotFound] or [ErrRevoked] if the old session is not live, [ErrExists] if there is a
-// row under newID, [ErrInvalidID] if newID is zero or was read by [ParseID], [ErrConflict],
+// row under newID, [ErrForeignID] if newID is zero or was read by [ParseID], [ErrConflict],
 // [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.Duration) (err error) {
 	defer s.stats.observe(opCycle, time.Now(), &err)
@@ -552,60 +555,48 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 		return ErrNotFound
 	}
 	if !newID.mayBegin() {
-		return ErrInvalidID
+		return ErrForeignID
 	}
-	ctx, cancel := s.bounded(ctx)
+	ttl, err = s.checkTTL(ttl)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
-	var leaving []byte
-	for range updateAttempts {
-		ring := s.codec.ring()
-		w, _, err := s.login(newID.handle, data, ttl)
-		if err == errEndsAtPassed {
-			w, err = s.cycleOver(ctx, oldID, w)
-			if err == errEndsAtPassed && s.codec.ring() != ring {
-				continue // the user may be the same after all
+	for attempt := range updateAttempts {
+		if attempt > 0 {
+			if err := backoff.Wait(ctx, attempt); err != nil {
+				return wrap("cycle", err)
 			}
 		}
+		ring := s.codec.ring()
+		row, err := s.table.Load(ctx, oldID.handle.key())
+		if err != nil {
+			return wrap("cycle", err)
+		}
+		if outcome := row.Load(s.now()); outcome != rows.OK {
+			return outcomeError(outcome)
+		}
+		w, _, err := s.encode(newID.handle.key(), data)
 		if err != nil {
 			return err
 		}
-		w.Leaving = leaving
-		outcome, err := s.table.Cycle(ctx, oldID.handle.sum, w)
+		w.TTL = ttl
+		if !w.IsUser(row.UserKey) && s.codec.ring() != ring {
+			continue // the row may lie under another key of the same user's
+		}
+		_, outcome, err := s.renew(ctx, "cycle", row, w)
 		switch {
 		case err != nil:
-			return wrap("cycle", err)
+			return err
 		case outcome == rows.OK:
 			s.stats.saves.Add(1)
 			return nil
-		case outcome != rows.OtherUser:
+		case outcome != rows.Changed:
 			return outcomeError(outcome)
 		}
-		// The user changes; or stays, and the row was written under a key that the ring has had only
-		// since. The next attempt tells them apart, by a ring that is newer than the row.
-		row, err := s.table.Load(ctx, oldID.handle.sum)
-		if err != nil {
-			return wrap("cycle", err)
-		}
-		leaving = row.UserKey
 	}
 	return ErrConflict
-}
-
-// cycleOver returns what Cycle writes if EndsAt has passed. It counts only if the user changes.
-func (s *Store) cycleOver(ctx context.Context, oldID ID, w rows.Write) (rows.Write, error) {
-	now := s.now()
-	row, err := s.table.Load(ctx, oldID.handle.sum)
-	if err != nil {
-		return w, wrap("cycle", err)
-	}
-	if outcome := row.Load(now); outcome != rows.OK {
-		return w, outcomeError(outcome)
-	}
-	if !w.IsUser(row.UserKey) {
-		return w, errEndsAtPassed
-	}
-	w.EndsAt = time.Time{}
-	return w, nil
 }
 
 // Delete ends a session for good. It returns nil if there is no session, or if it was ended before.
@@ -614,5 +605,5 @@ func (s *Store) Delete(ctx context.Context, id ID) (err error) {
 	if id.IsZero() {
 		return nil
 	}
-	return wrapIfAny("delete", s.table.End(ctx, id.handle.sum))
+	return wrapIfAny("delete", s.table.End(ctx, id.handle.key()))
 }

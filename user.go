@@ -2,6 +2,7 @@ package pgsession
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/rows"
@@ -25,7 +26,7 @@ func (s *Store) FindByUser(ctx context.Context, userID string, limit int) (sessi
 	if limit <= 0 {
 		limit = defaultLimit
 	}
-	ctx, cancel := s.bounded(ctx)
+	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
 	var (
 		found []rows.Row
@@ -60,22 +61,40 @@ func (s *Store) sessions(found []rows.Row, now time.Time) []*Session {
 // sessions were ended before it.
 func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handle) (ended int64, err error) {
 	defer s.stats.observe(opDeleteByUser, time.Now(), &err)
+	spared := make([]rows.Key, len(except))
+	for i, h := range except {
+		spared[i] = h.key()
+	}
+	return s.endByUser(ctx, "delete by user", userID, spared, 0)
+}
+
+// LimitByUser ends a user's sessions but for the newest log-ins, of which it keeps so many, and
+// returns how many it ended. It ends none for "". If it is called after each log-in, then racing
+// log-ins leave no more than that many sessions once the last call has returned.
+//
+// Errors: one of its own if keep is not positive ([Store.DeleteByUser] ends all); [ErrTooLarge] for
+// a user id that is too long.
+func (s *Store) LimitByUser(ctx context.Context, userID string, keep int) (ended int64, err error) {
+	defer s.stats.observe(opLimitByUser, time.Now(), &err)
+	if keep < 1 {
+		return 0, errors.New("pgsession: limit by user: the number of sessions to keep must be positive")
+	}
+	return s.endByUser(ctx, "limit by user", userID, nil, keep)
+}
+
+func (s *Store) endByUser(ctx context.Context, operation, userID string, except []rows.Key, keep int) (ended int64, err error) {
 	if len(userID) > maxUserIDSize {
 		return 0, errUserIDTooLarge(userID)
 	}
 	if userID == "" {
 		return 0, nil
 	}
-	ctx, cancel := s.bounded(ctx)
+	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
-	spared := make([]rows.Key, len(except))
-	for i, h := range except {
-		spared[i] = h.sum
-	}
 	err = s.underOneRing(func() error {
-		n, err := s.table.EndByUser(ctx, s.codec.userKeys(userID), spared)
+		n, err := s.table.EndByUser(ctx, s.codec.userKeys(userID), except, keep)
 		ended += n
-		return wrapIfAny("delete by user", err)
+		return wrapIfAny(operation, err)
 	})
 	return ended, err
 }
@@ -91,6 +110,15 @@ func (s *Store) underOneRing(do func() error) error {
 	}
 }
 
+// Find returns a live session by its handle, for operators. Its ID is zero. Never call it for a
+// handle that a user sent.
+//
+// Errors: [ErrNotFound], [ErrRevoked], [ErrTampered], [ErrUnknownKey].
+func (s *Store) Find(ctx context.Context, h Handle) (session *Session, err error) {
+	defer s.stats.observe(opFind, time.Now(), &err)
+	return s.load(ctx, "find", h.key())
+}
+
 // Revoke ends one of a user's sessions by its handle. It is for a page that lists the user's
 // devices.
 //
@@ -104,13 +132,13 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) (err error)
 	if userID == "" || h.IsZero() {
 		return ErrNotFound
 	}
-	ctx, cancel := s.bounded(ctx)
+	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
 	// A row that was not found may lie under a key that the ring has had only since.
 	outcome := rows.NotFound
 	err = s.underOneRing(func() (err error) {
 		if outcome == rows.NotFound {
-			outcome, err = s.table.Revoke(ctx, h.sum, s.codec.userKeys(userID))
+			outcome, err = s.table.Revoke(ctx, h.key(), s.codec.userKeys(userID))
 		}
 		return wrapIfAny("revoke", err)
 	})
@@ -127,7 +155,7 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) (err error)
 // ended, [ErrConflict].
 func (s *Store) RevokeAny(ctx context.Context, h Handle) (err error) {
 	defer s.stats.observe(opRevoke, time.Now(), &err)
-	outcome, err := s.table.Revoke(ctx, h.sum, nil)
+	outcome, err := s.table.Revoke(ctx, h.key(), nil)
 	if err != nil {
 		return wrap("revoke", err)
 	}

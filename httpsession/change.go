@@ -25,8 +25,8 @@ func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(
 	st := m.state(r)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.id.IsZero() {
-		stored, err := m.create(r.Context(), "", m.ttl, change)
+	if st.stored == nil {
+		stored, err := m.create(r.Context(), "", m.ttl, 0, change)
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(
 		return nil
 	}
 	var changeErr error
-	stored, err := m.store.Update(r.Context(), st.id, 0, func(stored *pgsession.Session) (any, error) {
+	stored, err := m.store.Update(r.Context(), st.stored, 0, func(stored *pgsession.Session) (any, error) {
 		var values V
 		values, changeErr = m.changed(r.Context(), stored, change)
 		return values, changeErr
@@ -63,10 +63,10 @@ func (m *Manager[V]) changed(ctx context.Context, stored *pgsession.Session, cha
 	return values, err
 }
 
-func (m *Manager[V]) create(ctx context.Context, userID string, ttl time.Duration, change func(*V) error) (*pgsession.Session, error) {
+func (m *Manager[V]) create(ctx context.Context, userID string, ttl, lifetime time.Duration, change func(*V) error) (*pgsession.Session, error) {
 	values, err := m.changed(ctx, nil, change)
 	if err != nil {
 		return nil, err
 	}
-	return m.store.Create(ctx, pgsession.Data{UserID: userID, Values: values}, ttl)
+	return m.store.Create(ctx, pgsession.Data{UserID: userID, Lifetime: lifetime, Values: values}, ttl)
 }

@@ -115,12 +115,16 @@ func (c cookie) ids(r *http.Request) (ids []pgsession.ID, has [2]bool) {
 		has[of] = len(cookies) > 0
 		for _, cookie := range cookies {
 			id, err := pgsession.ParseID(cookie.Value)
-			if err == nil && !slices.Contains(ids, id) && len(ids)-before < maxSameName {
+			if err == nil && !containsID(ids, id) && len(ids)-before < maxSameName {
 				ids = append(ids, id)
 			}
 		}
 	}
 	return ids, has
+}
+
+func containsID(ids []pgsession.ID, id pgsession.ID) bool {
+	return slices.ContainsFunc(ids, func(other pgsession.ID) bool { return other.Handle() == id.Handle() })
 }
 
 // set lets the response set a cookie, in place of one of that name which it sets already (RFC 6265 allows

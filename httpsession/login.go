@@ -36,7 +36,7 @@ func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string
 	if err := m.endOthers(r.Context(), st); err != nil {
 		return err
 	}
-	stored, err := m.renewOrCreate(r.Context(), st.id, userID, l, change)
+	stored, err := m.renewOrCreate(r.Context(), st.stored, userID, l, change)
 	if err != nil {
 		return err
 	}
@@ -49,37 +49,23 @@ func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string
 	return nil
 }
 
-func (m *Manager[V]) renewOrCreate(ctx context.Context, id pgsession.ID, userID string, l logIn, change func(*V) error) (*pgsession.Session, error) {
-	if !id.IsZero() {
-		stored, err := m.renew(ctx, id, userID, l, change)
+func (m *Manager[V]) renewOrCreate(ctx context.Context, before *pgsession.Session, userID string, l logIn, change func(*V) error) (*pgsession.Session, error) {
+	if before != nil {
+		stored, err := m.renew(ctx, before, userID, l, change)
 		if !errors.Is(err, pgsession.ErrNotFound) && !doesNotOpen(err) {
 			return stored, err
 		}
 	}
-	if l.lifetime == 0 {
-		return m.create(ctx, userID, l.ttl, change)
-	}
-	// EndsAt goes by the store's clock, which only a session tells.
-	created, err := m.create(ctx, "", l.ttl, nil)
-	if err != nil {
-		return nil, err
-	}
-	return m.renew(ctx, created.ID, userID, l, change)
+	return m.create(ctx, userID, l.ttl, l.lifetime, change)
 }
 
-func (m *Manager[V]) renew(ctx context.Context, id pgsession.ID, userID string, l logIn, change func(*V) error) (*pgsession.Session, error) {
-	return m.store.Renew(ctx, id, l.ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
-		before := stored
+func (m *Manager[V]) renew(ctx context.Context, before *pgsession.Session, userID string, l logIn, change func(*V) error) (*pgsession.Session, error) {
+	return m.store.Renew(ctx, before, l.ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
 		if stored.UserID != "" && stored.UserID != userID {
-			before = nil // one user's values are not for another
+			stored = nil // one user's values are not for another
 		}
-		values, err := m.changed(ctx, before, change)
-		data := pgsession.Data{UserID: userID, Values: values}
-		if l.lifetime > 0 {
-			now := stored.ExpiresAt.Add(-stored.TTL())
-			data.EndsAt = now.Add(l.lifetime)
-		}
-		return data, err
+		values, err := m.changed(ctx, stored, change)
+		return pgsession.Data{UserID: userID, Lifetime: l.lifetime, Values: values}, err
 	})
 }
 
@@ -98,8 +84,10 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	if err := m.endOthers(ctx, st); err != nil {
 		return err
 	}
-	if err := m.store.Delete(ctx, st.id); err != nil {
-		return err
+	if st.stored != nil {
+		if err := m.store.Delete(ctx, st.stored.ID); err != nil {
+			return err
+		}
 	}
 	for of, has := range st.cookies {
 		if has { // otherwise a response in parallel may be setting one

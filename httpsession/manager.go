@@ -2,9 +2,7 @@ package httpsession
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/pgsession/pgsession"
@@ -17,8 +15,7 @@ const retryAfterSeconds = "5"
 // cookie names.
 type Manager[V any] struct {
 	options
-	store   *pgsession.Store
-	upgrade func(json.RawMessage) (V, error) // nil: none
+	store *pgsession.Store
 }
 
 // New returns a Manager of sessions that store keeps. V is the application's own type for what a session
@@ -28,13 +25,6 @@ func New[V any](store *pgsession.Store, opts ...Option) *Manager[V] {
 		panic("httpsession: New: nil store")
 	}
 	m := &Manager[V]{options: newOptions(opts), store: store}
-	if m.options.upgrade != nil {
-		upgrade, ok := m.options.upgrade.(func(json.RawMessage) (V, error))
-		if !ok {
-			panic(fmt.Sprintf("httpsession: WithUpgrade: %T does not return the values of this Manager", m.options.upgrade))
-		}
-		m.upgrade = upgrade
-	}
 	if m.errorHandler == nil {
 		m.errorHandler = m.handleError
 	}
@@ -112,20 +102,12 @@ func (m *Manager[V]) logBroken(ctx context.Context, id pgsession.ID, err error) 
 	m.logger.ErrorContext(ctx, "httpsession: a session does not open, and its visitor is a guest", "session", id.Handle(), "error", err)
 }
 
-// touch prolongs a session if it would gain a tenth of its idle timeout. The store judges that by the row;
-// asking the loaded session first spares most of the calls.
+// touch prolongs a session if that is due.
 func (m *Manager[V]) touch(ctx context.Context, stored *pgsession.Session) {
-	expiry := stored.ExpiresAt.Add(stored.IdleTimeout - stored.TTL())
-	if !stored.EndsAt.IsZero() && stored.EndsAt.Before(expiry) {
-		expiry = stored.EndsAt
-	}
-	if gain := expiry.Sub(stored.ExpiresAt); gain <= 0 || gain < stored.IdleTimeout/10 {
-		return
-	}
-	err := m.store.Touch(ctx, stored.ID, 0)
+	expiresAt, err := m.store.Touch(ctx, stored, 0)
 	switch {
 	case err == nil:
-		stored.ExpiresAt = expiry
+		stored.ExpiresAt = expiresAt
 	case ctx.Err() == nil && !errors.Is(err, pgsession.ErrNotFound):
 		m.logger.WarnContext(ctx, "httpsession: a session was not prolonged", "session", stored.Handle, "error", err)
 	}
@@ -149,17 +131,17 @@ func (m *Manager[V]) Reload(r *http.Request) (Session[V], error) {
 	st := m.state(r)
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.id.IsZero() {
+	if st.stored == nil {
 		return m.Get(r), nil
 	}
-	stored, err := m.store.Load(r.Context(), st.id)
+	stored, err := m.store.Load(r.Context(), st.stored.ID)
 	switch {
 	case err == nil:
 		st.set(stored)
 	case errors.Is(err, pgsession.ErrNotFound):
 		st.setEnded()
 	case doesNotOpen(err):
-		m.logBroken(r.Context(), st.id, err)
+		m.logBroken(r.Context(), st.stored.ID, err)
 		st.current.Store(&snapshot[V]{})
 	default:
 		return Session[V]{}, err

@@ -1,7 +1,6 @@
 package httpsession
 
 import (
-	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -25,7 +24,6 @@ type options struct {
 	cookie           cookie
 	logInPage        *url.URL // nil: none
 	errorHandler     func(w http.ResponseWriter, r *http.Request, err error)
-	upgrade          any // a func(json.RawMessage) (V, error), or nil
 	logger           *slog.Logger
 }
 
@@ -96,14 +94,6 @@ func WithLogInPage(page string) Option {
 // out", since the session may well be alive.
 func WithErrorHandler(handle func(w http.ResponseWriter, r *http.Request, err error)) Option {
 	return func(o *options) { o.errorHandler = handle }
-}
-
-// WithUpgrade sets what converts values that no longer decode into a V, because an earlier release of the
-// application wrote them. If upgrade returns an error, the values begin anew, as they do without
-// WithUpgrade. The converted values are stored by the next Update. The V must be that of [New], which
-// panics otherwise.
-func WithUpgrade[V any](upgrade func(json.RawMessage) (V, error)) Option {
-	return func(o *options) { o.upgrade = upgrade }
 }
 
 // WithLogger sets the logger for sessions that do not open, values that begin anew and failures of the

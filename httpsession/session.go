@@ -2,7 +2,6 @@ package httpsession
 
 import (
 	"context"
-	"encoding/json"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,12 +56,6 @@ func (m *Manager[V]) decode(ctx context.Context, stored *pgsession.Session) V {
 	if err == nil {
 		return values
 	}
-	if m.upgrade != nil {
-		raw, _ := stored.Data().Values.(json.RawMessage)
-		if values, err = m.upgrade(raw); err == nil {
-			return values
-		}
-	}
 	m.logger.WarnContext(ctx, "httpsession: values of a session do not decode, and begin anew", "session", stored.Handle, "error", err)
 	var zero V
 	return zero
@@ -73,18 +66,15 @@ func (m *Manager[V]) decode(ctx context.Context, stored *pgsession.Session) V {
 type requestState[V any] struct {
 	current atomic.Pointer[snapshot[V]]
 
-	mu      sync.Mutex     // serialises the calls that write
-	id      pgsession.ID   // of the session, which may have ended since it was loaded; zero: there is none
-	others  []pgsession.ID // of further cookies, unless their sessions are known to be over
-	cookies [2]bool        // by owner: whether the request came with that cookie, or its response sets it
+	mu      sync.Mutex         // serialises the calls that write
+	stored  *pgsession.Session // as it was last seen alive; it may have ended since; nil: there is none
+	others  []pgsession.ID     // of further cookies, unless their sessions are known to be over
+	cookies [2]bool            // by owner: whether the request came with that cookie, or its response sets it
 }
 
 // set notes which session the request has; nil is none.
 func (st *requestState[V]) set(stored *pgsession.Session) {
-	st.id = pgsession.ID{}
-	if stored != nil {
-		st.id = stored.ID
-	}
+	st.stored = stored
 	st.current.Store(&snapshot[V]{stored: stored})
 }
 
@@ -95,6 +85,6 @@ func (st *requestState[V]) userID() string {
 	return ""
 }
 
-// setEnded notes that the session is over. The id stays, so that no later call of this request begins
+// setEnded notes that the session is over. It stays there, so that no later call of this request begins
 // another session: the response to a log-in in parallel may have set a newer cookie.
 func (st *requestState[V]) setEnded() { st.current.Store(&snapshot[V]{ended: true}) }

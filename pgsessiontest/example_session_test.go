@@ -13,6 +13,6 @@ func ExampleNewSession() {
 		Data: pgsession.Data{UserID: "ann", Values: map[string]string{"theme": "dark"}},
 	})
 	values, err := pgsession.Decode[map[string]string](session)
-	fmt.Println(session.UserID, values["theme"], session.TTL(), err)
+	fmt.Println(session.UserID, values["theme"], session.Remaining(), err)
 	// Output: ann dark 1h0m0s <nil>
 }

@@ -17,11 +17,10 @@ type SessionFields struct {
 	ID          pgsession.ID     // zero in a session of a list
 	Handle      pgsession.Handle // if it is zero, the ID's; if that is zero too, a new one
 	Data        pgsession.Data
-	LoadedAt    time.Time     // the time from which TTL counts; now if it is zero
+	LoadedAt    time.Time     // the time from which Remaining counts; now if it is zero
 	CreatedAt   time.Time     // LoadedAt if it is zero
 	ExpiresAt   time.Time     // an hour after LoadedAt if it is zero
 	IdleTimeout time.Duration // an hour if it is 0
-	Version     int64         // 1 if it is 0
 
 	// Broken makes a session that does not open, as a list of sessions may show one: its Decode
 	// gives this error, [pgsession.ErrTampered] or [pgsession.ErrUnknownKey].
@@ -44,10 +43,9 @@ func NewSession(fields SessionFields) *pgsession.Session {
 		panic("pgsessiontest: NewSession: " + err.Error())
 	}
 	row.Key = keyOf(handle)
-	row.Version = cmp.Or(fields.Version, 1)
 	row.CreatedAt = rows.Time(cmp.Or(fields.CreatedAt, loadedAt))
 	row.ExpiresAt = rows.Time(cmp.Or(fields.ExpiresAt, loadedAt.Add(time.Hour)))
-	row.EndsAt = rows.Time(fields.Data.EndsAt)
+	row.EndsAt = rows.Write{Lifetime: fields.Data.Lifetime}.EndsAt(row.CreatedAt)
 	row.IdleTimeout = cmp.Or(fields.IdleTimeout, time.Hour)
 	switch fields.Broken {
 	case nil:
@@ -64,6 +62,6 @@ func NewSession(fields SessionFields) *pgsession.Session {
 }
 
 func keyOf(h pgsession.Handle) (key rows.Key) {
-	hex.Decode(key[:], []byte(h.String()))
+	hex.Decode(key[:rows.KeySize], []byte(h.String()))
 	return key
 }

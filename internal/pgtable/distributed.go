@@ -22,7 +22,7 @@ import (
 //     costs more than a statement for each key, so writes share no statement. Loads do.
 //   - It cannot skip rows that others hold, so it waits for them.
 //   - No snapshot spans the shards. A look at all of them may miss a session that is moved meanwhile,
-//     so Cycle and Renew leave in the tombstone where they moved it, and EndByUser and EndAll go there.
+//     so Renew leaves in the tombstone where they moved it, and EndByUser and EndAll go there.
 //
 // The table finds out with Init and Examine, and when the server refuses a statement that it would
 // not refuse otherwise: those for several calls, since they skip held rows, and those with
@@ -81,7 +81,6 @@ func (s *statements) distribute(fill func(string) string) {
 	s.distributed = true
 	s.loadMany = fill(loadAnySQL)
 	s.removeExpired = fill(strings.NewReplacer(skipLocked, "", hideListLength, "").Replace(removeExpiredSQL))
-	s.cycle = fill(leavingTrace(cycleSQL, `coalesce($4::bytea, '') || '\x00'::bytea || $3::bytea`))
 	s.renew = fill(leavingTrace(renewSQL, `coalesce($6::bytea, '') || '\x00'::bytea || $5::bytea`))
 }
 
@@ -98,14 +97,14 @@ func leavingTrace(sql, movedTo string) string {
 }
 
 // movedToSuffix is how many bytes stand behind the user's key.
-const movedToSuffix = 1 + len(rows.Key{})
+const movedToSuffix = 1 + rows.KeySize
 
 // movedKey returns where a session was moved, by its tombstone's user_key. It is nil if it was not.
 func movedKey(userKey []byte) []byte {
 	if len(userKey) < movedToSuffix {
 		return nil
 	}
-	return userKey[len(userKey)-len(rows.Key{}):]
+	return userKey[len(userKey)-rows.KeySize:]
 }
 
 // endDistributed ends a user's sessions in a distributed table, or all if userKeys is nil.
@@ -113,8 +112,8 @@ func movedKey(userKey []byte) []byte {
 // What it reads is no snapshot. But a session that was there before is either read, or there is a
 // tombstone in its place that tells where it was moved. The sessions are read first, so that one that
 // is moved later is followed.
-func (t *Table) endDistributed(ctx context.Context, userKeys [][]byte, spared list[[]byte]) (live int64, err error) {
-	keys, err := t.readForEnd(ctx, userKeys, spared)
+func (t *Table) endDistributed(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int) (live int64, err error) {
+	keys, err := t.readForEnd(ctx, userKeys, spared, keep)
 	if err != nil {
 		return 0, err
 	}
@@ -158,19 +157,22 @@ func forEach[E any](ctx context.Context, elements []E, do func(E) error) error {
 
 // readForEnd returns the keys of sessions, and those where sessions were moved, but for the ones that
 // are spared.
-func (t *Table) readForEnd(ctx context.Context, userKeys [][]byte, spared list[[]byte]) (keys [][]byte, err error) {
+func (t *Table) readForEnd(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int) (keys [][]byte, err error) {
 	moves := make(map[string][]byte) // from one key to another
 	if userKeys == nil {
 		if keys, err = t.readKeys(ctx, func(s *statements) string { return s.allKeys }); err == nil {
 			err = t.readMoves(ctx, moves, nil, nil)
 		}
 	} else {
-		keys, err = t.readKeys(ctx, func(s *statements) string { return s.keysOfUser }, userKeys, spared)
+		keys, err = t.readKeys(ctx, func(s *statements) string { return s.keysOfUser }, userKeys, spared, t.now(), keep)
 		for _, userKey := range userKeys {
 			if err == nil {
 				err = t.readMoves(ctx, moves, append(slices.Clone(userKey), 0), append(slices.Clone(userKey), 1))
 			}
 		}
+	}
+	if keep > 0 {
+		return keys, err // where a session was moved may be one of those to keep
 	}
 	for _, to := range moves {
 		isSpared := slices.ContainsFunc(spared, func(other []byte) bool { return bytes.Equal(to, other) })
@@ -203,7 +205,9 @@ const (
 	keysOfUserSQL = `
 	SELECT s.key
 	FROM sessions AS s
-	WHERE s.user_key = ANY($1::bytea[]) AND ` + stored + ` AND s.key <> ALL($2::bytea[])`
+	WHERE s.user_key = ANY($1::bytea[]) AND ` + stored + ` AND s.key <> ALL($2::bytea[]) AND ($4 = 0 OR s.expires_at > $3)
+	ORDER BY ` + newestFirst + `
+	OFFSET $4`
 
 	movesSQL = `
 	SELECT s.key, s.user_key

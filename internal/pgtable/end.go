@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsession/pgsession/internal/backoff"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -36,7 +37,7 @@ func (t *Table) End(ctx context.Context, key rows.Key) error {
 // end always returns true: there is no session at the key any more.
 func (t *Table) end(ctx context.Context, key rows.Key) (bool, error) {
 	return true, t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, t.sql.Load().end, t.now(), key[:])
+		_, err := conn.Exec(ctx, t.sql.Load().end, t.now(), key.Bytes())
 		return err
 	})
 }
@@ -53,7 +54,7 @@ func (t *Table) endShared(ctx context.Context, keys []rows.Key, answer func(int,
 		seen, err := t.endMany(ctx, conn, keyList(keys))
 		for _, row := range seen {
 			if !row.ended {
-				left[rows.Key(row.key)] = true
+				left[turnOf(row.key)] = true
 			}
 		}
 		return err
@@ -121,7 +122,7 @@ const endSeen = `pgsession_held AS (
 func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (outcome rows.Outcome, err error) {
 	err = t.operate(ctx, func(ctx context.Context) error {
 		for range maxAttempts {
-			ended, live, err := t.revoke(ctx, key[:], userKeys)
+			ended, live, err := t.revoke(ctx, key.Bytes(), userKeys)
 			switch {
 			case err != nil || live:
 				return err
@@ -182,7 +183,7 @@ const revokeSQL = `
 // EndByUser is part of [rows.Table]. It ends what it can get at once, then waits for the rows that
 // others hold, and looks again until every session that it saw was ended by itself: one that was not
 // may have been moved to a key that was not seen.
-func (t *Table) EndByUser(ctx context.Context, userKeys [][]byte, except []rows.Key) (live int64, err error) {
+func (t *Table) EndByUser(ctx context.Context, userKeys [][]byte, except []rows.Key, keep int) (live int64, err error) {
 	spared := keyList(except)
 	err = t.operate(ctx, func(ctx context.Context) error {
 		for pass := 0; ; pass++ {
@@ -190,11 +191,11 @@ func (t *Table) EndByUser(ctx context.Context, userKeys [][]byte, except []rows.
 				return err
 			}
 			if t.isDistributed() {
-				n, err := t.endDistributed(ctx, userKeys, spared)
+				n, err := t.endDistributed(ctx, userKeys, spared, keep)
 				live += n
 				return err
 			}
-			seen, err := t.endPage(ctx, userKeys, spared)
+			seen, err := t.endPage(ctx, userKeys, spared, keep)
 			if err != nil {
 				if t.isDistributed() {
 					continue // the server refused that
@@ -217,12 +218,12 @@ func waitFromPass(ctx context.Context, pass int) error {
 	if pass < patience {
 		return nil
 	}
-	return backOff(ctx, 1)
+	return backoff.Wait(ctx, 1)
 }
 
-func (t *Table) endPage(ctx context.Context, userKeys [][]byte, spared list[[]byte]) (seen []endedRow, err error) {
+func (t *Table) endPage(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int) (seen []endedRow, err error) {
 	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
-		seen, err = collectEnded(conn.Query(ctx, t.sql.Load().endByUser, t.now(), userKeys, spared, batchSize))
+		seen, err = collectEnded(conn.Query(ctx, t.sql.Load().endByUser, t.now(), userKeys, spared, batchSize, keep))
 		return err
 	})
 	return seen, err
@@ -232,8 +233,9 @@ const endByUserSQL = `
 	WITH pgsession_seen AS (
 		SELECT s.key
 		FROM sessions AS s
-		WHERE s.user_key = ANY($2::bytea[]) AND ` + stored + ` AND s.key <> ALL($3::bytea[])
-		LIMIT $4
+		WHERE s.user_key = ANY($2::bytea[]) AND ` + stored + ` AND s.key <> ALL($3::bytea[]) AND ($5 = 0 OR s.expires_at > $1)
+		ORDER BY ` + newestFirst + `
+		LIMIT $4 OFFSET $5
 	), ` + endSeen
 
 // endLeft ends one by one those that were seen and not ended. It reports whether this ended all, and
@@ -269,7 +271,7 @@ func (t *Table) EndAll(ctx context.Context) (live int64, err error) {
 			return live, err
 		}
 		if t.isDistributed() {
-			n, err := t.endDistributed(ctx, nil, nil)
+			n, err := t.endDistributed(ctx, nil, nil, 0)
 			return live + n, err
 		}
 		keys, err := t.readKeys(ctx, func(s *statements) string { return s.allKeys })
@@ -326,4 +328,4 @@ func (t *Table) readKeys(ctx context.Context, sql func(*statements) string, args
 const allKeysSQL = `
 	SELECT s.key
 	FROM sessions AS s
-	WHERE ` + stored
+	WHERE ` + stored + ` AND ` + hasHandle

@@ -13,7 +13,7 @@ func (t *Table) PutEntry(ctx context.Context, w rows.Write) error {
 	sealed, data := t.payload(w.Payload)
 	return t.writeRow(ctx, w.Key, func(ctx context.Context, conn *pgx.Conn) error {
 		begun := w.Begin(t.now())
-		tag, err := conn.Exec(ctx, t.sql.Load().putEntry, begun.CreatedAt, w.Key[:], begun.Version, begun.ExpiresAt, interval(w.TTL), sealed, data)
+		tag, err := conn.Exec(ctx, t.sql.Load().putEntry, begun.CreatedAt, w.Key.Bytes(), begun.Version, begun.ExpiresAt, interval(w.TTL), sealed, data)
 		if err == nil && tag.RowsAffected() == 0 {
 			return errNotStored
 		}
@@ -31,7 +31,7 @@ const putEntrySQL = `
 // RemoveEntry is part of [rows.Table].
 func (t *Table) RemoveEntry(ctx context.Context, key rows.Key) error {
 	return t.writeRow(ctx, key, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, t.sql.Load().removeEntry, key[:])
+		_, err := conn.Exec(ctx, t.sql.Load().removeEntry, key.Bytes())
 		return err
 	})
 }
@@ -43,7 +43,7 @@ const removeEntrySQL = `
 // TakeEntry is part of [rows.Table].
 func (t *Table) TakeEntry(ctx context.Context, key rows.Key) (taken rows.Row, err error) {
 	err = t.writeRow(ctx, key, func(ctx context.Context, conn *pgx.Conn) error {
-		taken, err = queryRow(ctx, conn, t.sql.Load().takeEntry, t.now(), key[:])
+		taken, err = queryRow(ctx, conn, t.sql.Load().takeEntry, t.now(), key.Bytes())
 		return err
 	})
 	return taken, err

@@ -37,23 +37,26 @@ const (
 	findByUserSQL = `
 		SELECT ` + columns + `
 		FROM (%s) AS s
-		ORDER BY s.created_at DESC, s.key
+		ORDER BY ` + newestFirst + `
 		LIMIT $2`
 
 	findByUserKeySQL = `
 		(SELECT s.*
 		FROM sessions AS s
 		WHERE s.user_key = $%d AND ` + live + ` AND ` + hasHandle + `
-		ORDER BY s.created_at DESC, s.key
+		ORDER BY ` + newestFirst + `
 		LIMIT $2)`
 )
+
+// newestFirst is what rows.Newest says.
+const newestFirst = `s.created_at DESC, s.version DESC, s.key`
 
 // findByUserAnySQL is for a distributed table, where each branch would be a statement for every shard.
 const findByUserAnySQL = `
 	SELECT ` + columns + `
 	FROM sessions AS s
 	WHERE s.user_key = ANY($3::bytea[]) AND ` + live + ` AND ` + hasHandle + `
-	ORDER BY s.created_at DESC, s.key
+	ORDER BY ` + newestFirst + `
 	LIMIT $2`
 
 func (t *Table) list(ctx context.Context, sql string, args ...any) (found []rows.Row, err error) {
@@ -66,7 +69,7 @@ func (t *Table) list(ctx context.Context, sql string, args ...any) (found []rows
 
 // Page is part of [rows.Table].
 func (t *Table) Page(ctx context.Context, after rows.Key, limit int) ([]rows.Row, error) {
-	return t.list(ctx, t.sql.Load().page, t.now(), after[:], limit, pageBytes)
+	return t.list(ctx, t.sql.Load().page, t.now(), after.Bytes(), limit, pageBytes)
 }
 
 const pageSQL = `

@@ -16,7 +16,7 @@ func (t *Table) Insert(ctx context.Context, w rows.Write) (row rows.Row, outcome
 	sealed, data := t.payload(w.Payload)
 	err = t.write(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		row = w.Begin(t.now())
-		tag, err := conn.Exec(ctx, t.sql.Load().insert, w.Key[:], w.UserKey, row.Version, row.CreatedAt,
+		tag, err := conn.Exec(ctx, t.sql.Load().insert, w.Key.Bytes(), w.UserKey, row.Version, row.CreatedAt,
 			row.ExpiresAt, timestamp(row.EndsAt), interval(row.IdleTimeout), sealed, data)
 		if err == nil && tag.RowsAffected() == 0 {
 			return errNotStored

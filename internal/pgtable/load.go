@@ -29,7 +29,7 @@ func (t *Table) runLoads(ctx context.Context, keys []rows.Key, answer func(int, 
 // load returns the zero Row if there is none.
 func (t *Table) load(ctx context.Context, key rows.Key) (row rows.Row, err error) {
 	err = t.run(ctx, leftNoTraceOrReads, func(ctx context.Context, conn *pgx.Conn) error {
-		row, err = queryRow(ctx, conn, t.sql.Load().load, key[:])
+		row, err = queryRow(ctx, conn, t.sql.Load().load, key.Bytes())
 		return err
 	})
 	t.loadSize.observe(row)
@@ -82,7 +82,7 @@ const loadManySQL = `
 func keyList(keys []rows.Key) list[[]byte] {
 	list := make(list[[]byte], len(keys))
 	for i := range keys {
-		list[i] = keys[i][:]
+		list[i] = keys[i].Bytes()
 	}
 	return list
 }

@@ -20,7 +20,7 @@ func (t *Table) put(ctx context.Context, w rows.Write) (written bool, err error)
 	sealed, data := t.payload(w.Payload)
 	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
 		begun := w.Begin(t.now())
-		tag, err := conn.Exec(ctx, t.sql.Load().put, begun.CreatedAt, w.Key[:], w.UserKey, w.OtherUserKeys,
+		tag, err := conn.Exec(ctx, t.sql.Load().put, begun.CreatedAt, w.Key.Bytes(), w.UserKey, w.OtherUserKeys,
 			begun.Version, begun.ExpiresAt, timestamp(begun.EndsAt), interval(begun.IdleTimeout), begun.CreatedAt.Add(w.TTL), sealed, data)
 		written = tag.RowsAffected() > 0
 		return err
@@ -40,7 +40,7 @@ func (t *Table) putMany(ctx context.Context, writes []rows.Write, answer func(in
 	more := func(done []int, now time.Time) []any {
 		versions, ends := make(list[int64], len(done)), make(list[pgtype.Timestamptz], len(done))
 		for n, i := range done {
-			versions[n], ends[n] = rows.NewVersion(), timestamp(writes[i].End(now))
+			versions[n], ends[n] = rows.NewVersion(), timestamp(writes[i].EndsAt(now))
 		}
 		return []any{versions, ends}
 	}

@@ -14,7 +14,7 @@ import (
 
 // PageToReseal is part of [rows.Table].
 func (t *Table) PageToReseal(ctx context.Context, after rows.Key, limit int, keyID [4]byte) ([]rows.Row, error) {
-	return t.list(ctx, t.sql.Load().pageToReseal, after[:], keyID[:], limit, pageBytes)
+	return t.list(ctx, t.sql.Load().pageToReseal, after.Bytes(), keyID[:], limit, pageBytes)
 }
 
 // The key id is the payload's second to fifth byte.
@@ -25,7 +25,7 @@ const pageToResealSQL = `
 		FROM (
 			SELECT s.*
 			FROM sessions AS s
-			WHERE s.key > $1 AND ` + hasHandle + ` AND s.sealed IS NOT NULL AND substring(s.sealed FROM 2 FOR 4) <> $2
+			WHERE s.key > $1 AND ` + isOurs + ` AND s.sealed IS NOT NULL AND substring(s.sealed FROM 2 FOR 4) <> $2
 			ORDER BY s.key
 			LIMIT $3
 		) AS s
@@ -76,7 +76,7 @@ func (t *Table) Reseal(ctx context.Context, resealed []rows.Resealed) (swapped i
 
 func (t *Table) resealOne(ctx context.Context, sql string, r rows.Resealed) (written bool, err error) {
 	err = t.writeRow(ctx, r.Seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
-		tag, err := conn.Exec(ctx, sql, r.Seen.Key[:], r.Seen.Version, r.Seen.CreatedAt, r.UserKey, r.Payload)
+		tag, err := conn.Exec(ctx, sql, r.Seen.Key.Bytes(), r.Seen.Version, r.Seen.CreatedAt, r.UserKey, r.Payload)
 		written = tag.RowsAffected() > 0
 		return err
 	})
@@ -106,16 +106,16 @@ func reseal(ctx context.Context, conn *pgx.Conn, sql string, resealed []rows.Res
 	)
 	for i := range resealed {
 		r := &resealed[i]
-		keys, userKeys, payloads = append(keys, r.Seen.Key[:]), append(userKeys, r.UserKey), append(payloads, r.Payload)
+		keys, userKeys, payloads = append(keys, r.Seen.Key.Bytes()), append(userKeys, r.UserKey), append(payloads, r.Payload)
 		versions, created = append(versions, r.Seen.Version), append(created, r.Seen.CreatedAt)
 	}
 	result, err := conn.Query(ctx, sql, keys, userKeys, payloads, versions, created)
 	if err != nil {
 		return err
 	}
-	var key rows.Key
-	scanned := pgtype.PreallocBytes(key[:])
+	var scanned pgtype.DriverBytes
 	_, err = pgx.ForEachRow(result, []any{&scanned}, func() error {
+		key, _ := rows.ParseKey(scanned)
 		done[key] = true
 		return nil
 	})

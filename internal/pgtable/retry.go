@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pgsession/pgsession/internal/backoff"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -64,7 +64,7 @@ func (t *Table) run(ctx context.Context, allowed func(error) bool, do func(ctx c
 			return err
 		case sqlState(err) == undefinedStatement || t.isDemoted(err, began):
 			continue // on another connection
-		case !allowed(err) && !t.wasLaidOutAnew(ctx, sent, err) || backOff(ctx, attempt) != nil:
+		case !allowed(err) && !t.wasLaidOutAnew(ctx, sent, err) || backoff.Wait(ctx, attempt) != nil:
 			return err
 		}
 	}
@@ -160,19 +160,6 @@ func (t *Table) giveUpConnections(since time.Time) bool {
 	t.lastReset = time.Now()
 	t.pool.Reset()
 	return true
-}
-
-// backOff waits for a random time, longer at each attempt, so that those who met do not meet again.
-func backOff(ctx context.Context, attempt int) error {
-	longest := min(time.Millisecond<<min(attempt, 6), 50*time.Millisecond)
-	timer := time.NewTimer(rand.N(longest))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // serverError returns what the server answered, or nil.

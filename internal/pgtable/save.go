@@ -72,7 +72,7 @@ func (t *Table) save(ctx context.Context, w rows.Write) (written bool, err error
 	sealed, data := t.payload(w.Payload)
 	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
 		now := t.now()
-		tag, err := conn.Exec(ctx, t.sql.Load().save, now, w.Key[:], w.UserKey, w.OtherUserKeys, now.Add(w.TTL), interval(w.TTL), sealed, data)
+		tag, err := conn.Exec(ctx, t.sql.Load().save, now, w.Key.Bytes(), w.UserKey, w.OtherUserKeys, now.Add(w.TTL), interval(w.TTL), sealed, data)
 		written = tag.RowsAffected() > 0
 		return err
 	})
@@ -146,7 +146,7 @@ func (t *Table) replaceMany(ctx context.Context, sql func(*statements) string, w
 	)
 	for _, i := range done {
 		w := &writes[i]
-		keys, userKeys, ttls = append(keys, w.Key[:]), append(userKeys, w.UserKey), append(ttls, w.TTL.Microseconds())
+		keys, userKeys, ttls = append(keys, w.Key.Bytes()), append(userKeys, w.UserKey), append(ttls, w.TTL.Microseconds())
 		starts, sizes = append(starts, int32(1+len(payloads))), append(sizes, int32(len(w.Payload))) // SQL counts from 1
 		payloads = append(payloads, w.Payload...)
 	}
@@ -164,7 +164,7 @@ func (t *Table) replaceMany(ctx context.Context, sql func(*statements) string, w
 			return err
 		}
 		var key rows.Key
-		scanned := pgtype.PreallocBytes(key[:])
+		scanned := pgtype.PreallocBytes(key[:rows.KeySize])
 		_, err = pgx.ForEachRow(result, []any{&scanned}, func() error {
 			written[key] = true
 			return nil
@@ -176,7 +176,7 @@ func (t *Table) replaceMany(ctx context.Context, sql func(*statements) string, w
 	}
 	for i, w := range writes {
 		last := &writes[last[w.Key]]
-		answer(i, written[w.Key] && bytes.Equal(w.UserKey, last.UserKey) && w.EndsAt.Equal(last.EndsAt) && w.Lifetime == last.Lifetime)
+		answer(i, written[w.Key] && bytes.Equal(w.UserKey, last.UserKey) && w.Lifetime == last.Lifetime)
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func (t *Table) Swap(ctx context.Context, seen rows.Row, w rows.Write) (row rows
 	err = t.writeRow(ctx, seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
 		now := t.now()
 		row = seen.Replace(w, now)
-		tag, err := conn.Exec(ctx, t.sql.Load().swap, now, seen.Key[:], seen.Version, seen.CreatedAt,
+		tag, err := conn.Exec(ctx, t.sql.Load().swap, now, seen.Key.Bytes(), seen.Version, seen.CreatedAt,
 			row.UserKey, row.Version, row.ExpiresAt, interval(row.IdleTimeout), sealed, data)
 		outcome = rows.OK // an attempt before this one may have failed
 		if tag.RowsAffected() == 0 {

@@ -94,8 +94,8 @@ func (s *scanner) scan(result pgx.Rows) (rows.Row, error) {
 	if s.payload == nil && !s.otherKind {
 		row.State, s.userKey = rows.Ended, nil // what a tombstone has there is no user; see movedTo
 	}
-	row.Malformed = row.Malformed || len(s.key) != len(row.Key)
-	copy(row.Key[:], s.key)
+	key, ok := rows.ParseKey(s.key)
+	row.Key, row.Malformed = key, row.Malformed || !ok
 
 	// One allocation holds both.
 	buffer := make([]byte, len(s.userKey)+len(s.payload))

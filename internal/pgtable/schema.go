@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsession/pgsession/internal/backoff"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -91,7 +92,7 @@ func Schema(table pgx.Identifier) string {
 func (t *Table) Init(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		err := t.operate(ctx, t.init)
-		if err == nil || attempt == maxAttempts || !mayInitAgain(err) || backOff(ctx, attempt) != nil {
+		if err == nil || attempt == maxAttempts || !mayInitAgain(err) || backoff.Wait(ctx, attempt) != nil {
 			return err
 		}
 	}

@@ -123,21 +123,15 @@ func defaultInFlight(pool *pgxpool.Pool) (most int, forNetwork func(fastest time
 	}
 }
 
-// Sharing is what sharing has gained for one kind of call.
-type Sharing struct {
-	Calls uint64 // made
-	Runs  uint64 // that they took: fewer, if calls shared a statement
-}
-
-// Sharing returns the counters of each kind of call that may share statements.
-func (t *Table) Sharing() map[string]Sharing {
+// Sharing is part of [rows.Table].
+func (t *Table) Sharing() map[string]rows.Sharing {
 	s := &t.shared
-	sharing := make(map[string]Sharing)
+	sharing := make(map[string]rows.Sharing)
 	for kind, stats := range map[string]func() (calls, runs uint64){
 		"load": s.loads.Stats, "save": s.saves.Stats, "put": s.puts.Stats, "touch": s.touches.Stats, "delete": s.ends.Stats,
 	} {
 		calls, runs := stats()
-		sharing[kind] = Sharing{calls, runs}
+		sharing[kind] = rows.Sharing{Calls: int64(calls), Statements: int64(runs)}
 	}
 	return sharing
 }

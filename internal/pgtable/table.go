@@ -49,6 +49,7 @@ const (
 	sealedColumns  = `s.sealed, s.data IS NOT NULL`
 	plainColumns   = `s.data, s.sealed IS NOT NULL`
 	hasHandle      = `(octet_length(s.key) = 32)::int <> 0` // in this form the planner expects most rows to pass, and keeps the index
+	isOurs         = `(octet_length(s.key) IN (32, 33))::int <> 0`
 	skipLocked     = `FOR UPDATE OF s SKIP LOCKED`
 	hideListLength = `LIMIT (SELECT NULL::bigint)`
 )
@@ -124,11 +125,11 @@ func New(config Config) *Table {
 type statements struct {
 	distributed bool // they are for a distributed table
 
-	insert, load, loadMany, save, saveMany, put, putMany, swap, touch, touchMany, cycle, renew string
-	end, endMany, revoke, endByUser, allKeys, page                                             string
-	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                               string
-	pageToReseal, reseal, resealOne, resealWaiting, examine                                    string
-	keysOfUser, moves, endOrFollow, probe, findByUser, removeOneExpired                        string
+	insert, load, loadMany, save, saveMany, put, putMany, swap, touch, touchMany, renew string
+	end, endMany, revoke, endByUser, allKeys, page, count                               string
+	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                        string
+	pageToReseal, reseal, resealOne, resealWaiting, examine                             string
+	keysOfUser, moves, endOrFollow, probe, findByUser, removeOneExpired                 string
 }
 
 func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements {
@@ -144,7 +145,6 @@ func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements
 		swap:             fill(swapSQL),
 		touch:            fill(touchSQL),
 		touchMany:        fill(touchManySQL),
-		cycle:            fill(cycleSQL),
 		renew:            fill(renewSQL),
 		end:              fill(endSQL),
 		endMany:          fill(endManySQL),
@@ -152,6 +152,7 @@ func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements
 		endByUser:        fill(endByUserSQL),
 		allKeys:          fill(allKeysSQL),
 		page:             fill(pageSQL),
+		count:            fill(countSQL),
 		expiredKeys:      fill(expiredKeysSQL),
 		removeExpired:    fill(removeExpiredSQL),
 		putEntry:         fill(putEntrySQL),
@@ -210,6 +211,11 @@ func (t *Table) withDeadline(ctx context.Context, deadline time.Time) (context.C
 		return ctx, func() {}
 	}
 	return t.deadlines.With(ctx, deadline)
+}
+
+// Within is part of [rows.Table].
+func (t *Table) Within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return t.withDeadline(ctx, t.deadline())
 }
 
 // read runs a statement that changes nothing.

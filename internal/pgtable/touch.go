@@ -18,27 +18,28 @@ type touchRequest struct {
 // A touchResult is zero if the statement does not tell: the row was held, or was written by somebody
 // else between the statement's begin and its own write.
 type touchResult struct {
-	known   bool
-	outcome rows.Outcome
+	known     bool
+	outcome   rows.Outcome
+	expiresAt time.Time // if the outcome is OK
 }
 
 // Touch is part of [rows.Table].
-func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (rows.Outcome, error) {
+func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (time.Time, rows.Outcome, error) {
 	request := touchRequest{key, ttl}
 	deadline := t.deadline()
 	if !t.isDistributed() {
 		result, err := t.shared.touches.Do(ctx, deadline, request)
 		if err != nil || result.known {
-			return result.outcome, t.explain(ctx, err)
+			return result.expiresAt, result.outcome, t.explain(ctx, err)
 		}
 	}
 	bounded, cancel := t.withDeadline(ctx, deadline)
 	defer cancel()
-	outcome, err := t.touchAlone(bounded, request)
-	return outcome, t.explain(ctx, err)
+	result, err := t.touchAlone(bounded, request)
+	return result.expiresAt, result.outcome, t.explain(ctx, err)
 }
 
-func (t *Table) touchAlone(ctx context.Context, request touchRequest) (rows.Outcome, error) {
+func (t *Table) touchAlone(ctx context.Context, request touchRequest) (touchResult, error) {
 	for range maxAttempts {
 		var result touchResult
 		known, err := t.takeTurn(ctx, request.key, func() (known bool, err error) {
@@ -46,10 +47,10 @@ func (t *Table) touchAlone(ctx context.Context, request touchRequest) (rows.Outc
 			return result.known, err
 		})
 		if err != nil || known {
-			return result.outcome, err
+			return result, err
 		}
 	}
-	return rows.Changed, nil
+	return touchResult{outcome: rows.Changed}, nil
 }
 
 func (t *Table) touch(ctx context.Context, request touchRequest) (result touchResult, err error) {
@@ -57,7 +58,7 @@ func (t *Table) touch(ctx context.Context, request touchRequest) (result touchRe
 		now := t.now()
 		found := touchedRow{request: request, now: now}
 		result, err = touchResult{known: true, outcome: rows.NotFound}, nil
-		rows, err := conn.Query(ctx, t.sql.Load().touch, now, request.key[:], interval(request.ttl))
+		rows, err := conn.Query(ctx, t.sql.Load().touch, now, request.key.Bytes(), interval(request.ttl))
 		if err != nil {
 			return err
 		}
@@ -108,16 +109,14 @@ func (r *touchedRow) targets() []any {
 
 // result says what became of the touch. If it wrote nothing, the rule tells why.
 func (r *touchedRow) result() touchResult {
-	if r.written {
-		return touchResult{known: true}
-	}
 	before := rows.Row{State: rows.Ended}
 	if r.stored {
 		scanned := scanner{expires: r.expires, endsAt: r.endsAt, idle: r.idle}
 		before = scanned.row()
 	}
 	after, outcome := before.Touch(r.request.ttl, r.now)
-	return touchResult{known: outcome != rows.OK || after.Version == before.Version, outcome: outcome}
+	known := r.written || outcome != rows.OK || after.Version == before.Version
+	return touchResult{known: known, outcome: outcome, expiresAt: after.ExpiresAt}
 }
 
 // touchMany answers for the first of several touches of one row, and for those that ask for the same
@@ -131,7 +130,7 @@ func (t *Table) touchMany(ctx context.Context, requests []touchRequest, answer f
 	for i, request := range requests {
 		if _, ok := first[request.key]; !ok {
 			first[request.key] = request
-			keys, ttls = append(keys, requests[i].key[:]), append(ttls, request.ttl.Microseconds())
+			keys, ttls = append(keys, requests[i].key.Bytes()), append(ttls, request.ttl.Microseconds())
 		}
 	}
 	results := make(map[rows.Key]touchResult, len(first))
@@ -146,7 +145,7 @@ func (t *Table) touchMany(ctx context.Context, requests []touchRequest, answer f
 		}
 		found := touchedRow{now: now}
 		_, err = pgx.ForEachRow(result, found.targets(), func() error {
-			key := rows.Key(found.key)
+			key := turnOf(found.key)
 			found.request = first[key]
 			results[key] = found.result()
 			return nil

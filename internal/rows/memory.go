@@ -111,38 +111,23 @@ func (m *Memory) Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, err
 }
 
 // Touch is part of [Table].
-func (m *Memory) Touch(ctx context.Context, key Key, ttl time.Duration) (Outcome, error) {
-	_, outcome, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.Touch(ttl, now) })
-	return outcome, err
-}
-
-// move applies Cycle or Renew to two rows.
-func (m *Memory) move(ctx context.Context, from Key, w Write, step func(from, to Row, now time.Time) (newFrom, newTo Row, outcome Outcome)) (Row, Outcome, error) {
-	if err := m.enter(ctx); err != nil {
-		return Row{}, NotFound, err
-	}
-	defer m.mu.Unlock()
-	newFrom, newTo, outcome := step(m.rows[from], m.rows[w.Key], m.now())
-	if outcome == OK {
-		m.set(from, newFrom)
-		m.set(w.Key, newTo)
-	}
-	return newTo.Clone(), outcome, nil
-}
-
-// Cycle is part of [Table].
-func (m *Memory) Cycle(ctx context.Context, from Key, w Write) (Outcome, error) {
-	_, outcome, err := m.move(ctx, from, w, func(from, to Row, now time.Time) (Row, Row, Outcome) {
-		return Cycle(from, to, w, now)
-	})
-	return outcome, err
+func (m *Memory) Touch(ctx context.Context, key Key, ttl time.Duration) (time.Time, Outcome, error) {
+	row, outcome, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.Touch(ttl, now) })
+	return row.ExpiresAt, outcome, err
 }
 
 // Renew is part of [Table].
 func (m *Memory) Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error) {
-	return m.move(ctx, seen.Key, w, func(from, to Row, now time.Time) (Row, Row, Outcome) {
-		return Renew(from, to, seen, w, now)
-	})
+	if err := m.enter(ctx); err != nil {
+		return Row{}, NotFound, err
+	}
+	defer m.mu.Unlock()
+	from, to, outcome := Renew(m.rows[seen.Key], m.rows[w.Key], seen, w, m.now())
+	if outcome == OK {
+		m.set(seen.Key, from)
+		m.set(w.Key, to)
+	}
+	return to.Clone(), outcome, nil
 }
 
 // End is part of [Table].
@@ -161,29 +146,33 @@ func (m *Memory) Revoke(ctx context.Context, key Key, userKeys [][]byte) (outcom
 }
 
 // EndByUser is part of [Table].
-func (m *Memory) EndByUser(ctx context.Context, userKeys [][]byte, except []Key) (int64, error) {
-	return m.endEach(ctx, func(r Row) bool { return contains(userKeys, r.UserKey) && !slices.Contains(except, r.Key) })
+func (m *Memory) EndByUser(ctx context.Context, userKeys [][]byte, except []Key, keep int) (live int64, err error) {
+	return m.endEach(ctx, func(r Row) bool { return contains(userKeys, r.UserKey) && !slices.Contains(except, r.Key) }, keep)
 }
 
 // EndAll is part of [Table].
 func (m *Memory) EndAll(ctx context.Context) (int64, error) {
-	return m.endEach(ctx, func(Row) bool { return true })
+	return m.endEach(ctx, func(r Row) bool { return !r.Key.IsEntry() }, 0)
 }
 
-func (m *Memory) endEach(ctx context.Context, matches func(Row) bool) (live int64, err error) {
+func (m *Memory) endEach(ctx context.Context, matches func(Row) bool, keep int) (live int64, err error) {
 	if err := m.enter(ctx); err != nil {
 		return 0, err
 	}
 	defer m.mu.Unlock()
 	now := m.now()
-	for key, row := range m.rows {
-		if !matches(row) {
-			continue
+	var found []Row
+	for _, row := range m.rows {
+		if matches(row) && (keep == 0 || row.IsLive(now)) {
+			found = append(found, row)
 		}
+	}
+	slices.SortFunc(found, Newest)
+	for _, row := range found[min(keep, len(found)):] {
 		if row.IsLive(now) {
 			live++
 		}
-		m.set(key, row.End(now))
+		m.set(row.Key, row.End(now))
 	}
 	return live, nil
 }
@@ -191,7 +180,7 @@ func (m *Memory) endEach(ctx context.Context, matches func(Row) bool) (live int6
 // FindByUser is part of [Table].
 func (m *Memory) FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]Row, error) {
 	found, err := m.find(ctx, func(r Row, now time.Time) bool { return r.IsLive(now) && contains(userKeys, r.UserKey) })
-	slices.SortStableFunc(found, func(a, b Row) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	slices.SortFunc(found, Newest)
 	return found[:min(limit, len(found))], err
 }
 
@@ -214,11 +203,24 @@ func (m *Memory) find(ctx context.Context, matches func(Row, time.Time) bool) ([
 
 // Page is part of [Table].
 func (m *Memory) Page(ctx context.Context, after Key, limit int) ([]Row, error) {
-	found, err := m.find(ctx, func(r Row, now time.Time) bool { return r.IsLive(now) && r.isAfter(after) })
+	found, err := m.find(ctx, func(r Row, now time.Time) bool { return r.IsLive(now) && !r.Key.IsEntry() && r.isAfter(after) })
 	return found[:min(limit, len(found))], err
 }
 
 func (r Row) isAfter(key Key) bool { return bytes.Compare(r.Key[:], key[:]) > 0 }
+
+// Count is part of [Table].
+func (m *Memory) Count(ctx context.Context) (count Count, err error) {
+	if err := m.enter(ctx); err != nil {
+		return Count{}, err
+	}
+	defer m.mu.Unlock()
+	now := m.now()
+	for _, row := range m.rows {
+		count.Add(row, now)
+	}
+	return count, nil
+}
 
 // RemoveExpired is part of [Table].
 func (m *Memory) RemoveExpired(ctx context.Context, wholeHours bool) (removed int64, err error) {
@@ -291,6 +293,14 @@ func (m *Memory) Reseal(ctx context.Context, resealed []Resealed) (swapped int64
 
 // Examine is part of [Table].
 func (m *Memory) Examine(ctx context.Context) (Condition, error) { return Condition{}, m.Init(ctx) }
+
+// Within is part of [Table].
+func (m *Memory) Within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return ctx, func() {}
+}
+
+// Sharing is part of [Table].
+func (m *Memory) Sharing() map[string]Sharing { return nil }
 
 // Set keeps a row as it is, for tests.
 func (m *Memory) Set(row Row) {

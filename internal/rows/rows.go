@@ -8,6 +8,8 @@ package rows
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/sha256"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -23,10 +25,46 @@ const (
 
 	// tombstoneLife is how long a tombstone stays at least.
 	tombstoneLife = time.Hour
+
+	maxVersion = 1<<62 - 1
 )
 
-// A Key is the SHA-256 of a session id: the primary key.
-type Key [32]byte
+// KeySize is the length of a session's key.
+const KeySize = sha256.Size
+
+// A Key is the primary key: the SHA-256 of a session's id. The key of an entry of a key/value view
+// has one byte more, which is 1, so that no operation on sessions meets an entry.
+type Key [KeySize + 1]byte
+
+// SessionKey returns the key of a session whose id has that hash.
+func SessionKey(hash [KeySize]byte) (key Key) {
+	copy(key[:], hash[:])
+	return key
+}
+
+// EntryKey returns the key of an entry whose name has that hash.
+func EntryKey(hash [KeySize]byte) Key {
+	key := SessionKey(hash)
+	key[KeySize] = 1
+	return key
+}
+
+// ParseKey reads what [Key.Bytes] returned. It reports whether that is a key of ours.
+func ParseKey(b []byte) (key Key, ok bool) {
+	copy(key[:], b)
+	return key, len(b) == KeySize || len(b) == KeySize+1 && key.IsEntry()
+}
+
+// IsEntry reports whether the key is an entry's.
+func (k *Key) IsEntry() bool { return k[KeySize] == 1 }
+
+// Bytes returns what the column key holds. It is part of k.
+func (k *Key) Bytes() []byte {
+	if k.IsEntry() {
+		return k[:]
+	}
+	return k[:KeySize]
+}
 
 // A State says what a [Row] is.
 type State uint8
@@ -62,16 +100,12 @@ type Write struct {
 	OtherUserKeys [][]byte // more values that name the same user
 	Payload       []byte
 
-	// Leaving is the user key that the caller of Cycle has seen in the row, if it names another user.
-	Leaving []byte
-
 	// TTL is how long the session may be idle, in whole microseconds. 0 keeps the expiry and the
 	// idle timeout, where there is a row to keep them of.
 	TTL time.Duration
 
-	// EndsAt and Lifetime say when a log-in that begins with this write ends, however often it is
-	// touched: at EndsAt if it is set, otherwise after Lifetime if that is positive.
-	EndsAt   time.Time
+	// Lifetime is how long a log-in that begins with this write lasts, however often it is touched,
+	// in whole microseconds. 0 is no bound.
 	Lifetime time.Duration
 }
 
@@ -105,14 +139,16 @@ func IsValidTTL(ttl time.Duration, now time.Time) bool {
 	return ttl > 0 && ttl <= MaxTTL && now.Add(ttl).Year() <= maxYear
 }
 
-// NewVersion returns a random version for a new row. A row that was removed, and written anew within
-// one tick of the clock, is then not taken for the one before. It is small enough for any JSON
-// reader.
-func NewVersion() int64 { return 1 + rand.Int64N(1<<52) }
+// NewVersion returns the version of a new row: the machine's time in microseconds and ten random
+// bits. A row that was removed, and written anew within one tick of the store's clock, is then not
+// taken for the one before. Of two log-ins within one tick, the later one has the larger version.
+func NewVersion() int64 {
+	return (time.Now().UnixMicro()<<10 | rand.Int64N(1<<10)) & maxVersion
+}
 
 // NextVersion returns the version after v. It stays below the largest int64, so that nobody can
 // plant a version after which no statement can write.
-func NextVersion(v int64) int64 { return v&(1<<62-1) + 1 }
+func NextVersion(v int64) int64 { return v&maxVersion + 1 }
 
 // TombstoneExpiry returns when a tombstone that is left now may be removed at the earliest.
 func TombstoneExpiry(now time.Time) time.Time { return now.Add(tombstoneLife) }
@@ -151,19 +187,17 @@ func (w Write) Begin(now time.Time) Row {
 		Payload:     w.Payload,
 		Version:     NewVersion(),
 		CreatedAt:   now,
-		EndsAt:      w.End(now),
+		EndsAt:      w.EndsAt(now),
 		IdleTimeout: w.TTL,
 	}
 	row.ExpiresAt = row.capped(now.Add(w.TTL))
 	return row
 }
 
-// End returns when a log-in that begins now ends, or the zero time. An end past the year 9999 is none.
-func (w Write) End(now time.Time) time.Time {
-	if !w.EndsAt.IsZero() || w.Lifetime <= 0 {
-		return w.EndsAt
-	}
-	if end := now.Add(RoundUp(w.Lifetime)); end.Year() <= maxYear {
+// EndsAt returns when a log-in that begins now ends, or the zero time. An end past the year 9999 is
+// none.
+func (w Write) EndsAt(now time.Time) time.Time {
+	if end := now.Add(w.Lifetime); w.Lifetime > 0 && end.Year() <= maxYear {
 		return end
 	}
 	return time.Time{}
@@ -246,40 +280,27 @@ func (r Row) Touch(ttl time.Duration, now time.Time) (Row, Outcome) {
 	return r, OK
 }
 
-// Cycle moves a live session to another key, where there must be no row. What the write stores lies
-// there, and a tombstone at the old key. If both keys are one, the caller gives the row twice. The
-// session must be the user's, a guest's, or the one that the caller leaves.
-func Cycle(from, to Row, w Write, now time.Time) (newFrom, newTo Row, outcome Outcome) {
-	if outcome := from.Load(now); outcome != OK {
+// Renew moves a live session that is still as it was seen to another key, where there must be no
+// row. What the write stores lies there, and a tombstone at the old key.
+func Renew(from, to, seen Row, w Write, now time.Time) (newFrom, newTo Row, outcome Outcome) {
+	if outcome := from.compare(seen, now); outcome != OK {
 		return from, to, outcome
 	}
-	if from.UserKey != nil && !w.IsUser(from.UserKey) && !bytes.Equal(from.UserKey, w.Leaving) {
-		return from, to, OtherUser
-	}
-	return move(from, to, w, now)
-}
-
-func move(from, to Row, w Write, now time.Time) (newFrom, newTo Row, outcome Outcome) {
 	if to.State != Absent {
 		return from, to, Exists
 	}
 	return from.End(now), from.Move(w, now), OK
 }
 
-// Renew is Cycle for a session that is still as it was seen, whosever it is.
-func Renew(from, to, seen Row, w Write, now time.Time) (newFrom, newTo Row, outcome Outcome) {
-	if outcome := from.compare(seen, now); outcome != OK {
-		return from, to, outcome
-	}
-	return move(from, to, w, now)
-}
-
-// Move returns what Cycle and Renew store under the new key. The log-in goes on if the user stays,
-// and begins anew if the user changes.
+// Move returns what Renew stores under the new key. The log-in begins anew if the user changes. It
+// goes on if the user stays, and then ends no later than it would have.
 func (r Row) Move(w Write, now time.Time) Row {
 	moved := w.Begin(now)
 	if w.IsUser(r.UserKey) {
-		moved.CreatedAt, moved.EndsAt = r.CreatedAt, r.EndsAt
+		moved.CreatedAt = r.CreatedAt
+		if moved.EndsAt.IsZero() || !r.EndsAt.IsZero() && r.EndsAt.Before(moved.EndsAt) {
+			moved.EndsAt = r.EndsAt
+		}
 	}
 	if w.TTL == 0 {
 		moved.ExpiresAt, moved.IdleTimeout = r.ExpiresAt, r.IdleTimeout
@@ -318,6 +339,11 @@ func (r Row) Revoke(userKeys [][]byte, now time.Time) (Row, Outcome) {
 // contains reports whether userKey is among the keys of a user. A guest's is not.
 func contains(userKeys [][]byte, userKey []byte) bool {
 	return len(userKey) > 0 && slices.ContainsFunc(userKeys, func(key []byte) bool { return bytes.Equal(key, userKey) })
+}
+
+// Newest compares two rows so that the newest log-in sorts first.
+func Newest(a, b Row) int {
+	return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Version, a.Version), bytes.Compare(a.Key[:], b.Key[:]))
 }
 
 // PutEntry stores an entry of a key/value view, whatever was there.

@@ -24,6 +24,10 @@ var (
 // use. They keep nothing of the slices that they are given once they have returned, and the rows
 // that they return belong to the caller.
 type Table interface {
+	// Within returns a context for an operation of several steps, which ends when one operation
+	// that begins now must have ended.
+	Within(ctx context.Context) (context.Context, context.CancelFunc)
+
 	// Init creates the table, or checks the one that is there.
 	Init(ctx context.Context) error
 
@@ -39,10 +43,8 @@ type Table interface {
 	// Swap returns the new row. It is Changed if the row is not as it was seen.
 	Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
 
-	Touch(ctx context.Context, key Key, ttl time.Duration) (Outcome, error)
-
-	// Cycle is OtherUser if the session is neither the user's, nor a guest's, nor w.Leaving's.
-	Cycle(ctx context.Context, from Key, w Write) (Outcome, error)
+	// Touch returns when the session expires.
+	Touch(ctx context.Context, key Key, ttl time.Duration) (expiresAt time.Time, outcome Outcome, err error)
 
 	// Renew returns the row under the new key. It is Changed if the old row is not as it was seen.
 	Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
@@ -52,19 +54,23 @@ type Table interface {
 
 	Revoke(ctx context.Context, key Key, userKeys [][]byte) (Outcome, error)
 
-	// EndByUser ends all sessions that lie under a user's keys, except some, and those that are
-	// moved meanwhile under their new keys. It returns how many were live, also with an error.
-	EndByUser(ctx context.Context, userKeys [][]byte, except []Key) (live int64, err error)
+	// EndByUser ends all sessions that lie under a user's keys, except some and the newest live
+	// ones, of which it keeps so many. It ends sessions that are moved meanwhile under their new
+	// keys. It returns how many were live, also with an error.
+	EndByUser(ctx context.Context, userKeys [][]byte, except []Key, keep int) (live int64, err error)
 
 	// EndAll ends all sessions, as EndByUser does.
 	EndAll(ctx context.Context) (live int64, err error)
 
-	// FindByUser returns the live sessions that lie under a user's keys, the newest log-in first.
+	// FindByUser returns the live sessions that lie under a user's keys, in the order of [Newest].
 	FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]Row, error)
 
 	// Page returns at most so many live sessions with keys after the given one, in the order of
 	// their keys. It may return fewer, but not none, if more are left.
 	Page(ctx context.Context, after Key, limit int) ([]Row, error)
+
+	// Count reads the whole table.
+	Count(ctx context.Context) (Count, error)
 
 	// RemoveExpired removes what has expired, or only what expired in hours that are over. It
 	// returns how many rows, also with an error.
@@ -87,6 +93,41 @@ type Table interface {
 	// Examine reads the table and looks for what an operator should know. An error means that the
 	// table does not work.
 	Examine(ctx context.Context) (Condition, error)
+
+	// Sharing returns what sharing has gained for each kind of call that may share statements.
+	Sharing() map[string]Sharing
+}
+
+// Sharing is what sharing has gained for one kind of call.
+type Sharing struct {
+	Calls      int64 // made
+	Statements int64 // that they took: fewer, if calls shared one
+}
+
+// A Count says how many rows there are of each kind.
+type Count struct {
+	Users      int64 // live sessions of users
+	Guests     int64 // live sessions of guests
+	Expired    int64 // rows of any kind that the next clean-up removes
+	Tombstones int64 // that are not expired
+	Entries    int64 // of a key/value view, live
+}
+
+// Add counts a row.
+func (c *Count) Add(r Row, now time.Time) {
+	switch {
+	case r.State == Absent:
+	case r.IsExpired(now):
+		c.Expired++
+	case r.Key.IsEntry():
+		c.Entries++
+	case r.State == Ended:
+		c.Tombstones++
+	case r.UserKey == nil:
+		c.Guests++
+	default:
+		c.Users++
+	}
 }
 
 // Resealed is a row as it was seen, and what Reseal writes.
