@@ -405,8 +405,11 @@ func (s *Store) Update(ctx context.Context, session *Session, ttl time.Duration,
 		}
 		w.TTL = ttl
 		swapped, outcome, err := s.table.Swap(ctx, row, w)
-		if err != nil || outcome != rows.OK {
-			return nil, outcome, wrapIfAny("update", err)
+		if err != nil {
+			return nil, rows.OK, wrap("update", err)
+		}
+		if outcome != rows.OK {
+			return nil, outcome, nil
 		}
 		return s.written(seen.ID, swapped, seen.UserID, encoded), rows.OK, nil
 	})
@@ -461,7 +464,10 @@ func (s *Store) renew(ctx context.Context, operation string, seen rows.Row, w ro
 		w = s.begin(w)
 	}
 	row, outcome, err := s.table.Renew(ctx, seen, w)
-	return row, outcome, wrapIfAny(operation, err)
+	if err != nil {
+		return rows.Row{}, rows.OK, wrap(operation, err)
+	}
+	return row, outcome, nil
 }
 
 // errUnchanged says that change left the session as it is.

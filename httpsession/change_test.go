@@ -105,7 +105,9 @@ func TestManager_Update_FreshValues(t *testing.T) {
 			attempts := 0
 			err := f.Update(w, r, func(v *Values) error {
 				if attempts++; attempts == 1 {
-					_, err := f.store.Update(r.Context(), b.id("session-guest"), 0, func(*pgsession.Session) (any, error) {
+					loaded, err := f.store.Load(r.Context(), b.id("session-guest"))
+					require.NoError(t, err)
+					_, err = f.store.Update(r.Context(), loaded, 0, func(*pgsession.Session) (any, error) {
 						return Values{Set: map[string]bool{"b": true}}, nil
 					})
 					require.NoError(t, err)

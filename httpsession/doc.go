@@ -85,8 +85,8 @@
 //
 // Values are stored as JSON. A field that is added is zero in earlier sessions, and one that is removed is
 // dropped by their next Update. A renamed field is both. If a field changes its type, the values of
-// earlier sessions no longer decode, and [WithUpgrade] converts them. Without it they begin anew, and a
-// warning is logged. In all cases the user stays logged in.
+// earlier sessions no longer decode, unless V has an UnmarshalJSON that takes them. They then begin anew,
+// and a warning is logged. In all cases the user stays logged in.
 //
 // # Errors
 //

@@ -2,9 +2,7 @@ package httpsession_test
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -323,36 +321,4 @@ func ExampleManager_Reload() {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /events", sessions.RequireUser(http.HandlerFunc(events)))
-}
-
-// An earlier release kept the cart as one string. Sessions of that time are converted when they are read.
-func ExampleWithUpgrade() {
-	type Values struct {
-		Cart []string `json:"cart"`
-	}
-	type earlier struct {
-		Cart string `json:"cart"`
-	}
-	upgrade := func(raw json.RawMessage) (Values, error) {
-		var old earlier
-		if err := json.Unmarshal(raw, &old); err != nil {
-			return Values{}, err
-		}
-		return Values{Cart: strings.Split(old.Cart, ",")}, nil
-	}
-	store := pgsession.InMemory()
-	before := httpsession.New[earlier](store)
-	now := httpsession.New[Values](store, httpsession.WithUpgrade(upgrade))
-
-	mux := http.NewServeMux()
-	mux.Handle("POST /cart", before.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		must(before.Update(w, r, func(v *earlier) error { v.Cart = "pen,ink"; return nil }))
-	})))
-	mux.Handle("GET /cart", now.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, strings.Join(now.Get(r).Values.Cart, " and "))
-	})))
-	visit(mux, "POST /cart", "GET /cart")
-	// Output:
-	// POST /cart:
-	// GET /cart: pen and ink
 }

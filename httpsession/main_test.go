@@ -95,7 +95,7 @@ func newInMemory(t testing.TB, opts ...httpsession.Option) *fixture {
 	}
 	f.tamper = func(h pgsession.Handle) {
 		var key rows.Key
-		_, err := hex.Decode(key[:], []byte(h.String()))
+		_, err := hex.Decode(key[:rows.KeySize], []byte(h.String()))
 		require.NoError(t, err)
 		table := bridge.Memory(store.Store)
 		row, err := table.Load(t.Context(), key)

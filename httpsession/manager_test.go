@@ -59,22 +59,22 @@ func TestManager_Touch(t *testing.T) {
 		f := newFixture(t, httpsession.WithTTL(100*time.Minute))
 		b := f.serve(t, f.app())
 		b.do("POST /login?user=ann")
-		version := func() int64 {
+		expiry := func() time.Time {
 			s, err := f.store.Load(t.Context(), b.id("session"))
 			require.NoError(t, err)
-			return s.Version
+			return s.ExpiresAt
 		}
-		before, s := version(), b.get()
+		before, s := expiry(), b.get()
 		f.clock.Advance(9 * time.Minute)
 		require.Equal(t, s, b.get())
-		require.Equal(t, before, version(), "most requests write nothing")
+		require.Equal(t, before, expiry(), "most requests write nothing")
 
 		f.clock.Advance(time.Minute)
 		answer := b.do("GET /session")
 		require.Empty(t, answer.setCookies())
 		require.Equal(t, s.ExpiresAt.Add(10*time.Minute), answer.session(t).ExpiresAt, "the request shows what it gained")
 		require.Equal(t, s.ExpiresAt.Add(10*time.Minute), b.get().ExpiresAt)
-		require.NotEqual(t, before, version())
+		require.NotEqual(t, before, expiry())
 
 		for range 20 {
 			f.clock.Advance(99 * time.Minute)

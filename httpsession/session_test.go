@@ -1,9 +1,7 @@
 package httpsession_test
 
 import (
-	"encoding/json"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -12,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/httpsession"
 )
 
 // Get shows what is stored, and not what the handler has in its hands.
@@ -81,28 +78,16 @@ func TestManager_EarlierValues(t *testing.T) {
 		Count string   `json:"count"` // a number today
 		Cart  []string `json:"cart"`
 	}
-	upgrade := httpsession.WithUpgrade(func(raw json.RawMessage) (v Values, err error) {
-		var old earlier
-		if err := json.Unmarshal(raw, &old); err != nil {
-			return v, err
-		}
-		v.Cart = old.Cart
-		v.Count, err = strconv.Atoi(old.Count)
-		return v, err
-	})
 	for name, tc := range map[string]struct {
-		opts  []httpsession.Option
 		count string
 		want  Values
 		warns bool
 	}{
-		"no upgrade":      {nil, "3", Values{}, true},
-		"upgrade":         {[]httpsession.Option{upgrade}, "3", Values{Count: 3, Cart: []string{"pen"}}, false},
-		"upgrade refuses": {[]httpsession.Option{upgrade}, "three", Values{}, true},
+		"does not decode": {"3", Values{}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			onEach(t, func(t *testing.T, newFixture makeFixture) {
-				f := newFixture(t, tc.opts...)
+				f := newFixture(t)
 				b := f.serve(t, f.app())
 				stored, err := f.store.Create(t.Context(), pgsession.Data{UserID: "ann", Values: earlier{tc.count, []string{"pen"}}}, time.Hour)
 				require.NoError(t, err)
@@ -117,9 +102,6 @@ func TestManager_EarlierValues(t *testing.T) {
 			})
 		})
 	}
-	t.Run("another type", func(t *testing.T) {
-		require.Panics(t, func() { httpsession.New[int](pgsession.InMemory(), upgrade) })
-	})
 }
 
 func TestManager_Reload(t *testing.T) {
