@@ -63,6 +63,7 @@ type Store struct {
 	crypto   *Crypto // nil unless made by New
 	stats    counters
 	cleanups cleanupRegistry
+	watches  watches
 }
 
 // New returns a store in PostgreSQL that seals what it writes with crypto. Give each table keys of

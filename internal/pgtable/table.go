@@ -126,7 +126,7 @@ type statements struct {
 	distributed bool // they are for a distributed table
 
 	insert, load, loadMany, save, saveMany, put, putMany, swap, touch, touchMany, renew string
-	end, endMany, revoke, endByUser, allKeys, page, count                               string
+	end, endMany, revoke, endByUser, allKeys, page, count, loadOutcomes                 string
 	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                        string
 	pageToReseal, reseal, resealOne, resealWaiting, examine                             string
 	keysOfUser, moves, endOrFollow, probe, findByUser, removeOneExpired                 string
@@ -153,6 +153,7 @@ func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements
 		allKeys:          fill(allKeysSQL),
 		page:             fill(pageSQL),
 		count:            fill(countSQL),
+		loadOutcomes:     fill(loadOutcomesSQL),
 		expiredKeys:      fill(expiredKeysSQL),
 		removeExpired:    fill(removeExpiredSQL),
 		putEntry:         fill(putEntrySQL),

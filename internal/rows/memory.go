@@ -93,6 +93,19 @@ func (m *Memory) Load(ctx context.Context, key Key) (Row, error) {
 	return m.rows[key].Clone(), nil
 }
 
+// LoadOutcomes is part of [Table].
+func (m *Memory) LoadOutcomes(ctx context.Context, keys []Key) ([]Outcome, error) {
+	if err := m.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	outcomes := make([]Outcome, len(keys))
+	for i, key := range keys {
+		outcomes[i] = m.rows[key].Load(m.now())
+	}
+	return outcomes, nil
+}
+
 // Save is part of [Table].
 func (m *Memory) Save(ctx context.Context, w Write) (Outcome, error) {
 	_, outcome, err := m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Save(w, now) })

@@ -37,6 +37,9 @@ type Table interface {
 	// Load returns the row at key, whatever its state.
 	Load(ctx context.Context, key Key) (Row, error)
 
+	// LoadOutcomes returns what Row.Load says of the row at each key.
+	LoadOutcomes(ctx context.Context, keys []Key) ([]Outcome, error)
+
 	Save(ctx context.Context, w Write) (Outcome, error)
 	Put(ctx context.Context, w Write) (Outcome, error)
 
