@@ -114,7 +114,7 @@ func TestAttack_Table(t *testing.T) {
 			// A hostile row takes nothing down, and can be ended.
 			_, err = s.Reseal(ctx)
 			require.NoError(t, ignore(err, pgsession.ErrUnknownKey, pgsession.ErrTampered))
-			require.NoError(t, s.Touch(ctx, bystander, 2*time.Hour))
+			require.NoError(t, second(s.Touch(ctx, at(bystander), 2*time.Hour)))
 			require.NoError(t, s.Delete(ctx, victim))
 			_, err = s.Load(ctx, victim)
 			require.ErrorIs(t, err, pgsession.ErrNotFound)
@@ -207,10 +207,10 @@ func TestAttack_PlantedID(t *testing.T) {
 	for name, err := range map[string]error{
 		"Save":   s.Save(ctx, planted, ann(1), time.Hour),
 		"Put":    s.Put(ctx, planted, ann(1), time.Hour),
-		"Update": second(s.Update(ctx, planted, time.Hour, keep(1))),
-		"Touch":  s.Touch(ctx, planted, time.Hour),
+		"Update": second(s.Update(ctx, at(planted), time.Hour, keep(1))),
+		"Touch":  second(s.Touch(ctx, at(planted), time.Hour)),
 		"Cycle":  s.Cycle(ctx, planted, pgsession.NewID(), ann(1), time.Hour),
-		"Renew":  second(s.Renew(ctx, planted, time.Hour, login(ann(1)))),
+		"Renew":  second(s.Renew(ctx, at(planted), time.Hour, login(ann(1)))),
 	} {
 		require.ErrorIs(t, err, pgsession.ErrNotFound, name)
 	}

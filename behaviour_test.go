@@ -30,13 +30,12 @@ var behaviours = []struct {
 
 	{"Create/returns what a load gives", nil, func(t *testing.T, f *subject) {
 		f.clock.Set(epoch.Add(999).In(time.FixedZone("elsewhere", 3600)))
-		endsAt := epoch.Add(5 * time.Hour)
-		session, err := f.Create(t.Context(), pgsession.Data{UserID: "ann", EndsAt: endsAt, Values: []int{1}}, time.Second+1)
+		session, err := f.Create(t.Context(), pgsession.Data{UserID: "ann", Lifetime: 5*time.Hour - 1, Values: []int{1}}, time.Second+1)
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		require.Equal(t, "ann", session.UserID)
 		require.Equal(t, epoch, session.CreatedAt, "in UTC and whole microseconds")
 		require.Equal(t, epoch.Add(time.Second+time.Microsecond), session.ExpiresAt)
-		require.Equal(t, endsAt, session.EndsAt)
+		require.Equal(t, epoch.Add(5*time.Hour), session.EndsAt)
 		require.Equal(t, time.Second+time.Microsecond, session.IdleTimeout)
 		require.Equal(t, []int{1}, decode[[]int](t, session))
 		require.Equal(t, session.Handle, f.load(t, asParsed(session.ID)).Handle, "its token is the cookie")
@@ -66,7 +65,7 @@ var behaviours = []struct {
 	{"Load/until the expiry", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
 		f.clock.Advance(time.Hour - time.Microsecond)
-		require.Equal(t, time.Microsecond, f.load(t, id).TTL())
+		require.Equal(t, time.Microsecond, f.load(t, id).Remaining())
 		f.clock.Advance(time.Microsecond)
 		require.ErrorIs(t, second(f.Load(t.Context(), id)), pgsession.ErrNotFound)
 	}},
@@ -92,8 +91,8 @@ var behaviours = []struct {
 
 	{"Data/can be written back unchanged", nil, func(t *testing.T, f *subject) {
 		for _, values := range []any{map[string]any{"a": []int{1}, "<": "&é"}, []byte{0, 255}, []byte{}, nil} {
-			for _, endsAt := range []time.Time{{}, epoch.Add(5 * time.Hour)} {
-				id := f.create(t, pgsession.Data{UserID: "ann", EndsAt: endsAt, Values: values}, time.Hour)
+			for _, lifetime := range []time.Duration{0, 5 * time.Hour} {
+				id := f.create(t, pgsession.Data{UserID: "ann", Lifetime: lifetime, Values: values}, time.Hour)
 				before := f.load(t, id).Data()
 				require.NoError(t, f.Save(t.Context(), id, before, time.Hour))
 				require.Equal(t, before, f.load(t, id).Data())
@@ -102,7 +101,7 @@ var behaviours = []struct {
 				next := pgsession.NewID()
 				require.NoError(t, f.Cycle(t.Context(), id, next, before, time.Hour))
 				require.Equal(t, before, f.load(t, next).Data())
-				renewed, err := f.Renew(t.Context(), next, time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
+				renewed, err := f.Renew(t.Context(), at(next), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
 					require.Equal(t, before, session.Data())
 					return session.Data(), nil
 				})
@@ -114,7 +113,7 @@ var behaviours = []struct {
 		}
 	}},
 
-	{"EndsAt/bounds the expiry of a new session", nil, func(t *testing.T, f *subject) {
+	{"Lifetime/bounds the expiry of a new session", nil, func(t *testing.T, f *subject) {
 		endsAt := epoch.Add(time.Hour)
 		for name, begin := range logIns() {
 			for ttl, expires := range map[time.Duration]time.Duration{
@@ -129,8 +128,8 @@ var behaviours = []struct {
 					require.NoError(t, err)
 					f.clock.Set(epoch)
 				}
-				guests := f.create(t, pgsession.Data{EndsAt: epoch.Add(time.Second)}, time.Hour)
-				session, err := begin(t.Context(), f, guests, pgsession.Data{UserID: "ann", EndsAt: endsAt.Add(999)}, ttl)
+				guests := f.create(t, pgsession.Data{Lifetime: time.Second}, time.Hour)
+				session, err := begin(t.Context(), f, guests, pgsession.Data{UserID: "ann", Lifetime: time.Hour - 999}, ttl)
 				require.NoError(t, err, name)
 				require.Equal(t, endsAt, session.EndsAt, name)
 				require.Equal(t, epoch.Add(expires), session.ExpiresAt, name)
@@ -141,25 +140,26 @@ var behaviours = []struct {
 			}
 		}
 	}},
-	{"EndsAt/stays", nil, func(t *testing.T, f *subject) {
+	{"Lifetime/stays", nil, func(t *testing.T, f *subject) {
 		const ttl = 10 * time.Hour
-		for _, endsAt := range []time.Time{{}, epoch.Add(5 * time.Hour)} {
-			for _, other := range []time.Time{{}, epoch.Add(3 * time.Hour), epoch.Add(50 * time.Hour)} {
+		for _, lifetime := range []time.Duration{0, 5 * time.Hour} {
+			for _, other := range []time.Duration{0, 3 * time.Hour, 50 * time.Hour} {
 				f.clock.Set(epoch)
-				id := f.create(t, pgsession.Data{UserID: "ann", EndsAt: endsAt, Values: 0}, time.Hour)
-				data := pgsession.Data{UserID: "ann", EndsAt: other, Values: 1}
+				id := f.create(t, pgsession.Data{UserID: "ann", Lifetime: lifetime, Values: 0}, time.Hour)
+				endsAt := f.load(t, id).EndsAt
+				data := pgsession.Data{UserID: "ann", Lifetime: other, Values: 1}
 				for name, write := range map[string]func() error{
-					"touch":  func() error { return f.Touch(t.Context(), id, ttl) },
-					"update": func() error { return second(f.Update(t.Context(), id, ttl, increment)) },
+					"touch":  func() error { return second(f.Touch(t.Context(), at(id), ttl)) },
+					"update": func() error { return second(f.Update(t.Context(), at(id), ttl, increment)) },
 					"save":   func() error { return f.Save(t.Context(), id, data, ttl) },
 					"put":    func() error { return f.Put(t.Context(), id, data, ttl) },
 					"cycle": func() error {
 						old := id
 						id = pgsession.NewID()
-						return f.Cycle(t.Context(), old, id, data, ttl)
+						return f.Cycle(t.Context(), old, id, ann(1), ttl)
 					},
 					"renew": func() error {
-						session, err := f.Renew(t.Context(), id, ttl, login(data))
+						session, err := f.Renew(t.Context(), at(id), ttl, login(ann(1)))
 						if err == nil {
 							id = session.ID
 						}
@@ -172,7 +172,7 @@ var behaviours = []struct {
 					require.Equal(t, epoch, session.CreatedAt, name)
 					require.Equal(t, endsAt, session.EndsAt, name)
 					if endsAt.IsZero() {
-						require.Equal(t, ttl, session.TTL(), name)
+						require.Equal(t, ttl, session.Remaining(), name)
 					} else {
 						require.Equal(t, endsAt, session.ExpiresAt, name)
 					}
@@ -181,21 +181,33 @@ var behaviours = []struct {
 			}
 		}
 	}},
-	{"EndsAt/is ignored by a write that keeps it", nil, func(t *testing.T, f *subject) {
-		for name, other := range map[string]time.Time{
-			"past": epoch.Add(-time.Hour), "now": epoch, "year 10000": time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC),
+	{"Lifetime/of the same user brings the end nearer only", nil, func(t *testing.T, f *subject) {
+		for name, c := range map[string]struct{ before, lifetime, want time.Duration }{
+			"none":                 {5 * time.Hour, 0, 5 * time.Hour},
+			"longer":               {5 * time.Hour, 50 * time.Hour, 5 * time.Hour},
+			"shorter":              {5 * time.Hour, 3 * time.Hour, 4 * time.Hour},
+			"where there was none": {0, 3 * time.Hour, 4 * time.Hour},
+			"none, and none":       {0, 0, 0},
 		} {
-			id := f.create(t, pgsession.Data{UserID: "ann", EndsAt: epoch.Add(5 * time.Hour)}, time.Hour)
-			data := pgsession.Data{UserID: "ann", EndsAt: other, Values: 2}
-			require.NoError(t, f.Save(t.Context(), id, data, 2*time.Hour), name)
-			require.NoError(t, f.Put(t.Context(), asParsed(id), data, 2*time.Hour), name)
-			renewed, err := f.Renew(t.Context(), id, 2*time.Hour, login(data))
-			require.NoError(t, err, name)
-			require.Equal(t, epoch.Add(5*time.Hour), f.load(t, renewed.ID).EndsAt, name)
-			require.Equal(t, epoch.Add(2*time.Hour), renewed.ExpiresAt, name)
+			for _, move := range []string{"renew", "cycle"} {
+				for _, userID := range []string{"ann", ""} {
+					f.clock.Set(epoch)
+					id := f.create(t, pgsession.Data{UserID: userID, Lifetime: c.before}, 2*time.Hour)
+					f.clock.Advance(time.Hour)
+					session, err := logIns()[move](t.Context(), f, id, pgsession.Data{UserID: userID, Lifetime: c.lifetime}, 20*time.Hour)
+					require.NoError(t, err, name)
+					require.Equal(t, epoch, session.CreatedAt, name)
+					if c.want == 0 {
+						require.Zero(t, session.EndsAt, name)
+						continue
+					}
+					require.Equal(t, epoch.Add(c.want), session.EndsAt, "%s: it counts from the Renew", name)
+					require.Equal(t, session.EndsAt, session.ExpiresAt, name)
+				}
+			}
 		}
 	}},
-	{"EndsAt/a change of user sets it anew", nil, func(t *testing.T, f *subject) {
+	{"Lifetime/a change of user sets it anew", nil, func(t *testing.T, f *subject) {
 		for name, c := range map[string]struct {
 			before, after string
 			anew          bool
@@ -207,27 +219,28 @@ var behaviours = []struct {
 			"other user": {"ann", "bob", true},
 		} {
 			for _, move := range []string{"cycle", "renew"} {
-				for _, endsAt := range []time.Time{{}, epoch.Add(9 * time.Hour)} {
+				for _, lifetime := range []time.Duration{0, 9 * time.Hour} {
 					f.clock.Set(epoch)
-					first := pgsession.Data{UserID: c.before, EndsAt: epoch.Add(3 * time.Hour)}
+					first := pgsession.Data{UserID: c.before, Lifetime: 3 * time.Hour}
 					old := f.create(t, first, time.Hour)
 					f.clock.Advance(time.Minute)
-					session, err := logIns()[move](t.Context(), f, old, pgsession.Data{UserID: c.after, EndsAt: endsAt, Values: 2}, 20*time.Hour)
+					session, err := logIns()[move](t.Context(), f, old, pgsession.Data{UserID: c.after, Lifetime: lifetime, Values: 2}, 20*time.Hour)
 					require.NoError(t, err, name)
 					require.Equal(t, c.after, session.UserID, name)
 					require.Equal(t, 2, decode[int](t, session), name)
 					require.Equal(t, "ended", f.stateOf(t, old), name)
 					if !c.anew {
 						require.Equal(t, epoch, session.CreatedAt, name)
-						require.Equal(t, first.EndsAt, session.EndsAt, name)
+						require.Equal(t, epoch.Add(3*time.Hour), session.EndsAt, name)
 						continue
 					}
 					require.Equal(t, f.clock.Now(), session.CreatedAt, name)
-					require.Equal(t, endsAt, session.EndsAt, name)
-					if endsAt.IsZero() {
-						require.Equal(t, 20*time.Hour, session.TTL(), name)
+					if lifetime == 0 {
+						require.Zero(t, session.EndsAt, name)
+						require.Equal(t, 20*time.Hour, session.Remaining(), name)
 					} else {
-						require.Equal(t, endsAt, session.ExpiresAt, name)
+						require.Equal(t, f.clock.Now().Add(lifetime), session.EndsAt, name)
+						require.Equal(t, session.EndsAt, session.ExpiresAt, name)
 					}
 				}
 			}
@@ -236,21 +249,21 @@ var behaviours = []struct {
 
 	{"absolute lifetime", []pgsession.Option{pgsession.WithAbsoluteLifetime(time.Hour)}, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), 10*time.Hour)
-		require.Equal(t, time.Hour, f.load(t, id).TTL())
+		require.Equal(t, time.Hour, f.load(t, id).Remaining())
 		require.Equal(t, epoch.Add(time.Hour), f.load(t, id).EndsAt)
 		f.clock.Advance(30 * time.Minute)
-		require.NoError(t, f.Touch(t.Context(), id, 20*time.Hour))
+		require.NoError(t, second(f.Touch(t.Context(), at(id), 20*time.Hour)))
 		require.NoError(t, f.Save(t.Context(), id, ann(2), 20*time.Hour))
 		next := pgsession.NewID()
 		require.NoError(t, f.Cycle(t.Context(), id, next, ann(3), 20*time.Hour))
 		require.Equal(t, epoch.Add(time.Hour), f.load(t, next).ExpiresAt, "whatever was done meanwhile")
-		require.NoError(t, second(f.Update(t.Context(), next, time.Minute, increment)))
-		require.Equal(t, time.Minute, f.load(t, next).TTL(), "the idle expiry, if it is earlier")
+		require.NoError(t, second(f.Update(t.Context(), at(next), time.Minute, increment)))
+		require.Equal(t, time.Minute, f.load(t, next).Remaining(), "the idle expiry, if it is earlier")
 
 		bob := pgsession.NewID()
 		require.NoError(t, f.Cycle(t.Context(), next, bob, pgsession.Data{UserID: "bob"}, 20*time.Hour))
 		f.clock.Advance(time.Hour - time.Microsecond)
-		require.Equal(t, time.Microsecond, f.load(t, bob).TTL(), "another log-in")
+		require.Equal(t, time.Microsecond, f.load(t, bob).Remaining(), "another log-in")
 		f.clock.Advance(time.Microsecond)
 		found, err := f.FindByUser(t.Context(), "bob", 0)
 		require.NoError(t, err)
@@ -259,22 +272,22 @@ var behaviours = []struct {
 	}},
 	{"absolute lifetime/not in whole microseconds", []pgsession.Option{pgsession.WithAbsoluteLifetime(time.Hour + 1)}, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), 10*time.Hour)
-		require.Equal(t, time.Hour+time.Microsecond, f.load(t, id).TTL())
+		require.Equal(t, time.Hour+time.Microsecond, f.load(t, id).Remaining())
 		f.clock.Advance(time.Hour)
-		require.Equal(t, time.Microsecond, f.load(t, id).TTL())
+		require.Equal(t, time.Microsecond, f.load(t, id).Remaining())
 		f.clock.Advance(time.Microsecond)
 		require.Equal(t, "expired", f.stateOf(t, id))
 	}},
-	{"absolute lifetime/EndsAt has the last word", []pgsession.Option{pgsession.WithAbsoluteLifetime(2 * time.Hour)}, func(t *testing.T, f *subject) {
+	{"absolute lifetime/Data.Lifetime has the last word", []pgsession.Option{pgsession.WithAbsoluteLifetime(2 * time.Hour)}, func(t *testing.T, f *subject) {
 		for name, begin := range logIns() {
 			if name == "create-as" {
 				continue // its id can be taken only once
 			}
-			for _, endsAt := range []time.Time{epoch.Add(time.Hour), epoch.Add(50 * time.Hour)} {
-				session, err := begin(t.Context(), f, f.create(t, pgsession.Data{}, time.Hour), pgsession.Data{UserID: "ann", EndsAt: endsAt}, 100*time.Hour)
+			for _, lifetime := range []time.Duration{time.Hour, 50 * time.Hour} {
+				session, err := begin(t.Context(), f, f.create(t, pgsession.Data{}, time.Hour), pgsession.Data{UserID: "ann", Lifetime: lifetime}, 100*time.Hour)
 				require.NoError(t, err, name)
-				require.Equal(t, endsAt, session.EndsAt, name)
-				require.Equal(t, endsAt, session.ExpiresAt, name)
+				require.Equal(t, epoch.Add(lifetime), session.EndsAt, name)
+				require.Equal(t, epoch.Add(lifetime), session.ExpiresAt, name)
 			}
 			session, err := begin(t.Context(), f, f.create(t, pgsession.Data{}, time.Hour), ann(1), 100*time.Hour)
 			require.NoError(t, err, name)
@@ -300,19 +313,19 @@ var behaviours = []struct {
 			}
 			requireEnd(other.Load(ctx, id))
 			require.NoError(t, other.Save(ctx, id, ann(2), time.Minute))
-			require.NoError(t, other.Touch(ctx, id, 2*time.Hour))
+			require.NoError(t, second(other.Touch(ctx, at(id), 2*time.Hour)))
 			requireEnd(other.Load(ctx, id))
 			require.NoError(t, other.Save(ctx, id, ann(2), 10*time.Hour))
 			require.NoError(t, other.Put(ctx, id, ann(3), 10*time.Hour))
-			requireEnd(other.Update(ctx, id, 10*time.Hour, increment))
+			requireEnd(other.Update(ctx, at(id), 10*time.Hour, increment))
 			requireEnd(f.Load(ctx, id))
 			next := pgsession.NewID()
 			require.NoError(t, other.Cycle(ctx, id, next, ann(4), 10*time.Hour))
 			requireEnd(f.Load(ctx, next))
-			renewed, err := other.Renew(ctx, next, 10*time.Hour, login(ann(5)))
+			renewed, err := other.Renew(ctx, at(next), 10*time.Hour, login(ann(5)))
 			requireEnd(renewed, err)
 
-			bobs, err := other.Renew(ctx, f.create(t, ann(1), time.Hour), 10*time.Hour, login(pgsession.Data{UserID: "bob"}))
+			bobs, err := other.Renew(ctx, at(f.create(t, ann(1), time.Hour)), 10*time.Hour, login(pgsession.Data{UserID: "bob"}))
 			require.NoError(t, err)
 			if lifetime == 0 {
 				require.True(t, bobs.EndsAt.IsZero())
@@ -324,7 +337,7 @@ var behaviours = []struct {
 			f.clock.Set(endsAt)
 			for _, s := range []*pgsession.Store{f.Store, other} {
 				require.ErrorIs(t, second(s.Load(ctx, renewed.ID)), pgsession.ErrNotFound, name)
-				require.ErrorIs(t, s.Touch(ctx, renewed.ID, time.Hour), pgsession.ErrNotFound, name)
+				require.ErrorIs(t, second(s.Touch(ctx, at(renewed.ID), time.Hour)), pgsession.ErrNotFound, name)
 				require.ErrorIs(t, s.Put(ctx, renewed.ID, ann(1), time.Hour), pgsession.ErrNotFound, name)
 				found, err := s.FindByUser(ctx, "ann", 0)
 				require.NoError(t, err)
@@ -347,27 +360,27 @@ var behaviours = []struct {
 			f.clock.Advance(time.Minute)
 		}
 		requireIdle(time.Hour)
-		require.NoError(t, second(f.Update(ctx, id, 0, increment)))
+		require.NoError(t, second(f.Update(ctx, at(id), 0, increment)))
 		requireIdle(time.Hour)
-		require.NoError(t, second(f.Update(ctx, id, 2*time.Hour, increment)))
+		require.NoError(t, second(f.Update(ctx, at(id), 2*time.Hour, increment)))
 		requireIdle(2 * time.Hour)
 		require.NoError(t, f.Save(ctx, id, ann(1), 3*time.Hour))
 		requireIdle(3 * time.Hour)
-		require.NoError(t, f.Touch(ctx, id, 4*time.Hour))
+		require.NoError(t, second(f.Touch(ctx, at(id), 4*time.Hour)))
 		requireIdle(4 * time.Hour)
-		require.NoError(t, f.Touch(ctx, id, time.Hour))
+		require.NoError(t, second(f.Touch(ctx, at(id), time.Hour)))
 		requireIdle(4 * time.Hour) // that touch wrote nothing
 		f.clock.Advance(time.Hour)
-		require.NoError(t, f.Touch(ctx, id, 0))
-		require.Equal(t, 4*time.Hour, f.load(t, id).TTL())
+		require.NoError(t, second(f.Touch(ctx, at(id), 0)))
+		require.Equal(t, 4*time.Hour, f.load(t, id).Remaining())
 		requireIdle(4 * time.Hour)
 		require.NoError(t, f.Put(ctx, id, ann(1), 30*time.Minute))
 		requireIdle(30 * time.Minute)
-		renewed, err := f.Renew(ctx, id, 0, login(ann(2)))
+		renewed, err := f.Renew(ctx, at(id), 0, login(ann(2)))
 		require.NoError(t, err)
 		id = renewed.ID
 		requireIdle(30 * time.Minute)
-		renewed, err = f.Renew(ctx, id, 2*time.Hour, login(ann(2)))
+		renewed, err = f.Renew(ctx, at(id), 2*time.Hour, login(ann(2)))
 		require.NoError(t, err)
 		id = renewed.ID
 		requireIdle(2 * time.Hour)
@@ -377,19 +390,19 @@ var behaviours = []struct {
 		requireIdle(5 * time.Hour)
 	}},
 	{"IdleTimeout/is not cut by the end", nil, func(t *testing.T, f *subject) {
-		id := f.create(t, pgsession.Data{UserID: "ann", EndsAt: epoch.Add(time.Hour), Values: 1}, 5*time.Hour)
+		id := f.create(t, pgsession.Data{UserID: "ann", Lifetime: time.Hour, Values: 1}, 5*time.Hour)
 		require.Equal(t, 5*time.Hour, f.load(t, id).IdleTimeout)
 		before := f.load(t, id)
-		session, err := f.Update(t.Context(), id, 6*time.Hour, keep(1))
+		session, err := f.Update(t.Context(), at(id), 6*time.Hour, keep(1))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		require.Equal(t, before.ExpiresAt, session.ExpiresAt)
 		require.Equal(t, 6*time.Hour, session.IdleTimeout, "it is written although the expiry stays")
-		renewed, err := f.Renew(t.Context(), id, 0, login(pgsession.Data{UserID: "bob"}))
+		renewed, err := f.Renew(t.Context(), at(id), 0, login(pgsession.Data{UserID: "bob"}))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), renewed, err))
 		require.Equal(t, 6*time.Hour, renewed.IdleTimeout)
 		require.Equal(t, before.ExpiresAt, renewed.ExpiresAt)
-		require.NoError(t, f.Touch(t.Context(), renewed.ID, 0))
-		require.Equal(t, 6*time.Hour, f.load(t, renewed.ID).TTL(), "without an end there is more to gain")
+		require.NoError(t, second(f.Touch(t.Context(), at(renewed.ID), 0)))
+		require.Equal(t, 6*time.Hour, f.load(t, renewed.ID).Remaining(), "without an end there is more to gain")
 	}},
 
 	{"Save/keeps when the log-in began", nil, func(t *testing.T, f *subject) {
@@ -398,21 +411,21 @@ var behaviours = []struct {
 		require.NoError(t, f.Save(t.Context(), id, ann(2), time.Minute))
 		session := f.load(t, id)
 		require.Equal(t, epoch, session.CreatedAt)
-		require.Equal(t, time.Minute, session.TTL(), "a Save may shorten")
+		require.Equal(t, time.Minute, session.Remaining(), "a Save may shorten")
 	}},
 
 	{"Update/returns what a load gives", nil, func(t *testing.T, f *subject) {
-		id := f.create(t, pgsession.Data{UserID: "ann", EndsAt: epoch.Add(5 * time.Hour), Values: 1}, time.Hour)
+		id := f.create(t, pgsession.Data{UserID: "ann", Lifetime: 5 * time.Hour, Values: 1}, time.Hour)
 		f.clock.Advance(time.Minute)
 		before := f.load(t, id)
-		session, err := f.Update(t.Context(), id, 2*time.Hour, increment)
+		session, err := f.Update(t.Context(), at(id), 2*time.Hour, increment)
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
-		require.NotEqual(t, before.Version, session.Version)
+		require.NotEqual(t, version(before), version(session))
 		require.Equal(t, 2, decode[int](t, session))
-		require.Equal(t, 2*time.Hour, session.TTL())
+		require.Equal(t, 2*time.Hour, session.Remaining())
 
 		given := []byte("abc")
-		session, err = f.Update(t.Context(), id, 0, keep(given))
+		session, err = f.Update(t.Context(), at(id), 0, keep(given))
 		require.NoError(t, err)
 		given[0] = 'x'
 		require.Equal(t, "abc", string(decode[[]byte](t, session)), "a copy")
@@ -420,13 +433,13 @@ var behaviours = []struct {
 	{"Update/a ttl of 0 keeps the expiry", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
 		f.clock.Advance(time.Minute)
-		require.NoError(t, second(f.Update(t.Context(), id, 0, increment)))
+		require.NoError(t, second(f.Update(t.Context(), at(id), 0, increment)))
 		session := f.load(t, id)
 		require.Equal(t, epoch.Add(time.Hour), session.ExpiresAt)
 		require.Equal(t, "ann", session.UserID)
 		require.Equal(t, 2, decode[int](t, session))
-		require.NoError(t, second(f.Update(t.Context(), id, time.Minute, increment)))
-		require.Equal(t, time.Minute, f.load(t, id).TTL(), "a ttl may shorten")
+		require.NoError(t, second(f.Update(t.Context(), at(id), time.Minute, increment)))
+		require.Equal(t, time.Minute, f.load(t, id).Remaining(), "a ttl may shorten")
 	}},
 	{"Update/writes nothing if nothing changes", nil, func(t *testing.T, f *subject) {
 		for name, values := range map[string]any{
@@ -441,37 +454,37 @@ var behaviours = []struct {
 				"as loaded":   func(session *pgsession.Session) (any, error) { return session.Data().Values, nil },
 			} {
 				for _, ttl := range []time.Duration{0, time.Hour} {
-					session, err := f.Update(t.Context(), id, ttl, change)
+					session, err := f.Update(t.Context(), at(id), ttl, change)
 					require.NoError(t, f.eitherSessionOrError(t.Context(), session, err), "%s %s", name, how)
-					require.Equal(t, before.Version, session.Version, "%s %s", name, how)
+					require.Equal(t, version(before), version(session), "%s %s", name, how)
 				}
 			}
 			require.Equal(t, before, f.load(t, id), name)
 			require.Equal(t, saves, f.Stats().Saves, name)
 
 			f.clock.Advance(time.Microsecond)
-			session, err := f.Update(t.Context(), id, time.Hour, keep(values))
+			session, err := f.Update(t.Context(), at(id), time.Hour, keep(values))
 			require.NoError(t, err)
-			require.NotEqual(t, before.Version, session.Version, "%s: the expiry changes", name)
-			require.Equal(t, time.Hour, f.load(t, id).TTL(), name)
+			require.NotEqual(t, version(before), version(session), "%s: the expiry changes", name)
+			require.Equal(t, time.Hour, f.load(t, id).Remaining(), name)
 		}
 		id := f.create(t, ann([]byte(`1`)), time.Hour)
 		before := f.load(t, id)
-		session, err := f.Update(t.Context(), id, 0, keep(1))
+		session, err := f.Update(t.Context(), at(id), 0, keep(1))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
-		require.NotEqual(t, before.Version, session.Version, "bytes are not JSON")
+		require.NotEqual(t, version(before), version(session), "bytes are not JSON")
 	}},
 	{"Update/returns the error of change", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
 		before, mine := f.load(t, id), errors.New("mine")
-		session, err := f.Update(t.Context(), id, 0, func(*pgsession.Session) (any, error) { return 2, mine })
+		session, err := f.Update(t.Context(), at(id), 0, func(*pgsession.Session) (any, error) { return 2, mine })
 		require.True(t, err == mine)
 		require.Nil(t, session)
 		require.Equal(t, before, f.load(t, id))
 	}},
 	{"Update/the user stays", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
-		session, err := f.Update(t.Context(), id, 0, func(session *pgsession.Session) (any, error) {
+		session, err := f.Update(t.Context(), at(id), 0, func(session *pgsession.Session) (any, error) {
 			session.UserID = "bob"
 			return 2, nil
 		})
@@ -480,7 +493,7 @@ var behaviours = []struct {
 	}},
 	{"Update/begins anew after another write", nil, func(t *testing.T, f *subject) {
 		id, runs := f.create(t, ann(1), time.Hour), 0
-		session, err := f.Update(t.Context(), id, 0, func(session *pgsession.Session) (any, error) {
+		session, err := f.Update(t.Context(), at(id), 0, func(session *pgsession.Session) (any, error) {
 			if runs++; runs == 1 {
 				require.NoError(t, f.Save(t.Context(), id, ann(10), 2*time.Hour))
 			}
@@ -489,23 +502,23 @@ var behaviours = []struct {
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		require.Equal(t, 2, runs)
 		require.Equal(t, 11, decode[int](t, session))
-		require.Equal(t, 2*time.Hour, session.TTL(), "the expiry that it saw last")
+		require.Equal(t, 2*time.Hour, session.Remaining(), "the expiry that it saw last")
 		require.EqualValues(t, 1, f.Stats().Conflicts)
 	}},
 	{"Update/begins anew after a touch", nil, func(t *testing.T, f *subject) {
 		id, runs := f.create(t, ann(1), time.Hour), 0
-		require.NoError(t, second(f.Update(t.Context(), id, 0, func(session *pgsession.Session) (any, error) {
+		require.NoError(t, second(f.Update(t.Context(), at(id), 0, func(session *pgsession.Session) (any, error) {
 			if runs++; runs == 1 {
-				require.NoError(t, f.Touch(t.Context(), id, 2*time.Hour))
+				require.NoError(t, second(f.Touch(t.Context(), at(id), 2*time.Hour)))
 			}
 			return increment(session)
 		})))
 		require.Equal(t, 2, runs)
-		require.Equal(t, 2*time.Hour, f.load(t, id).TTL())
+		require.Equal(t, 2*time.Hour, f.load(t, id).Remaining())
 	}},
 	{"Update/gives up", []pgsession.Option{pgsession.WithTimeout(0)}, func(t *testing.T, f *subject) {
 		id, runs := f.create(t, ann(0), time.Hour), 0
-		err := second(f.Update(t.Context(), id, 0, func(session *pgsession.Session) (any, error) {
+		err := second(f.Update(t.Context(), at(id), 0, func(session *pgsession.Session) (any, error) {
 			runs++
 			require.NoError(t, f.Save(t.Context(), id, ann(-runs), time.Hour))
 			return increment(session)
@@ -516,7 +529,7 @@ var behaviours = []struct {
 	{"Update/does not bring back", nil, func(t *testing.T, f *subject) {
 		for name, end := range waysToEnd(f) {
 			id := f.create(t, ann(1), time.Hour)
-			session, err := f.Update(t.Context(), id, time.Hour, func(session *pgsession.Session) (any, error) {
+			session, err := f.Update(t.Context(), at(id), time.Hour, func(session *pgsession.Session) (any, error) {
 				require.NoError(t, end(t, id), name)
 				return increment(session)
 			})
@@ -529,7 +542,7 @@ var behaviours = []struct {
 		id := pgsession.DeriveID("framework's token")
 		require.NoError(t, f.Put(t.Context(), id, ann(1), time.Minute))
 		runs := 0
-		require.NoError(t, second(f.Update(t.Context(), id, 0, func(session *pgsession.Session) (any, error) {
+		require.NoError(t, second(f.Update(t.Context(), at(id), 0, func(session *pgsession.Session) (any, error) {
 			if runs++; runs == 1 {
 				f.clock.Advance(time.Hour)
 				require.EqualValues(t, 1, f.cleanUp(t))
@@ -543,7 +556,7 @@ var behaviours = []struct {
 	}},
 	{"Update/of what expires meanwhile", nil, func(t *testing.T, f *subject) {
 		id, runs := f.create(t, ann(1), time.Hour), 0
-		err := second(f.Update(t.Context(), id, time.Hour, func(session *pgsession.Session) (any, error) {
+		err := second(f.Update(t.Context(), at(id), time.Hour, func(session *pgsession.Session) (any, error) {
 			runs++
 			f.clock.Advance(time.Hour)
 			return increment(session)
@@ -554,22 +567,22 @@ var behaviours = []struct {
 	}},
 	{"Update/the ttl begins with the write", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
-		session, err := f.Update(t.Context(), id, time.Hour, func(session *pgsession.Session) (any, error) {
+		session, err := f.Update(t.Context(), at(id), time.Hour, func(session *pgsession.Session) (any, error) {
 			f.clock.Advance(time.Minute)
 			return increment(session)
 		})
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
-		require.Equal(t, time.Hour, session.TTL())
+		require.Equal(t, time.Hour, session.Remaining())
 	}},
 
 	{"Touch/never shortens", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
 		before := f.load(t, id)
-		require.NoError(t, f.Touch(t.Context(), id, time.Minute))
+		require.NoError(t, second(f.Touch(t.Context(), at(id), time.Minute)))
 		require.Equal(t, before, f.load(t, id))
 		f.clock.Advance(-time.Minute)
 		before = f.load(t, id)
-		require.NoError(t, f.Touch(t.Context(), id, 0))
+		require.NoError(t, second(f.Touch(t.Context(), at(id), 0)))
 		require.Equal(t, before, f.load(t, id), "nor after the clock was set back")
 	}},
 	{"Touch/writes if the gain is a tenth of the ttl", nil, func(t *testing.T, f *subject) {
@@ -593,12 +606,12 @@ var behaviours = []struct {
 				id := f.create(t, ann(1), c.ttl)
 				before := f.load(t, id)
 				f.clock.Advance(c.gain)
-				require.NoError(t, f.Touch(t.Context(), id, named), name)
+				require.NoError(t, second(f.Touch(t.Context(), at(id), named)), name)
 				after := f.load(t, id)
 				require.Equal(t, c.moves, after.ExpiresAt != before.ExpiresAt, name)
-				require.Equal(t, c.moves, after.Version != before.Version, name)
+				require.Equal(t, c.moves, version(after) != version(before), name)
 				if c.moves {
-					require.Equal(t, c.ttl, after.TTL(), name)
+					require.Equal(t, c.ttl, after.Remaining(), name)
 				}
 				require.Equal(t, before.CreatedAt, after.CreatedAt, name)
 				require.Equal(t, c.ttl, after.IdleTimeout, name)
@@ -608,9 +621,9 @@ var behaviours = []struct {
 	{"Touch/of the shortest ttl", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Microsecond)
 		before := f.load(t, id)
-		require.NoError(t, f.Touch(t.Context(), id, 1))
+		require.NoError(t, second(f.Touch(t.Context(), at(id), 1)))
 		require.Equal(t, before, f.load(t, id))
-		require.NoError(t, f.Touch(t.Context(), id, 0))
+		require.NoError(t, second(f.Touch(t.Context(), at(id), 0)))
 		require.Equal(t, before, f.load(t, id))
 	}},
 	{"Touch/near the end", nil, func(t *testing.T, f *subject) {
@@ -625,20 +638,20 @@ var behaviours = []struct {
 			for _, ttl := range []time.Duration{time.Hour, 0} {
 				f.clock.Set(epoch)
 				endsAt := epoch.Add(time.Hour + c.end)
-				id := f.create(t, pgsession.Data{UserID: "ann", EndsAt: endsAt}, time.Hour)
+				id := f.create(t, pgsession.Data{UserID: "ann", Lifetime: time.Hour + c.end}, time.Hour)
 				before := f.load(t, id)
 				f.clock.Advance(30 * time.Minute)
-				require.NoError(t, f.Touch(t.Context(), id, ttl), name)
+				require.NoError(t, second(f.Touch(t.Context(), at(id), ttl)), name)
 				after := f.load(t, id)
-				require.Equal(t, c.moves, after.Version != before.Version, name)
+				require.Equal(t, c.moves, version(after) != version(before), name)
 				if c.moves {
 					require.Equal(t, endsAt, after.ExpiresAt, name)
 				} else {
 					require.Equal(t, before.ExpiresAt, after.ExpiresAt, name)
 				}
 				f.clock.Advance(29 * time.Minute)
-				require.NoError(t, f.Touch(t.Context(), id, ttl), name)
-				require.Equal(t, after.Version, f.load(t, id).Version, "%s: there is no more", name)
+				require.NoError(t, second(f.Touch(t.Context(), at(id), ttl)), name)
+				require.Equal(t, version(after), version(f.load(t, id)), "%s: there is no more", name)
 			}
 		}
 	}},
@@ -647,17 +660,17 @@ var behaviours = []struct {
 		old := f.create(t, pgsession.Data{Values: 1}, time.Hour)
 		f.clock.Advance(time.Minute)
 		given := []byte("abc")
-		session, err := f.Renew(t.Context(), asParsed(old), 2*time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
+		session, err := f.Renew(t.Context(), at(asParsed(old)), 2*time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
 			require.Empty(t, session.UserID)
 			require.Equal(t, old.Handle(), session.Handle)
 			require.Equal(t, 1, decode[int](t, session))
-			return pgsession.Data{UserID: "ann", EndsAt: epoch.Add(9 * time.Hour), Values: given}, nil
+			return pgsession.Data{UserID: "ann", Lifetime: 9 * time.Hour, Values: given}, nil
 		})
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		given[0] = 'x'
 		require.Equal(t, "abc", string(decode[[]byte](t, session)), "a copy")
 		require.Equal(t, "ann", session.UserID)
-		require.Equal(t, 2*time.Hour, session.TTL())
+		require.Equal(t, 2*time.Hour, session.Remaining())
 		require.Equal(t, f.clock.Now(), session.CreatedAt)
 		require.NotEqual(t, old.Handle(), session.Handle)
 		require.Equal(t, session.Handle, f.load(t, asParsed(session.ID)).Handle, "its token is the cookie")
@@ -668,24 +681,23 @@ var behaviours = []struct {
 		id := f.create(t, ann(1), time.Hour)
 		for _, userID := range []string{"ann", "bob", ""} {
 			f.clock.Advance(time.Minute)
-			session, err := f.Renew(t.Context(), id, 0, login(pgsession.Data{UserID: userID}))
+			session, err := f.Renew(t.Context(), at(id), 0, login(pgsession.Data{UserID: userID}))
 			require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 			require.Equal(t, epoch.Add(time.Hour), session.ExpiresAt)
 			require.Equal(t, time.Hour, session.IdleTimeout)
 			id = session.ID
 		}
-		endsAt := epoch.Add(30 * time.Minute)
-		session, err := f.Renew(t.Context(), id, 0, login(pgsession.Data{UserID: "ann", EndsAt: endsAt}))
+		session, err := f.Renew(t.Context(), at(id), 0, login(pgsession.Data{UserID: "ann", Lifetime: 27 * time.Minute}))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
-		require.Equal(t, endsAt, session.ExpiresAt, "but not past the end")
-		session, err = f.Renew(t.Context(), session.ID, time.Minute, login(ann(1)))
+		require.Equal(t, epoch.Add(30*time.Minute), session.ExpiresAt, "but not past the end")
+		session, err = f.Renew(t.Context(), at(session.ID), time.Minute, login(ann(1)))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
-		require.Equal(t, time.Minute, session.TTL(), "a ttl may shorten")
+		require.Equal(t, time.Minute, session.Remaining(), "a ttl may shorten")
 	}},
 	{"Renew/returns the error of change", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
 		before, mine := f.load(t, id), errors.New("mine")
-		session, err := f.Renew(t.Context(), id, time.Hour, func(*pgsession.Session) (pgsession.Data, error) { return ann(2), mine })
+		session, err := f.Renew(t.Context(), at(id), time.Hour, func(*pgsession.Session) (pgsession.Data, error) { return ann(2), mine })
 		require.True(t, err == mine)
 		require.Nil(t, session)
 		require.Equal(t, before, f.load(t, id))
@@ -694,7 +706,7 @@ var behaviours = []struct {
 	{"Renew/who the user was is what was stored", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
 		f.clock.Advance(time.Minute)
-		session, err := f.Renew(t.Context(), id, 0, func(session *pgsession.Session) (pgsession.Data, error) {
+		session, err := f.Renew(t.Context(), at(id), 0, func(session *pgsession.Session) (pgsession.Data, error) {
 			session.UserID = "bob"
 			return pgsession.Data{UserID: "bob"}, nil
 		})
@@ -704,12 +716,12 @@ var behaviours = []struct {
 	{"Renew/runs change again after another write", nil, func(t *testing.T, f *subject) {
 		for name, write := range map[string]func(id pgsession.ID) error{
 			"save":   func(id pgsession.ID) error { return f.Save(t.Context(), id, ann(10), 2*time.Hour) },
-			"touch":  func(id pgsession.ID) error { return f.Touch(t.Context(), id, 2*time.Hour) },
-			"update": func(id pgsession.ID) error { return second(f.Update(t.Context(), id, 2*time.Hour, keep(10))) },
+			"touch":  func(id pgsession.ID) error { return second(f.Touch(t.Context(), at(id), 2*time.Hour)) },
+			"update": func(id pgsession.ID) error { return second(f.Update(t.Context(), at(id), 2*time.Hour, keep(10))) },
 			"put":    func(id pgsession.ID) error { return f.Put(t.Context(), id, ann(10), 2*time.Hour) },
 		} {
 			id, runs, conflicts := f.create(t, ann(10), time.Hour), 0, f.Stats().Conflicts
-			session, err := f.Renew(t.Context(), id, 0, func(session *pgsession.Session) (pgsession.Data, error) {
+			session, err := f.Renew(t.Context(), at(id), 0, func(session *pgsession.Session) (pgsession.Data, error) {
 				if runs++; runs == 1 {
 					require.NoError(t, write(id), name)
 				}
@@ -718,14 +730,14 @@ var behaviours = []struct {
 			require.NoError(t, f.eitherSessionOrError(t.Context(), session, err), name)
 			require.Equal(t, 2, runs, name)
 			require.Equal(t, 11, decode[int](t, session), name)
-			require.Equal(t, 2*time.Hour, session.TTL(), "%s: the expiry that it saw last", name)
+			require.Equal(t, 2*time.Hour, session.Remaining(), "%s: the expiry that it saw last", name)
 			require.Equal(t, conflicts+1, f.Stats().Conflicts, name)
 			require.Equal(t, "ended", f.stateOf(t, id), name)
 		}
 	}},
 	{"Renew/gives up", []pgsession.Option{pgsession.WithTimeout(0)}, func(t *testing.T, f *subject) {
 		id, runs := f.create(t, ann(0), time.Hour), 0
-		err := second(f.Renew(t.Context(), id, 0, func(*pgsession.Session) (pgsession.Data, error) {
+		err := second(f.Renew(t.Context(), at(id), 0, func(*pgsession.Session) (pgsession.Data, error) {
 			runs++
 			return ann(1), f.Save(t.Context(), id, ann(-runs), time.Hour)
 		}))
@@ -736,7 +748,7 @@ var behaviours = []struct {
 	{"Renew/does not bring back", nil, func(t *testing.T, f *subject) {
 		for name, end := range waysToEnd(f) {
 			id := f.create(t, ann(1), time.Hour)
-			session, err := f.Renew(t.Context(), id, time.Hour, func(*pgsession.Session) (pgsession.Data, error) {
+			session, err := f.Renew(t.Context(), at(id), time.Hour, func(*pgsession.Session) (pgsession.Data, error) {
 				return pgsession.Data{UserID: "carol"}, end(t, id)
 			})
 			require.ErrorIs(t, err, pgsession.ErrRevoked, name)
@@ -749,7 +761,7 @@ var behaviours = []struct {
 	}},
 	{"Renew/of what expires meanwhile", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
-		err := second(f.Renew(t.Context(), id, time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
+		err := second(f.Renew(t.Context(), at(id), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
 			f.clock.Advance(time.Hour)
 			return ann(2), nil
 		}))
@@ -758,12 +770,12 @@ var behaviours = []struct {
 	}},
 	{"Renew/the ttl begins with the write", nil, func(t *testing.T, f *subject) {
 		id := f.create(t, ann(1), time.Hour)
-		session, err := f.Renew(t.Context(), id, time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
+		session, err := f.Renew(t.Context(), at(id), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
 			f.clock.Advance(time.Minute)
 			return pgsession.Data{UserID: "bob"}, nil
 		})
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
-		require.Equal(t, time.Hour, session.TTL())
+		require.Equal(t, time.Hour, session.Remaining())
 		require.Equal(t, epoch.Add(time.Minute), session.CreatedAt)
 	}},
 
@@ -772,7 +784,7 @@ var behaviours = []struct {
 			id := f.create(t, ann(1), ttl)
 			f.clock.Advance(2 * time.Hour)
 			for _, userID := range []string{"ann", "bob", ""} {
-				data := pgsession.Data{UserID: userID, EndsAt: f.clock.Now().Add(time.Hour)}
+				data := pgsession.Data{UserID: userID, Lifetime: time.Hour}
 				err := f.Put(t.Context(), id, data, time.Hour)
 				require.Equal(t, "NotFound", errorName(err), "%s, %q", name, userID)
 				require.Equal(t, "expired", f.stateOf(t, id), name)
@@ -793,7 +805,7 @@ var behaviours = []struct {
 		require.NoError(t, f.Put(t.Context(), id, ann(2), time.Minute))
 		session := f.load(t, id)
 		require.Equal(t, epoch, session.CreatedAt)
-		require.Equal(t, time.Minute, session.TTL())
+		require.Equal(t, time.Minute, session.Remaining())
 		require.Equal(t, 2, decode[int](t, session))
 	}},
 
@@ -965,7 +977,7 @@ var behaviours = []struct {
 		for session, err := range f.All(t.Context()) {
 			require.NoError(t, err)
 			require.True(t, session.EndsAt.IsZero())
-			require.Equal(t, 3*time.Hour, session.TTL())
+			require.Equal(t, 3*time.Hour, session.Remaining())
 		}
 		f.clock.Advance(3*time.Hour - time.Microsecond)
 		require.NoError(t, second(f.KeyValue().Get(t.Context(), "key")))
@@ -1018,7 +1030,7 @@ var behaviours = []struct {
 		for range writers {
 			group.Go(func() {
 				for range times {
-					errs <- second(f.Update(t.Context(), id, 0, increment))
+					errs <- second(f.Update(t.Context(), at(id), 0, increment))
 					for _, err := range f.All(t.Context()) {
 						errs <- err
 					}
@@ -1037,18 +1049,18 @@ var behaviours = []struct {
 		id := f.create(t, ann(1), time.Hour)
 		f.load(t, id)
 		require.NoError(t, f.Save(ctx, id, ann(2), time.Hour))
-		require.NoError(t, second(f.Update(ctx, id, 0, increment)))
-		require.NoError(t, second(f.Update(ctx, id, 0, keep(3)))) // changes nothing
-		require.NoError(t, f.Touch(ctx, id, 2*time.Hour))
+		require.NoError(t, second(f.Update(ctx, at(id), 0, increment)))
+		require.NoError(t, second(f.Update(ctx, at(id), 0, keep(3)))) // changes nothing
+		require.NoError(t, second(f.Touch(ctx, at(id), 2*time.Hour)))
 		next := pgsession.NewID()
 		require.NoError(t, f.Cycle(ctx, id, next, ann(3), time.Hour))
 		require.NoError(t, f.Put(ctx, next, ann(4), time.Hour))
 		require.Error(t, f.Put(ctx, next, pgsession.Data{UserID: "bob"}, time.Hour))
 		require.Error(t, f.Put(ctx, id, ann(4), time.Hour))
 		require.Error(t, f.Save(ctx, id, ann(4), time.Hour))
-		require.Error(t, second(f.Update(ctx, id, 0, increment)))
+		require.Error(t, second(f.Update(ctx, at(id), 0, increment)))
 		require.Error(t, f.Save(ctx, pgsession.ID{}, ann(4), time.Hour))
-		require.NoError(t, second(f.Renew(ctx, next, 0, login(ann(5)))))
+		require.NoError(t, second(f.Renew(ctx, at(next), 0, login(ann(5)))))
 		require.NoError(t, second(f.CreateAs(ctx, pgsession.NewID(), ann(6), time.Hour)))
 		require.NoError(t, f.KeyValue().Put(ctx, "key", nil, time.Minute))
 		require.NoError(t, second(f.KeyValue().Take(ctx, "key")))
@@ -1089,7 +1101,7 @@ func waysToEnd(f *subject) map[string]func(t *testing.T, id pgsession.ID) error 
 			return f.Cycle(t.Context(), id, pgsession.NewID(), ann(1), time.Hour)
 		},
 		"renew": func(t *testing.T, id pgsession.ID) error {
-			return second(f.Renew(t.Context(), id, 0, login(ann(1))))
+			return second(f.Renew(t.Context(), at(id), 0, login(ann(1))))
 		},
 	}
 }

@@ -12,4 +12,5 @@ func init() {
 	bridge.Session = func(store any, row rows.Row, loadedAt time.Time) any {
 		return store.(*Store).session(row, loadedAt)
 	}
+	bridge.Row = func(session any) rows.Row { return session.(*Session).row }
 }

@@ -75,12 +75,14 @@ func TestStore_Expiry(t *testing.T) {
 		"Save": func(ctx context.Context, s *fixture, id pgsession.ID) error {
 			return s.Save(ctx, id, ann(2), time.Hour)
 		},
-		"Touch": func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Touch(ctx, id, time.Hour) },
+		"Touch": func(ctx context.Context, s *fixture, id pgsession.ID) error {
+			return second(s.Touch(ctx, at(id), time.Hour))
+		},
 		"Update": func(ctx context.Context, s *fixture, id pgsession.ID) error {
-			return second(s.Update(ctx, id, time.Hour, keep(2)))
+			return second(s.Update(ctx, at(id), time.Hour, keep(2)))
 		},
 		"Update keeping the expiry": func(ctx context.Context, s *fixture, id pgsession.ID) error {
-			return second(s.Update(ctx, id, 0, keep(2)))
+			return second(s.Update(ctx, at(id), 0, keep(2)))
 		},
 		"Cycle": func(ctx context.Context, s *fixture, id pgsession.ID) error {
 			return s.Cycle(ctx, id, pgsession.NewID(), ann(2), time.Hour)
@@ -89,9 +91,9 @@ func TestStore_Expiry(t *testing.T) {
 			return s.Cycle(ctx, id, pgsession.NewID(), bob, time.Hour)
 		},
 		"Renew": func(ctx context.Context, s *fixture, id pgsession.ID) error {
-			return second(s.Renew(ctx, id, 0, login(bob)))
+			return second(s.Renew(ctx, at(id), 0, login(bob)))
 		},
-		"Touch by its own ttl": func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Touch(ctx, id, 0) },
+		"Touch by its own ttl": func(ctx context.Context, s *fixture, id pgsession.ID) error { return second(s.Touch(ctx, at(id), 0)) },
 		"Put":                  func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Put(ctx, id, ann(2), time.Hour) },
 		"Revoke":               func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Revoke(ctx, "ann", id.Handle()) },
 		"RevokeAny":            func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.RevokeAny(ctx, id.Handle()) },
@@ -172,11 +174,11 @@ func TestStore_EndsAt(t *testing.T) {
 	shorter := s.node(newCrypto(t, testKey), pgsession.WithAbsoluteLifetime(time.Minute))
 	id, forever := s.create(t, ann(1), time.Hour), endless.create(t, ann(1), time.Hour)
 	for _, node := range []*fixture{s, endless, longer, shorter} {
-		require.NoError(t, node.Touch(ctx, id, 24*time.Hour))
+		require.NoError(t, second(node.Touch(ctx, at(id), 24*time.Hour)))
 		require.NoError(t, node.Save(ctx, id, ann(2), 24*time.Hour))
 		require.NoError(t, node.Put(ctx, id, ann(3), 24*time.Hour))
-		require.NoError(t, second(node.Update(ctx, id, 24*time.Hour, increment)))
-		session, err := node.Renew(ctx, id, 24*time.Hour, login(ann(4)))
+		require.NoError(t, second(node.Update(ctx, at(id), 24*time.Hour, increment)))
+		session, err := node.Renew(ctx, at(id), 24*time.Hour, login(ann(4)))
 		require.NoError(t, err)
 		id = pgsession.NewID()
 		require.NoError(t, node.Cycle(ctx, session.ID, id, ann(5), 24*time.Hour))
@@ -187,5 +189,5 @@ func TestStore_EndsAt(t *testing.T) {
 	}
 	s.clock.Advance(2 * time.Hour)
 	require.ErrorIs(t, second(longer.Load(ctx, id)), pgsession.ErrNotFound, "a longer lifetime brings nothing back")
-	require.ErrorIs(t, longer.Touch(ctx, id, time.Hour), pgsession.ErrNotFound)
+	require.ErrorIs(t, second(longer.Touch(ctx, at(id), time.Hour)), pgsession.ErrNotFound)
 }

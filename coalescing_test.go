@@ -190,7 +190,9 @@ func TestStore_Coalescing_KeepsPlans(t *testing.T) {
 			func(id pgsession.ID, _ pgsession.Data) error { return second(g.Load(t.Context(), id)) },
 			func(id pgsession.ID, data pgsession.Data) error { return g.Save(t.Context(), id, data, time.Hour) },
 			func(id pgsession.ID, data pgsession.Data) error { return g.Put(t.Context(), id, data, time.Hour) },
-			func(id pgsession.ID, _ pgsession.Data) error { return g.Touch(t.Context(), id, 2*time.Hour) },
+			func(id pgsession.ID, _ pgsession.Data) error {
+				return second(g.Touch(t.Context(), at(id), 2*time.Hour))
+			},
 			func(id pgsession.ID, _ pgsession.Data) error { return g.Delete(t.Context(), id) },
 		} {
 			first := func() error { return call(one, ann(1)) }
@@ -306,7 +308,7 @@ func TestStore_Coalescing_Save(t *testing.T) {
 		require.Equal(t, 11, g.count(t, one), "the later of two")
 		require.Equal(t, 20, g.count(t, two))
 		require.Equal(t, "bob", g.load(t, bobs).UserID)
-		require.Equal(t, 2*time.Hour, g.load(t, one).TTL())
+		require.Equal(t, 2*time.Hour, g.load(t, one).Remaining())
 
 		errs, sent := g.together(t, save(one, ann(1)), save(one, ann(2)), save(two, ann(3)), save(one, ann(4)))
 		requireErrors(t, errs, nil, nil, nil)
@@ -344,17 +346,17 @@ func TestStore_Coalescing_Touch(t *testing.T) {
 		ctx := t.Context()
 		one, two, three, expired, ended := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(3), time.Hour), g.create(t, ann(1), time.Minute), g.ended(t)
 		g.clock.Advance(time.Minute)
-		before := g.load(t, three).Version
+		before := version(g.load(t, three))
 		touch := func(id pgsession.ID, ttl time.Duration) func() error {
-			return func() error { return g.Touch(ctx, id, ttl) }
+			return func() error { return second(g.Touch(ctx, at(id), ttl)) }
 		}
 		errs, sent := g.together(t, touch(one, time.Minute),
 			touch(one, 3*time.Hour), touch(one, 2*time.Hour), touch(two, time.Second), touch(three, time.Hour), touch(expired, time.Hour), touch(ended, time.Hour), touch(pgsession.NewID(), time.Hour))
 		requireErrors(t, errs, nil, nil, nil, nil, pgsession.ErrNotFound, pgsession.ErrRevoked, pgsession.ErrNotFound)
 		require.Equal(t, 2, sent, "a second ttl for one session goes by itself")
-		require.Equal(t, 3*time.Hour, g.load(t, one).TTL(), "the longest")
-		require.Equal(t, 59*time.Minute, g.load(t, two).TTL(), "never shortened")
-		require.Equal(t, before, g.load(t, three).Version, "nothing written for less than a tenth")
+		require.Equal(t, 3*time.Hour, g.load(t, one).Remaining(), "the longest")
+		require.Equal(t, 59*time.Minute, g.load(t, two).Remaining(), "never shortened")
+		require.Equal(t, before, version(g.load(t, three)), "nothing written for less than a tenth")
 	})
 }
 
@@ -465,7 +467,7 @@ func TestStore_Coalescing_NoDeadlocks(t *testing.T) {
 				case 1:
 					err = store.Put(ctx, id, ann(i), time.Hour)
 				case 2:
-					err = store.Touch(ctx, id, 24*time.Hour)
+					err = second(store.Touch(ctx, at(id), 24*time.Hour))
 				}
 				if err != nil {
 					t.Error(err)
@@ -494,11 +496,11 @@ func TestStore_Coalescing_Distributed(t *testing.T) {
 		END $$`)
 	g.sql(t, `CREATE TRIGGER refuse_locks BEFORE UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION refuse_locks()`)
 	one, two, three := g.create(t, ann(1), time.Hour), g.create(t, ann(2), time.Hour), g.create(t, ann(3), time.Hour)
-	errs, _ := g.together(t, func() error { return g.Touch(ctx, one, time.Hour) },
-		func() error { return g.Touch(ctx, one, 2*time.Hour) },
-		func() error { return g.Touch(ctx, two, 2*time.Hour) })
+	errs, _ := g.together(t, func() error { return second(g.Touch(ctx, at(one), time.Hour)) },
+		func() error { return second(g.Touch(ctx, at(one), 2*time.Hour)) },
+		func() error { return second(g.Touch(ctx, at(two), 2*time.Hour)) })
 	requireErrors(t, errs, nil, nil)
-	require.Equal(t, 2*time.Hour, g.load(t, one).TTL())
+	require.Equal(t, 2*time.Hour, g.load(t, one).Remaining())
 
 	held := g.lockTable(t)
 	var group sync.WaitGroup
@@ -532,7 +534,9 @@ func TestStore_Coalescing_HeldRow(t *testing.T) {
 		"Put": func(ctx context.Context, g *turnstile, id pgsession.ID) error {
 			return g.Put(ctx, id, ann(2), time.Hour)
 		},
-		"Touch":  func(ctx context.Context, g *turnstile, id pgsession.ID) error { return g.Touch(ctx, id, 2*time.Hour) },
+		"Touch": func(ctx context.Context, g *turnstile, id pgsession.ID) error {
+			return second(g.Touch(ctx, at(id), 2*time.Hour))
+		},
 		"Delete": func(ctx context.Context, g *turnstile, id pgsession.ID) error { return g.Delete(ctx, id) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -555,7 +559,7 @@ func TestStore_Coalescing_HeldRow(t *testing.T) {
 			called.Wait()
 			for range 10 {
 				require.NoError(t, g.Save(t.Context(), free, ann(3), time.Hour))
-				require.NoError(t, g.Touch(t.Context(), free, time.Hour))
+				require.NoError(t, second(g.Touch(t.Context(), at(free), time.Hour)))
 				require.Equal(t, 3, g.count(t, free))
 			}
 			require.Eventually(t, func() bool {

@@ -106,12 +106,12 @@ func sessionStates() map[string]sessionState {
 		// Over, but not tombstones.
 		"expired":       live(ann(1), time.Hour, time.Hour),
 		"past-lifetime": live(ann(1), 10*time.Hour, conformanceLifetime),
-		"past-ends-at":  live(pgsession.Data{UserID: "ann", Values: 1, EndsAt: epoch.Add(2 * time.Hour)}, 10*time.Hour, 2*time.Hour),
+		"past-ends-at":  live(pgsession.Data{UserID: "ann", Values: 1, Lifetime: 2 * time.Hour}, 10*time.Hour, 2*time.Hour),
 
 		"ended":         ended(0, deleteIt),
 		"ended-expired": ended(2*time.Hour, deleteIt), // a tombstone that the next clean-up removes
 		"moved": ended(0, func(t testing.TB, f *subject, id pgsession.ID) {
-			_, err := f.Renew(t.Context(), id, 0, func(*pgsession.Session) (pgsession.Data, error) {
+			_, err := f.Renew(t.Context(), at(id), 0, func(*pgsession.Session) (pgsession.Data, error) {
 				return pgsession.Data{UserID: "carol"}, nil
 			})
 			require.NoError(t, err)
@@ -155,29 +155,29 @@ func sessionOperations() map[string]func(context.Context, *subject, pgsession.ID
 			return f.Put(ctx, asParsed(id), ann(2), ttl)
 		},
 		"update": func(ctx context.Context, f *subject, id pgsession.ID) error {
-			session, err := f.Update(ctx, id, ttl, two)
+			session, err := f.Update(ctx, at(id), ttl, two)
 			return f.eitherSessionOrError(ctx, session, err)
 		},
 		"update-ttl-0": func(ctx context.Context, f *subject, id pgsession.ID) error {
-			session, err := f.Update(ctx, id, 0, two)
+			session, err := f.Update(ctx, at(id), 0, two)
 			return f.eitherSessionOrError(ctx, session, err)
 		},
 		"update-unchanged": func(ctx context.Context, f *subject, id pgsession.ID) error {
-			session, err := f.Update(ctx, id, 0, one)
+			session, err := f.Update(ctx, at(id), 0, one)
 			return f.eitherSessionOrError(ctx, session, err)
 		},
 		"touch": func(ctx context.Context, f *subject, id pgsession.ID) error {
-			return f.Touch(ctx, id, 2*ttl)
+			return second(f.Touch(ctx, at(id), 2*ttl))
 		},
 		"touch-ttl-0": func(ctx context.Context, f *subject, id pgsession.ID) error {
-			return f.Touch(ctx, id, 0)
+			return second(f.Touch(ctx, at(id), 0))
 		},
 		"renew": func(ctx context.Context, f *subject, id pgsession.ID) error {
-			session, err := f.Renew(ctx, id, ttl, func(s *pgsession.Session) (pgsession.Data, error) { return s.Data(), nil })
+			session, err := f.Renew(ctx, at(id), ttl, func(s *pgsession.Session) (pgsession.Data, error) { return s.Data(), nil })
 			return f.eitherSessionOrError(ctx, session, err)
 		},
 		"renew-to-carol": func(ctx context.Context, f *subject, id pgsession.ID) error {
-			session, err := f.Renew(ctx, id, 0, func(*pgsession.Session) (pgsession.Data, error) {
+			session, err := f.Renew(ctx, at(id), 0, func(*pgsession.Session) (pgsession.Data, error) {
 				return pgsession.Data{UserID: "carol"}, nil
 			})
 			return f.eitherSessionOrError(ctx, session, err)
@@ -288,8 +288,8 @@ func (f *subject) eitherSessionOrError(ctx context.Context, session *pgsession.S
 			return fmt.Errorf("id %v under handle %v", s.ID, s.Handle)
 		}
 	}
-	if got, want := describe(session), describe(loaded); got != want || session.Version != loaded.Version {
-		return fmt.Errorf("returned %s, version %d; loaded %s, version %d", got, session.Version, want, loaded.Version)
+	if got, want := describe(session), describe(loaded); got != want || version(session) != version(loaded) {
+		return fmt.Errorf("returned %s, version %d; loaded %s, version %d", got, version(session), want, version(loaded))
 	}
 	return nil
 }
@@ -303,7 +303,7 @@ func describe(session *pgsession.Session) string {
 		data.Values = fmt.Sprint("JSON ", v, err)
 	}
 	return fmt.Sprintf("user %q, values %v, created at %v, expires at %v, ends at %v, idle timeout %v, ttl %v",
-		data.UserID, data.Values, session.CreatedAt, session.ExpiresAt, session.EndsAt, session.IdleTimeout, session.TTL())
+		data.UserID, data.Values, session.CreatedAt, session.ExpiresAt, session.EndsAt, session.IdleTimeout, session.Remaining())
 }
 
 // countError gives the number that an operation returned, unless it is 0, a place in the table.
@@ -324,8 +324,8 @@ func countedAs[N int | int64](n N, err error) error {
 const conformance = `
 operation          absent            zero            guest             ann             bob               expired            past-lifetime      past-ends-at       ended            ended-expired    moved            cleaned
 load               NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
-create-as          nil/live          InvalidID/zero  Exists/live       Exists/live     Exists/live       Exists/expired     Exists/expired     Exists/expired     Exists/ended     Exists/ended     Exists/ended     nil/live
-create-as-parsed   InvalidID/absent  InvalidID/zero  InvalidID/live    InvalidID/live  InvalidID/live    InvalidID/expired  InvalidID/expired  InvalidID/expired  InvalidID/ended  InvalidID/ended  InvalidID/ended  InvalidID/absent
+create-as          nil/live          ForeignID/zero  Exists/live       Exists/live     Exists/live       Exists/expired     Exists/expired     Exists/expired     Exists/ended     Exists/ended     Exists/ended     nil/live
+create-as-parsed   ForeignID/absent  ForeignID/zero  ForeignID/live    ForeignID/live  ForeignID/live    ForeignID/expired  ForeignID/expired  ForeignID/expired  ForeignID/ended  ForeignID/ended  ForeignID/ended  ForeignID/absent
 save               NotFound/absent   NotFound/zero   UserChanged/live  nil/live        UserChanged/live  NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
 save-parsed        NotFound/absent   NotFound/zero   UserChanged/live  nil/live        UserChanged/live  NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
 put-parsed         NotFound/absent   NotFound/zero   UserChanged/live  nil/live        UserChanged/live  NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
@@ -338,9 +338,9 @@ touch-ttl-0        NotFound/absent   NotFound/zero   nil/live          nil/live 
 renew              NotFound/absent   NotFound/zero   nil/ended         nil/ended       nil/ended         NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
 renew-to-carol     NotFound/absent   NotFound/zero   nil/ended         nil/ended       nil/ended         NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
 cycle              NotFound/absent   NotFound/zero   nil/ended         nil/ended       nil/ended         NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
-cycle-to-parsed    InvalidID/absent  NotFound/zero   InvalidID/live    InvalidID/live  InvalidID/live    InvalidID/expired  InvalidID/expired  InvalidID/expired  InvalidID/ended  InvalidID/ended  InvalidID/ended  InvalidID/absent
-cycle-onto         nil/live          InvalidID/zero  Exists/live       Exists/live     Exists/live       Exists/expired     Exists/expired     Exists/expired     Exists/ended     Exists/ended     Exists/ended     nil/live
-cycle-onto-parsed  InvalidID/absent  InvalidID/zero  InvalidID/live    InvalidID/live  InvalidID/live    InvalidID/expired  InvalidID/expired  InvalidID/expired  InvalidID/ended  InvalidID/ended  InvalidID/ended  InvalidID/absent
+cycle-to-parsed    ForeignID/absent  NotFound/zero   ForeignID/live    ForeignID/live  ForeignID/live    ForeignID/expired  ForeignID/expired  ForeignID/expired  ForeignID/ended  ForeignID/ended  ForeignID/ended  ForeignID/absent
+cycle-onto         nil/live          ForeignID/zero  Exists/live       Exists/live     Exists/live       Exists/expired     Exists/expired     Exists/expired     Exists/ended     Exists/ended     Exists/ended     nil/live
+cycle-onto-parsed  ForeignID/absent  ForeignID/zero  ForeignID/live    ForeignID/live  ForeignID/live    ForeignID/expired  ForeignID/expired  ForeignID/expired  ForeignID/ended  ForeignID/ended  ForeignID/ended  ForeignID/absent
 cycle-onto-itself  NotFound/absent   NotFound/zero   Exists/live       Exists/live     Exists/live       NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended    Revoked/ended    Revoked/ended    NotFound/absent
 delete             nil/absent        nil/zero        nil/ended         nil/ended       nil/ended         nil/ended          nil/ended          nil/ended          nil/ended        nil/ended        nil/ended        nil/absent
 delete-parsed      nil/absent        nil/zero        nil/ended         nil/ended       nil/ended         nil/ended          nil/ended          nil/ended          nil/ended        nil/ended        nil/ended        nil/absent
@@ -396,7 +396,7 @@ func (f *subject) meet(t *testing.T, state, operation string) string {
 	after, afterErr := f.Load(t.Context(), id)
 	if beforeErr == nil && afterErr == nil {
 		changed := writesLive[operation] && err == nil
-		require.Equal(t, changed, before.Version != after.Version, "the version changes if and only if the session was written")
+		require.Equal(t, changed, version(before) != version(after), "the version changes if and only if the session was written")
 		if !changed {
 			require.Equal(t, before, after)
 		}
@@ -441,6 +441,7 @@ func errorName(err error) string {
 	}{
 		{"Revoked", pgsession.ErrRevoked},     // also ErrNotFound
 		{"InvalidID", pgsession.ErrInvalidID}, // also ErrNotFound
+		{"ForeignID", pgsession.ErrForeignID},
 		{"NotFound", pgsession.ErrNotFound},
 		{"Exists", pgsession.ErrExists},
 		{"UserChanged", pgsession.ErrUserChanged},
@@ -536,18 +537,18 @@ func TestConformance_Input(t *testing.T) {
 				before := f.load(t, old)
 				require.Equal(t, c.want, errorName(f.Save(ctx, old, data, c.ttl)), "save")
 				if len(c.userID) <= 1000 && c.ttl != 0 {
-					updated, err := f.Update(ctx, old, c.ttl, func(*pgsession.Session) (any, error) { return c.values, nil })
+					updated, err := f.Update(ctx, at(old), c.ttl, func(*pgsession.Session) (any, error) { return c.values, nil })
 					require.Equal(t, c.want, errorName(f.eitherSessionOrError(ctx, updated, err)), "update")
 				}
 				if c.want == "InvalidTTL" {
 					require.ErrorIs(t, f.KeyValue().Put(ctx, "key", nil, c.ttl), pgsession.ErrInvalidTTL)
 					if c.ttl != 0 {
-						require.ErrorIs(t, f.Touch(ctx, old, c.ttl), pgsession.ErrInvalidTTL)
+						require.ErrorIs(t, second(f.Touch(ctx, at(old), c.ttl)), pgsession.ErrInvalidTTL)
 					}
 				}
 				next := pgsession.NewID()
 				renew := func(id pgsession.ID) (*pgsession.Session, error) {
-					return f.Renew(ctx, id, c.ttl, func(*pgsession.Session) (pgsession.Data, error) { return data, nil })
+					return f.Renew(ctx, at(id), c.ttl, func(*pgsession.Session) (pgsession.Data, error) { return data, nil })
 				}
 				if c.want != "nil" {
 					require.Equal(t, before, f.load(t, old), "a refused write changes nothing")
@@ -566,7 +567,7 @@ func TestConformance_Input(t *testing.T) {
 				for _, id := range []pgsession.ID{renewed.ID, derived, put, next} {
 					session := f.load(t, id)
 					require.Equal(t, c.userID, session.UserID)
-					require.Equal(t, max(c.ttl, time.Microsecond), session.TTL())
+					require.Equal(t, max(c.ttl, time.Microsecond), session.Remaining())
 					require.Equal(t, max(c.ttl, time.Microsecond), session.IdleTimeout)
 				}
 				wanted := 4
@@ -600,36 +601,32 @@ func TestConformance_Input(t *testing.T) {
 			t.Parallel()
 			f := newSubject(t, pgsession.WithAbsoluteLifetime(math.MaxInt64))
 			session := f.load(t, f.create(t, ann(1), time.Hour))
-			require.Equal(t, time.Hour, session.TTL())
+			require.Equal(t, time.Hour, session.Remaining())
 			require.Equal(t, epoch.Year()+292, session.EndsAt.Year())
 		})
 	}
 }
 
-func TestConformance_EndsAt(t *testing.T) {
+func TestConformance_Lifetime(t *testing.T) {
 	t.Parallel()
 	const ttl = 2 * time.Hour
-	last := time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
 	cases := []struct {
-		name    string
-		endsAt  time.Time
-		want    string // an error's name, or when the session ends
-		expires time.Duration
+		name     string
+		lifetime time.Duration
+		want     string // an error's name, or when the session ends
+		expires  time.Duration
 	}{
-		{"long ago", time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC), "InvalidTTL", 0},
-		{"before", epoch.Add(-time.Microsecond), "InvalidTTL", 0},
-		{"now", epoch, "InvalidTTL", 0},
-		{"now, in whole microseconds", epoch.Add(999), "InvalidTTL", 0},
-		{"in a microsecond", epoch.Add(1999), epoch.Add(time.Microsecond).String(), time.Microsecond},
-		{"before the ttl is over", epoch.Add(time.Hour), epoch.Add(time.Hour).String(), time.Hour},
-		{"with the ttl", epoch.Add(ttl), epoch.Add(ttl).String(), ttl},
-		{"after the ttl is over", epoch.Add(3 * time.Hour), epoch.Add(3 * time.Hour).String(), ttl},
-		{"in another zone", epoch.Add(3 * time.Hour).In(time.FixedZone("", 3600)), epoch.Add(3 * time.Hour).String(), ttl},
-		{"at the end of 9999", last, last.String(), ttl},
-		{"at the end of 9999, in 10000 by its zone", last.In(time.FixedZone("", 3600)), last.String(), ttl},
-		{"in the year 10000", last.Add(time.Microsecond), "InvalidTTL", 0},
-		{"in the year 200000", time.Date(200_000, 1, 1, 0, 0, 0, 0, time.UTC), "InvalidTTL", 0},
-		{"none", time.Time{}, time.Time{}.String(), ttl},
+		{"least", math.MinInt64, "InvalidTTL", 0},
+		{"negative", -1, "InvalidTTL", 0},
+		{"none", 0, time.Time{}.String(), ttl},
+		{"a nanosecond", 1, epoch.Add(time.Microsecond).String(), time.Microsecond},
+		{"not in whole microseconds", 1001, epoch.Add(2 * time.Microsecond).String(), 2 * time.Microsecond},
+		{"shorter than the ttl", time.Hour, epoch.Add(time.Hour).String(), time.Hour},
+		{"the ttl", ttl, epoch.Add(ttl).String(), ttl},
+		{"longer than the ttl", 3 * time.Hour, epoch.Add(3 * time.Hour).String(), ttl},
+		{"the longest", longestTTL, epoch.Add(longestTTL).String(), ttl},
+		{"over the longest", longestTTL + 1, "InvalidTTL", 0},
+		{"the largest", math.MaxInt64, "InvalidTTL", 0},
 	}
 	for kind, newSubject := range storeKinds(t) {
 		for _, c := range cases {
@@ -639,7 +636,7 @@ func TestConformance_EndsAt(t *testing.T) {
 					f := newSubject(t)
 					guests := f.create(t, pgsession.Data{}, time.Hour)
 					before := f.load(t, guests)
-					session, err := begin(t.Context(), f, guests, pgsession.Data{UserID: "ann", EndsAt: c.endsAt}, ttl)
+					session, err := begin(t.Context(), f, guests, pgsession.Data{UserID: "ann", Lifetime: c.lifetime}, ttl)
 					if err != nil {
 						require.Equal(t, c.want, errorName(err))
 						require.Equal(t, before, f.load(t, guests), "nothing was written")
@@ -651,6 +648,24 @@ func TestConformance_EndsAt(t *testing.T) {
 					require.Equal(t, ttl, session.IdleTimeout)
 				})
 			}
+			t.Run(kind+"/"+c.name+"/save", func(t *testing.T) {
+				t.Parallel()
+				f := newSubject(t)
+				id := f.create(t, ann(1), time.Hour)
+				before := f.load(t, id)
+				for name, write := range map[string]func(context.Context, pgsession.ID, pgsession.Data, time.Duration) error{
+					"save": f.Save, "put": f.Put,
+				} {
+					err := write(t.Context(), id, pgsession.Data{UserID: "ann", Lifetime: c.lifetime, Values: 1}, ttl)
+					if c.want == "InvalidTTL" {
+						require.ErrorIs(t, err, pgsession.ErrInvalidTTL, name)
+						require.Equal(t, before, f.load(t, id), name)
+						continue
+					}
+					require.NoError(t, err, name)
+					require.Zero(t, f.load(t, id).EndsAt, "%s: it counts where a log-in begins", name)
+				}
+			})
 		}
 	}
 }
@@ -677,7 +692,7 @@ func logIns() map[string]func(ctx context.Context, f *subject, guests pgsession.
 			return session, f.eitherSessionOrError(ctx, session, err)
 		},
 		"renew": func(ctx context.Context, f *subject, guests pgsession.ID, data pgsession.Data, ttl time.Duration) (*pgsession.Session, error) {
-			session, err := f.Renew(ctx, guests, ttl, func(*pgsession.Session) (pgsession.Data, error) { return data, nil })
+			session, err := f.Renew(ctx, at(guests), ttl, func(*pgsession.Session) (pgsession.Data, error) { return data, nil })
 			return session, f.eitherSessionOrError(ctx, session, err)
 		},
 		"put": blind(func(ctx context.Context, f *subject, _, next pgsession.ID, data pgsession.Data, ttl time.Duration) error {

@@ -130,7 +130,9 @@ func TestConnections_SilentOldOnes(t *testing.T) {
 		return s.Save(ctx, id, ann(1), time.Hour)
 	}
 	put := func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Put(ctx, id, ann(1), time.Hour) }
-	touch := func(ctx context.Context, s *fixture, id pgsession.ID) error { return s.Touch(ctx, id, 2*time.Hour) }
+	touch := func(ctx context.Context, s *fixture, id pgsession.ID) error {
+		return second(s.Touch(ctx, at(id), 2*time.Hour))
+	}
 	for name, operations := range map[string][]func(context.Context, *fixture, pgsession.ID) error{
 		"loads": {load}, "saves": {save}, "all": {load, save, put, touch},
 	} {
@@ -383,12 +385,12 @@ func TestConnections_OnceOnly(t *testing.T) {
 	}
 	t.Run("Update", func(t *testing.T) {
 		s, id := newReadOnly(t)
-		require.NoError(t, second(s.Update(t.Context(), id, 0, increment)))
+		require.NoError(t, second(s.Update(t.Context(), at(id), 0, increment)))
 		require.Equal(t, 1, s.count(t, id))
 	})
 	t.Run("Renew", func(t *testing.T) {
 		s, id := newReadOnly(t)
-		renewed, err := s.Renew(t.Context(), id, 0, login(ann(5)))
+		renewed, err := s.Renew(t.Context(), at(id), 0, login(ann(5)))
 		require.NoError(t, err)
 		require.Equal(t, 5, s.count(t, renewed.ID))
 	})
@@ -670,7 +672,7 @@ func TestConnections_NewPrimary(t *testing.T) {
 		return err == nil && value == "on"
 	}, patience, time.Millisecond)
 
-	errs := many(20, func() error { return second(s.Update(ctx, id, 0, increment)) })
+	errs := many(20, func() error { return second(s.Update(ctx, at(id), 0, increment)) })
 	for range 20 {
 		require.NoError(t, <-errs)
 	}

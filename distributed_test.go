@@ -122,8 +122,8 @@ func TestDistributed_Shards(t *testing.T) {
 		{"CreateAs", func() error { return second(s.CreateAs(ctx, pgsession.NewID(), ann(1), time.Hour)) }},
 		{"Load", func() error { return second(s.Load(ctx, id)) }},
 		{"Save", func() error { return s.Save(ctx, id, ann(2), time.Hour) }},
-		{"Update", func() error { return second(s.Update(ctx, id, 0, increment)) }},
-		{"Touch", func() error { return s.Touch(ctx, id, 2*time.Hour) }},
+		{"Update", func() error { return second(s.Update(ctx, at(id), 0, increment)) }},
+		{"Touch", func() error { return second(s.Touch(ctx, at(id), 2*time.Hour)) }},
 		{"Put", func() error { return s.Put(ctx, id, ann(3), time.Hour) }},
 		{"Put of a new id", func() error { return s.Put(ctx, pgsession.NewID(), ann(3), time.Hour) }},
 		{"Revoke", func() error { return s.Revoke(ctx, "ann", revoked.Handle()) }},
@@ -146,7 +146,7 @@ func TestDistributed_Shards(t *testing.T) {
 		renewed, err := s.Load(ctx, next)
 		require.NoError(t, err)
 		shards, again := touched(func() (err error) {
-			renewed, err = s.Renew(ctx, next, time.Hour, login(ann(4)))
+			renewed, err = s.Renew(ctx, at(next), time.Hour, login(ann(4)))
 			return err
 		})
 		require.Contains(t, []int{1, 2}, shards, "Renew")

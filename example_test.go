@@ -104,10 +104,8 @@ func ExampleStore_Load() {
 			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
 			return
 		}
-		if session.TTL() < session.IdleTimeout*9/10 {
-			if err := store.Touch(r.Context(), id, 0); err != nil { // 0: its IdleTimeout
-				slog.Warn("session not prolonged", "session", session, "error", err)
-			}
+		if _, err := store.Touch(r.Context(), session, 0); err != nil { // 0: its IdleTimeout
+			slog.Warn("session not prolonged", "session", session, "error", err)
 		}
 		fmt.Fprintln(w, "Hello", session.UserID)
 	}
@@ -122,7 +120,7 @@ func ExampleStore_Update() {
 
 	for _, item := range []string{"tea", "milk"} {
 		var err error
-		session, err = store.Update(ctx, session.ID, 0, func(session *pgsession.Session) (any, error) {
+		session, err = store.Update(ctx, session, 0, func(session *pgsession.Session) (any, error) {
 			cart, err := pgsession.Decode[Cart](session)
 			cart.Items = append(cart.Items, item)
 			return cart, err
@@ -144,7 +142,7 @@ func ExampleStore_Renew() {
 	ctx := context.Background()
 	guest, _ := store.Create(ctx, pgsession.Data{Values: Cart{Items: []string{"tea"}}}, time.Hour)
 
-	session, err := store.Renew(ctx, guest.ID, 24*time.Hour, func(guest *pgsession.Session) (pgsession.Data, error) {
+	session, err := store.Renew(ctx, guest, 24*time.Hour, func(guest *pgsession.Session) (pgsession.Data, error) {
 		data := guest.Data()
 		data.UserID = "alice"
 		return data, nil
@@ -163,20 +161,20 @@ func ExampleStore_Renew() {
 	// true pgsession: session was ended
 }
 
-// "Remember me" is a longer ttl and a later end.
+// "Remember me" is a longer ttl and a longer Lifetime.
 func ExampleData_rememberMe() {
 	store, stop := exampleStore()
 	defer stop()
 
 	const day = 24 * time.Hour
 	session, err := store.Create(context.Background(), pgsession.Data{
-		UserID: "alice",
-		EndsAt: time.Now().Add(90 * day),
+		UserID:   "alice",
+		Lifetime: 90 * day,
 	}, 30*day)
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(session.IdleTimeout, session.EndsAt.Sub(session.CreatedAt).Round(day))
+	fmt.Println(session.IdleTimeout, session.EndsAt.Sub(session.CreatedAt))
 	// Output: 720h0m0s 2160h0m0s
 }
 

@@ -504,11 +504,11 @@ func TestStore_Stats(t *testing.T) {
 	require.NoError(t, s.Put(ctx, put, ann(1), time.Hour))
 	want.Saves++
 	requireStats("Put")
-	require.NoError(t, second(s.Update(ctx, id, 0, keep(3))))
+	require.NoError(t, second(s.Update(ctx, at(id), 0, keep(3))))
 	want.Loads, want.Hits, want.Saves = want.Loads+1, want.Hits+1, want.Saves+1
 	requireStats("Update")
 	calls := 0
-	require.NoError(t, second(s.Update(ctx, id, 0, func(*pgsession.Session) (any, error) {
+	require.NoError(t, second(s.Update(ctx, at(id), 0, func(*pgsession.Session) (any, error) {
 		if calls++; calls <= 2 {
 			require.NoError(t, s.Save(ctx, id, ann(4), time.Hour))
 		}
@@ -516,7 +516,7 @@ func TestStore_Stats(t *testing.T) {
 	})))
 	want.Loads, want.Hits, want.Saves, want.Conflicts = want.Loads+3, want.Hits+3, want.Saves+3, want.Conflicts+2
 	requireStats("Update against others")
-	require.NoError(t, second(s.Update(ctx, id, 0, keep(5))))
+	require.NoError(t, second(s.Update(ctx, at(id), 0, keep(5))))
 	want.Loads, want.Hits = want.Loads+1, want.Hits+1
 	requireStats("Update of nothing")
 	next := pgsession.NewID()

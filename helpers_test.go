@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
@@ -211,6 +212,14 @@ func decode[T any](t testing.TB, session *pgsession.Session) T {
 	require.NoError(t, err)
 	return v
 }
+
+// at returns a session made by hand, with which an operation begins by loading it.
+func at(id pgsession.ID) *pgsession.Session {
+	return &pgsession.Session{ID: id, Handle: id.Handle()}
+}
+
+// version returns what each write of a session changes.
+func version(session *pgsession.Session) int64 { return bridge.Row(session).Version }
 
 // keep is a change for Update that stores the same values, whatever was there.
 func keep(values any) func(*pgsession.Session) (any, error) {

@@ -51,7 +51,7 @@ func TestParseID_ErrInvalidID(t *testing.T) {
 			id, err := pgsession.ParseID(bad)
 			require.ErrorIs(t, err, pgsession.ErrInvalidID)
 			require.ErrorIs(t, err, pgsession.ErrNotFound)
-			require.True(t, id == pgsession.ID{} && id.IsZero())
+			require.True(t, id.IsZero())
 		})
 	}
 }

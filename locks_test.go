@@ -92,10 +92,10 @@ func requireOthersGoOn(t *testing.T, s *fixture) {
 		id := s.create(t, bob, time.Hour)
 		require.NoError(t, s.Save(ctx, id, bob, time.Hour))
 		require.NoError(t, s.Put(ctx, id, bob, time.Hour))
-		require.NoError(t, s.Touch(ctx, id, 2*time.Hour))
-		require.NoError(t, second(s.Update(ctx, id, 0, increment)))
+		require.NoError(t, second(s.Touch(ctx, at(id), 2*time.Hour)))
+		require.NoError(t, second(s.Update(ctx, at(id), 0, increment)))
 		require.Equal(t, 1, s.count(t, id))
-		renewed, err := s.Renew(ctx, id, 0, login(bob))
+		renewed, err := s.Renew(ctx, at(id), 0, login(bob))
 		require.NoError(t, err)
 		cycled := pgsession.NewID()
 		require.NoError(t, s.Cycle(ctx, renewed.ID, cycled, bob, time.Hour))
@@ -129,7 +129,9 @@ func TestLocks_NobodyHeldByABatch(t *testing.T) {
 		"Put": func(ctx context.Context, g *turnstile, id pgsession.ID) error {
 			return g.Put(ctx, id, ann(2), time.Hour)
 		},
-		"Touch":  func(ctx context.Context, g *turnstile, id pgsession.ID) error { return g.Touch(ctx, id, 2*time.Hour) },
+		"Touch": func(ctx context.Context, g *turnstile, id pgsession.ID) error {
+			return second(g.Touch(ctx, at(id), 2*time.Hour))
+		},
 		"Delete": func(ctx context.Context, g *turnstile, id pgsession.ID) error { return g.Delete(ctx, id) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -239,7 +241,7 @@ func TestLocks_AbandonedWrite(t *testing.T) {
 						return
 					}
 					require.Equal(t, 100, other.count(t, id))
-					require.Equal(t, 3*time.Hour, other.load(t, id).TTL())
+					require.Equal(t, 3*time.Hour, other.load(t, id).Remaining())
 				})
 			}
 		}

@@ -181,8 +181,8 @@ func TestHealth_UnknownKey(t *testing.T) {
 	require.NoError(t, s.KeyValue().Put(t.Context(), "k", nil, time.Hour))
 	for name, read := range map[string]func(other *fixture) error{
 		"Load":   func(other *fixture) error { return second(other.Load(t.Context(), id)) },
-		"Update": func(other *fixture) error { return second(other.Update(t.Context(), id, 0, keep(1))) },
-		"Renew":  func(other *fixture) error { return second(other.Renew(t.Context(), id, 0, login(bob))) },
+		"Update": func(other *fixture) error { return second(other.Update(t.Context(), at(id), 0, keep(1))) },
+		"Renew":  func(other *fixture) error { return second(other.Renew(t.Context(), at(id), 0, login(bob))) },
 		"Get":    func(other *fixture) error { return second(other.KeyValue().Get(t.Context(), "k")) },
 		"Reseal": func(other *fixture) error { return second(other.Reseal(t.Context())) },
 		"All": func(other *fixture) error {

@@ -144,8 +144,8 @@ func (a *alike) steps() map[string]func(*rapid.T) {
 				rapid.SampledFrom([]any{nil, math.NaN(), []byte(nil), `<é"`, map[string]int{"b": 1, "a": 2}, json.RawMessage(`{"pgsession:raw":""}`)}),
 			).Draw(t, "values"),
 		}
-		if rapid.Bool().Draw(t, "with EndsAt") {
-			data.EndsAt = a.clock.Now().Add(durations.Draw(t, "ends in"))
+		if rapid.Bool().Draw(t, "with Lifetime") {
+			data.Lifetime = durations.Draw(t, "lifetime")
 		}
 		return data
 	}
@@ -175,15 +175,15 @@ func (a *alike) steps() map[string]func(*rapid.T) {
 			case "save":
 				f.Save(ctx, session.ID, session.Data(), time.Hour)
 			case "update":
-				f.Update(ctx, session.ID, 0, keep(7))
+				f.Update(ctx, at(session.ID), 0, keep(7))
 			case "touch":
-				f.Touch(ctx, session.ID, 2*time.Hour)
+				f.Touch(ctx, at(session.ID), 2*time.Hour)
 			case "put":
 				f.Put(ctx, session.ID, session.Data(), time.Hour)
 			case "delete":
 				f.Delete(ctx, session.ID)
 			case "renew":
-				f.Renew(ctx, session.ID, 0, login(session.Data()))
+				f.Renew(ctx, at(session.ID), 0, login(session.Data()))
 			case "time":
 				f.clock.Advance(time.Hour)
 			}
@@ -237,7 +237,7 @@ func (a *alike) steps() map[string]func(*rapid.T) {
 			changes := rapid.Bool().Draw(t, "changes")
 			compare(t, a, func(ctx context.Context, place int, f *subject) []string {
 				var seen []string
-				session, err := f.Update(ctx, a.ids[n][place], ttl, func(session *pgsession.Session) (any, error) {
+				session, err := f.Update(ctx, at(a.ids[n][place]), ttl, func(session *pgsession.Session) (any, error) {
 					if seen = append(seen, describe(session)); len(seen) == 1 {
 						meanwhile(ctx, f, session)
 					}
@@ -256,7 +256,7 @@ func (a *alike) steps() map[string]func(*rapid.T) {
 			n, data, ttl, meanwhile := drawID(t), drawData(t), drawTTLOrZero(t), drawMeanwhile(t)
 			userStays := rapid.Bool().Draw(t, "the user stays")
 			a.compareBegun(t, func(ctx context.Context, place int, f *subject) (renewed *pgsession.Session, seen []string, err error) {
-				renewed, err = f.Renew(ctx, a.ids[n][place], ttl, func(session *pgsession.Session) (pgsession.Data, error) {
+				renewed, err = f.Renew(ctx, at(a.ids[n][place]), ttl, func(session *pgsession.Session) (pgsession.Data, error) {
 					if seen = append(seen, describe(session)); len(seen) == 1 {
 						meanwhile(ctx, f, session)
 					}
@@ -271,7 +271,7 @@ func (a *alike) steps() map[string]func(*rapid.T) {
 		},
 		"touch": func(t *rapid.T) {
 			n, ttl := drawID(t), drawTTLOrZero(t)
-			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error { return f.Touch(ctx, id, ttl) })
+			a.compareErrors(t, n, func(ctx context.Context, f *subject, id pgsession.ID) error { return second(f.Touch(ctx, at(id), ttl)) })
 		},
 		"cycle": func(t *rapid.T) {
 			n, next, form, data, ttl := drawID(t), drawID(t), drawForm(t), drawData(t), drawTTL(t)
@@ -368,7 +368,7 @@ func (a *alike) check(t *rapid.T) {
 			if err != nil {
 				return textOf(err)
 			}
-			versions[place] = session.Version
+			versions[place] = version(session)
 			requireBounded(t, session)
 			return describe(session)
 		})
@@ -384,9 +384,9 @@ func (a *alike) check(t *rapid.T) {
 
 // requireBounded says what is true of every live session.
 func requireBounded(t *rapid.T, session *pgsession.Session) {
-	require.Positive(t, session.TTL())
+	require.Positive(t, session.Remaining())
 	require.Positive(t, session.IdleTimeout)
-	require.Positive(t, session.Version)
+	require.Positive(t, version(session))
 	if !session.EndsAt.IsZero() {
 		require.False(t, session.ExpiresAt.After(session.EndsAt))
 	}

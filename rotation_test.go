@@ -41,12 +41,14 @@ func TestSetKeys_InFlight(t *testing.T) {
 		"Put": func(t *testing.T, s *fixture, id pgsession.ID) error {
 			return s.Put(t.Context(), id, ann(2), time.Hour)
 		},
-		"Touch": func(t *testing.T, s *fixture, id pgsession.ID) error { return s.Touch(t.Context(), id, 2*time.Hour) },
+		"Touch": func(t *testing.T, s *fixture, id pgsession.ID) error {
+			return second(s.Touch(t.Context(), at(id), 2*time.Hour))
+		},
 		"Update": func(t *testing.T, s *fixture, id pgsession.ID) error {
-			return second(s.Update(t.Context(), id, 0, keep(2)))
+			return second(s.Update(t.Context(), at(id), 0, keep(2)))
 		},
 		"Renew": func(t *testing.T, s *fixture, id pgsession.ID) error {
-			return second(s.Renew(t.Context(), id, 0, login(ann(2))))
+			return second(s.Renew(t.Context(), at(id), 0, login(ann(2))))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,10 +86,10 @@ func TestSetKeys_InRenew(t *testing.T) {
 	t.Parallel()
 	crypto := newCrypto(t, testKey)
 	s := newStore(t).node(crypto)
-	id := s.create(t, pgsession.Data{UserID: "ann", EndsAt: s.clock.Now().Add(2 * time.Hour), Values: 1}, time.Hour)
+	id := s.create(t, pgsession.Data{UserID: "ann", Lifetime: 2 * time.Hour, Values: 1}, time.Hour)
 	before := s.load(t, id)
 	s.clock.Advance(time.Minute)
-	renewed, err := s.Renew(t.Context(), id, time.Hour, func(*pgsession.Session) (pgsession.Data, error) {
+	renewed, err := s.Renew(t.Context(), at(id), time.Hour, func(*pgsession.Session) (pgsession.Data, error) {
 		return ann(2), crypto.SetKeys(otherKey)
 	})
 	require.NoError(t, err)
@@ -103,7 +105,7 @@ func TestSetKeys_InFlight_Cycle(t *testing.T) {
 	t.Parallel()
 	crypto := newCrypto(t, testKey)
 	s := newStore(t).node(crypto, pgsession.WithTimeout(patience))
-	id := s.create(t, pgsession.Data{UserID: "ann", EndsAt: s.clock.Now().Add(2 * time.Hour), Values: 1}, time.Hour)
+	id := s.create(t, pgsession.Data{UserID: "ann", Lifetime: 2 * time.Hour, Values: 1}, time.Hour)
 	before := s.load(t, id)
 	other := s.node(newCrypto(t, otherKey, testKey)).create(t, ann(1), time.Hour)
 	s.clock.Advance(time.Minute)

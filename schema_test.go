@@ -80,13 +80,13 @@ func exercise(t testing.TB, s *pgsession.Store) {
 	require.NoError(t, err)
 	id := created.ID
 	require.NoError(t, s.Save(ctx, id, ann(2), time.Hour))
-	require.NoError(t, second(s.Update(ctx, id, time.Hour, keep(3))))
-	require.NoError(t, s.Touch(ctx, id, 2*time.Hour))
+	require.NoError(t, second(s.Update(ctx, at(id), time.Hour, keep(3))))
+	require.NoError(t, second(s.Touch(ctx, at(id), 2*time.Hour)))
 	next, put := pgsession.NewID(), pgsession.DeriveID("a framework's token")
 	require.NoError(t, s.Cycle(ctx, id, next, ann(4), time.Hour))
 	require.NoError(t, s.Put(ctx, put, ann(5), time.Hour))
 	require.ErrorIs(t, second(s.Load(ctx, id)), pgsession.ErrRevoked)
-	session, err := s.Renew(ctx, next, 0, login(ann(6)))
+	session, err := s.Renew(ctx, at(next), 0, login(ann(6)))
 	require.NoError(t, err)
 	loaded, err := s.Load(ctx, session.ID)
 	require.NoError(t, err)
@@ -117,10 +117,12 @@ func exercise(t testing.TB, s *pgsession.Store) {
 		company.Go(func() {
 			id := pgsession.DeriveID(fmt.Sprint("token ", i))
 			for name, run := range map[string]func() error{
-				"put":   func() error { return s.Put(ctx, id, ann(i), time.Hour) },
-				"touch": func() error { return cmp.Or(s.Touch(ctx, id, 3*time.Hour), s.Touch(ctx, id, 3*time.Hour)) },
-				"save":  func() error { return s.Save(ctx, id, ann(i), 4*time.Hour) },
-				"load":  func() error { return second(s.Load(ctx, id)) },
+				"put": func() error { return s.Put(ctx, id, ann(i), time.Hour) },
+				"touch": func() error {
+					return cmp.Or(second(s.Touch(ctx, at(id), 3*time.Hour)), second(s.Touch(ctx, at(id), 3*time.Hour)))
+				},
+				"save": func() error { return s.Save(ctx, id, ann(i), 4*time.Hour) },
+				"load": func() error { return second(s.Load(ctx, id)) },
 			} {
 				err := s.Put(ctx, id, ann(i), time.Hour)
 				if err == nil {

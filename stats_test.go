@@ -100,43 +100,43 @@ func TestStore_Stats_Operations(t *testing.T) {
 		{"Put/of a parsed id", "put", notFound, func(s store) func() error {
 			return func() error { return s.Put(ctx, planted, ann(1), time.Hour) }
 		}},
-		{"Put/EndsAt has passed", "put", ok, func(s store) func() error {
+		{"Put/negative Lifetime", "put", refused, func(s store) func() error {
 			id := live(s)
-			data := pgsession.Data{UserID: "ann", EndsAt: epoch}
+			data := pgsession.Data{UserID: "ann", Lifetime: -1}
 			return func() error { return s.Put(ctx, id, data, time.Hour) }
 		}},
 		{"Update", "update", ok, func(s store) func() error {
 			id := live(s)
-			return func() error { return second(s.Update(ctx, id, 0, keep(2))) }
+			return func() error { return second(s.Update(ctx, at(id), 0, keep(2))) }
 		}},
 		{"Update/the caller's error", "update", refused, func(s store) func() error {
 			id := live(s)
 			return func() error {
-				return second(s.Update(ctx, id, 0, func(*pgsession.Session) (any, error) { return nil, ours }))
+				return second(s.Update(ctx, at(id), 0, func(*pgsession.Session) (any, error) { return nil, ours }))
 			}
 		}},
 		{"Update/ErrConflict", "update", result{Conflict: 1}, func(s store) func() error {
 			id := live(s)
 			return func() error {
-				return second(s.Update(ctx, id, 0, func(*pgsession.Session) (any, error) { return nil, pgsession.ErrConflict }))
+				return second(s.Update(ctx, at(id), 0, func(*pgsession.Session) (any, error) { return nil, pgsession.ErrConflict }))
 			}
 		}},
 		{"Update/outage", "update", failed, func(s store) func() error {
 			id := live(s)
 			outage(s)
-			return func() error { return second(s.Update(ctx, id, 0, keep(2))) }
+			return func() error { return second(s.Update(ctx, at(id), 0, keep(2))) }
 		}},
 		{"Renew", "renew", ok, func(s store) func() error {
 			id := live(s)
-			return func() error { return second(s.Renew(ctx, id, 0, login(bob))) }
+			return func() error { return second(s.Renew(ctx, at(id), 0, login(bob))) }
 		}},
 		{"Touch", "touch", ok, func(s store) func() error {
 			id := live(s)
-			return func() error { return s.Touch(ctx, id, 0) }
+			return func() error { return second(s.Touch(ctx, at(id), 0)) }
 		}},
 		{"Touch/outage", "touch", failed, func(s store) func() error {
 			outage(s)
-			return func() error { return s.Touch(ctx, pgsession.NewID(), 0) }
+			return func() error { return second(s.Touch(ctx, at(pgsession.NewID()), 0)) }
 		}},
 		{"Cycle", "cycle", ok, func(s store) func() error {
 			id := live(s)

@@ -58,7 +58,7 @@ func TestStore_Rows(t *testing.T) {
 	for name, s := range bothStores(t) {
 		t.Run(name, func(t *testing.T) {
 			ctx := t.Context()
-			live := s.create(t, pgsession.Data{UserID: "ann", EndsAt: epoch.Add(24 * time.Hour), Values: 1}, 90*time.Minute)
+			live := s.create(t, pgsession.Data{UserID: "ann", Lifetime: 24 * time.Hour, Values: 1}, 90*time.Minute)
 			require.Equal(t, 1, s.rows(t, `key = $1 AND created_at = $2 AND expires_at = $3 AND ends_at = $4 AND idle_timeout = '90 minutes'
 				AND expires_hour = '2026-03-14 16:00Z'`, key(live), epoch, epoch.Add(90*time.Minute), epoch.Add(24*time.Hour)))
 			require.Equal(t, 1, s.rows(t, `key = $1 AND user_key IS NOT NULL AND num_nulls(data, sealed) = 1`, key(live)))
@@ -73,7 +73,7 @@ func TestStore_Rows(t *testing.T) {
 			require.NoError(t, s.Delete(ctx, short))
 			require.NoError(t, s.Delete(ctx, long))
 			require.NoError(t, s.Cycle(ctx, cycled, pgsession.NewID(), ann(2), time.Hour))
-			require.NoError(t, second(s.Renew(ctx, renewed, time.Hour, login(ann(2)))))
+			require.NoError(t, second(s.Renew(ctx, at(renewed), time.Hour, login(ann(2)))))
 			const tombstone = `key = $1 AND expires_at = $2 AND num_nulls(data, sealed) = 2 AND (user_key IS NULL) = $3`
 			require.Equal(t, 1, s.rows(t, tombstone, key(long), epoch.Add(3*time.Hour), true), "until the session would have expired")
 			require.Equal(t, 1, s.rows(t, tombstone, key(short), epoch.Add(time.Hour), true), "for an hour at least")
@@ -108,7 +108,6 @@ func TestStore_Returned(t *testing.T) {
 				require.Equal(t, returned.ID.Handle(), returned.Handle)
 				return returned
 			}
-			endsAt := epoch.Add(10*time.Hour + 7)
 			visitor := requireLoaded(s.Create(ctx, guest, 90*time.Minute))
 			require.Equal(t, epoch, visitor.CreatedAt)
 			require.Equal(t, epoch.Add(90*time.Minute), visitor.ExpiresAt)
@@ -116,22 +115,22 @@ func TestStore_Returned(t *testing.T) {
 			require.Equal(t, 90*time.Minute, visitor.IdleTimeout)
 			require.Equal(t, visitor.ID.Token(), s.load(t, visitor.ID).ID.Token())
 			requireLoaded(s.Create(ctx, ann([]byte{0, 255}), 1))
-			requireLoaded(s.CreateAs(ctx, pgsession.DeriveID("token"), pgsession.Data{UserID: "ann", EndsAt: endsAt}, 48*time.Hour))
+			requireLoaded(s.CreateAs(ctx, pgsession.DeriveID("token"), pgsession.Data{UserID: "ann", Lifetime: 10*time.Hour + 7}, 48*time.Hour))
 
 			s.clock.Advance(time.Minute + 1)
-			updated := requireLoaded(s.Update(ctx, visitor.ID, 0, increment))
+			updated := requireLoaded(s.Update(ctx, at(visitor.ID), 0, increment))
 			require.Equal(t, visitor.ExpiresAt, updated.ExpiresAt)
-			require.NotEqual(t, visitor.Version, updated.Version)
-			requireLoaded(s.Update(ctx, visitor.ID, 0, keep(1))) // writes nothing
-			requireLoaded(s.Update(ctx, visitor.ID, 48*time.Hour, keep([]byte("raw"))))
+			require.NotEqual(t, version(visitor), version(updated))
+			requireLoaded(s.Update(ctx, at(visitor.ID), 0, keep(1))) // writes nothing
+			requireLoaded(s.Update(ctx, at(visitor.ID), 48*time.Hour, keep([]byte("raw"))))
 
 			s.clock.Advance(time.Minute)
-			same := requireLoaded(s.Renew(ctx, visitor.ID, 0, login(guest)))
+			same := requireLoaded(s.Renew(ctx, at(visitor.ID), 0, login(guest)))
 			require.Equal(t, epoch, same.CreatedAt)
 			require.Equal(t, 48*time.Hour, same.IdleTimeout)
-			hers := requireLoaded(s.Renew(ctx, same.ID, time.Hour, login(pgsession.Data{UserID: "ann", EndsAt: endsAt, Values: 2})))
+			hers := requireLoaded(s.Renew(ctx, at(same.ID), time.Hour, login(pgsession.Data{UserID: "ann", Lifetime: 10*time.Hour - 999, Values: 2})))
 			require.Equal(t, epoch.Add(2*time.Minute), hers.CreatedAt)
-			require.Equal(t, epoch.Add(10*time.Hour), hers.EndsAt)
+			require.Equal(t, hers.CreatedAt.Add(10*time.Hour), hers.EndsAt)
 			require.NotEqual(t, same.Handle, hers.Handle)
 			require.NotEmpty(t, hers.ID.Token())
 		})
@@ -187,14 +186,14 @@ func TestStore_ParsedID(t *testing.T) {
 			parsed := must(pgsession.ParseID(s.create(t, ann(1), time.Hour).Token()))
 			require.NoError(t, s.Save(ctx, parsed, ann(2), time.Hour))
 			require.NoError(t, s.Put(ctx, parsed, ann(3), time.Hour), "it replaces")
-			require.NoError(t, s.Touch(ctx, parsed, 2*time.Hour))
+			require.NoError(t, second(s.Touch(ctx, at(parsed), 2*time.Hour)))
 			require.Equal(t, 3, s.count(t, parsed))
-			session, err := s.Update(ctx, parsed, 0, increment)
+			session, err := s.Update(ctx, at(parsed), 0, increment)
 			require.NoError(t, err)
 			require.Equal(t, parsed.Token(), session.ID.Token())
 			require.ErrorIs(t, second(s.CreateAs(ctx, s.load(t, parsed).ID, ann(1), time.Hour)), pgsession.ErrInvalidID, "Load tells no other id")
 
-			renewed, err := s.Renew(ctx, parsed, 0, login(ann(5)))
+			renewed, err := s.Renew(ctx, at(parsed), 0, login(ann(5)))
 			require.NoError(t, err)
 			require.ErrorIs(t, second(s.Load(ctx, parsed)), pgsession.ErrRevoked)
 			require.NoError(t, s.Cycle(ctx, must(pgsession.ParseID(renewed.ID.Token())), pgsession.NewID(), ann(6), time.Hour))
@@ -209,7 +208,7 @@ func TestStore_Update(t *testing.T) {
 		s := newStore(t)
 		ctx, id, calls := t.Context(), pgsession.DeriveID("token"), 0
 		require.NoError(t, s.Put(ctx, id, ann(1), time.Hour))
-		session, err := s.Update(ctx, id, 0, func(session *pgsession.Session) (any, error) {
+		session, err := s.Update(ctx, at(id), 0, func(session *pgsession.Session) (any, error) {
 			if calls++; calls == 1 {
 				s.sql(t, `DELETE FROM sessions WHERE key = $1`, key(id))
 				require.NoError(t, s.Put(ctx, id, ann(10), time.Hour))
@@ -229,7 +228,7 @@ func TestStore_Update(t *testing.T) {
 		for range writers {
 			group.Go(func() {
 				for range rounds {
-					if err := second(s.Update(t.Context(), id, 0, increment)); err != nil {
+					if err := second(s.Update(t.Context(), at(id), 0, increment)); err != nil {
 						t.Error(err)
 					}
 				}
@@ -244,11 +243,11 @@ func TestStore_Update(t *testing.T) {
 			values := json.RawMessage(`{"b":1,"a":[1.50,"é"]}`) // jsonb sorts the members
 			id := s.create(t, ann(values), time.Hour)
 			before := s.load(t, id)
-			require.NoError(t, second(s.Update(t.Context(), id, 0, keep(values))), name)
-			require.NoError(t, second(s.Update(t.Context(), id, time.Hour, keep(values))), name)
+			require.NoError(t, second(s.Update(t.Context(), at(id), 0, keep(values))), name)
+			require.NoError(t, second(s.Update(t.Context(), at(id), time.Hour, keep(values))), name)
 			require.Equal(t, before, s.load(t, id), name)
-			require.NoError(t, second(s.Update(t.Context(), id, 2*time.Hour, keep(values))), name)
-			require.NotEqual(t, before.Version, s.load(t, id).Version, name)
+			require.NoError(t, second(s.Update(t.Context(), at(id), 2*time.Hour, keep(values))), name)
+			require.NotEqual(t, version(before), version(s.load(t, id)), name)
 		}
 	})
 }
@@ -263,7 +262,7 @@ func TestStore_Move_Race(t *testing.T) {
 			return next, s.Cycle(ctx, id, next, ann(1), time.Hour)
 		},
 		"Renew": func(ctx context.Context, s *fixture, id pgsession.ID) (pgsession.ID, error) {
-			session, err := s.Renew(ctx, id, time.Hour, login(ann(1)))
+			session, err := s.Renew(ctx, at(id), time.Hour, login(ann(1)))
 			if err != nil {
 				return pgsession.ID{}, err
 			}
@@ -335,7 +334,7 @@ func TestStore_Move_Refused(t *testing.T) {
 			s.sql(t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''not today''; END'`)
 			s.sql(t, trigger)
 			require.ErrorContains(t, s.Cycle(t.Context(), old, next, ann(2), time.Hour), "not today")
-			require.ErrorContains(t, second(s.Renew(t.Context(), old, 0, login(ann(2)))), "not today")
+			require.ErrorContains(t, second(s.Renew(t.Context(), at(old), 0, login(ann(2)))), "not today")
 			require.Equal(t, before, s.load(t, old))
 			require.ErrorIs(t, second(s.Load(t.Context(), next)), pgsession.ErrNotFound)
 			require.Equal(t, 1, s.rows(t, "true"))
@@ -350,9 +349,9 @@ func TestStore_Renew_Overtaken(t *testing.T) {
 	ctx := t.Context()
 	t.Run("by a write", func(t *testing.T) {
 		id, calls := s.create(t, guest, time.Hour), 0
-		session, err := s.Renew(ctx, id, 0, func(session *pgsession.Session) (pgsession.Data, error) {
+		session, err := s.Renew(ctx, at(id), 0, func(session *pgsession.Session) (pgsession.Data, error) {
 			if calls++; calls == 1 {
-				require.NoError(t, second(s.Update(ctx, id, 0, keep(7))))
+				require.NoError(t, second(s.Update(ctx, at(id), 0, keep(7))))
 			}
 			values, err := increment(session)
 			return ann(values), err
@@ -365,14 +364,14 @@ func TestStore_Renew_Overtaken(t *testing.T) {
 	t.Run("by an end", func(t *testing.T) {
 		id := s.create(t, guest, time.Hour)
 		before := s.rows(t, "true")
-		require.ErrorIs(t, second(s.Renew(ctx, id, 0, func(*pgsession.Session) (pgsession.Data, error) {
+		require.ErrorIs(t, second(s.Renew(ctx, at(id), 0, func(*pgsession.Session) (pgsession.Data, error) {
 			return ann(1), s.Delete(ctx, id)
 		})), pgsession.ErrRevoked)
 		require.Equal(t, before, s.rows(t, "true"), "no new row")
 	})
 	t.Run("again and again", func(t *testing.T) {
 		id := s.create(t, guest, time.Hour)
-		require.ErrorIs(t, second(s.Renew(ctx, id, 0, func(*pgsession.Session) (pgsession.Data, error) {
+		require.ErrorIs(t, second(s.Renew(ctx, at(id), 0, func(*pgsession.Session) (pgsession.Data, error) {
 			return ann(1), s.Save(ctx, id, guest, time.Hour)
 		})), pgsession.ErrConflict)
 		require.Empty(t, s.load(t, id).UserID)
@@ -387,7 +386,7 @@ func TestStore_Touch_Overtaken(t *testing.T) {
 	id := s.create(t, ann(1), time.Minute)
 	end := s.hold(t, `UPDATE sessions SET sealed = NULL, user_key = NULL WHERE key = $1`, key(id))
 	touched := make(chan error, 1)
-	go func() { touched <- s.Touch(t.Context(), id, time.Hour) }()
+	go func() { touched <- second(s.Touch(t.Context(), at(id), time.Hour)) }()
 	end.waitFor(t, 1)
 	require.NoError(t, end.Commit(t.Context()))
 	require.ErrorIs(t, <-touched, pgsession.ErrRevoked)
@@ -431,8 +430,8 @@ func TestStore_Create_ErrEncode(t *testing.T) {
 				"CreateAs": second(s.CreateAs(ctx, next, data, time.Hour)),
 				"Put":      s.Put(ctx, next, data, time.Hour),
 				"Save":     s.Save(ctx, live, data, time.Hour),
-				"Update":   second(s.Update(ctx, live, time.Hour, keep(values))),
-				"Renew":    second(s.Renew(ctx, live, time.Hour, login(data))),
+				"Update":   second(s.Update(ctx, at(live), time.Hour, keep(values))),
+				"Renew":    second(s.Renew(ctx, at(live), time.Hour, login(data))),
 				"Cycle":    s.Cycle(ctx, live, next, data, time.Hour),
 			} {
 				require.ErrorIs(t, err, pgsession.ErrEncode, operation)
@@ -515,9 +514,9 @@ func operationsOf(s *fixture, id pgsession.ID) map[string]func(ctx context.Conte
 		"load":                  func(ctx context.Context) error { return second(s.Load(ctx, id)) },
 		"save":                  func(ctx context.Context) error { return s.Save(ctx, id, ann(1), time.Hour) },
 		"put":                   func(ctx context.Context) error { return s.Put(ctx, id, ann(1), time.Hour) },
-		"load/Update":           func(ctx context.Context) error { return second(s.Update(ctx, id, 0, keep(2))) },
-		"load/Renew":            func(ctx context.Context) error { return second(s.Renew(ctx, id, 0, login(ann(2)))) },
-		"touch":                 func(ctx context.Context) error { return s.Touch(ctx, id, 2*time.Hour) },
+		"load/Update":           func(ctx context.Context) error { return second(s.Update(ctx, at(id), 0, keep(2))) },
+		"load/Renew":            func(ctx context.Context) error { return second(s.Renew(ctx, at(id), 0, login(ann(2)))) },
+		"touch":                 func(ctx context.Context) error { return second(s.Touch(ctx, at(id), 2*time.Hour)) },
 		"cycle":                 func(ctx context.Context) error { return s.Cycle(ctx, id, pgsession.NewID(), ann(1), time.Hour) },
 		"delete":                func(ctx context.Context) error { return s.Delete(ctx, id) },
 		"find by user":          func(ctx context.Context) error { return second(s.FindByUser(ctx, "ann", 0)) },
@@ -570,15 +569,15 @@ func TestStore_RoundTrips(t *testing.T) {
 		{"CreateAs", 1, func() error { return second(s.CreateAs(ctx, pgsession.NewID(), ann(1), time.Hour)) }},
 		{"Load", 1, func() error { return second(s.Load(ctx, id)) }},
 		{"Save", 1, func() error { return s.Save(ctx, id, ann(2), time.Hour) }},
-		{"Touch", 1, func() error { return s.Touch(ctx, id, 2*time.Hour) }},
-		{"Touch without gain", 1, func() error { return s.Touch(ctx, id, 2*time.Hour) }},
-		{"Touch by its own ttl", 1, func() error { return s.Touch(ctx, id, 0) }},
-		{"Update", 2, func() error { return second(s.Update(ctx, id, 0, increment)) }},
-		{"Update of nothing", 1, func() error { return second(s.Update(ctx, id, 0, keep(3))) }},
+		{"Touch", 1, func() error { return second(s.Touch(ctx, at(id), 2*time.Hour)) }},
+		{"Touch without gain", 1, func() error { return second(s.Touch(ctx, at(id), 2*time.Hour)) }},
+		{"Touch by its own ttl", 1, func() error { return second(s.Touch(ctx, at(id), 0)) }},
+		{"Update", 2, func() error { return second(s.Update(ctx, at(id), 0, increment)) }},
+		{"Update of nothing", 1, func() error { return second(s.Update(ctx, at(id), 0, keep(3))) }},
 		{"Put", 1, func() error { return s.Put(ctx, id, ann(3), time.Hour) }},
 		{"Cycle", 1, func() error { return s.Cycle(ctx, id, next, ann(3), time.Hour) }},
 		{"Renew", 2, func() (err error) {
-			renewed, err = s.Renew(ctx, next, time.Hour, login(ann(4)))
+			renewed, err = s.Renew(ctx, at(next), time.Hour, login(ann(4)))
 			return err
 		}},
 		{"FindByUser", 1, func() error { return second(s.FindByUser(ctx, "ann", 0)) }},

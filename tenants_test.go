@@ -90,11 +90,15 @@ func TestTenants(t *testing.T) {
 			}
 			kv := s.KeyValue()
 			for operation, call := range map[string]func(ctx context.Context, i int, id pgsession.ID) error{
-				"load":   func(ctx context.Context, _ int, id pgsession.ID) error { return second(s.Load(ctx, id)) },
-				"save":   func(ctx context.Context, i int, id pgsession.ID) error { return s.Save(ctx, id, ann(i), time.Hour) },
-				"put":    func(ctx context.Context, i int, id pgsession.ID) error { return s.Put(ctx, id, ann(i), time.Hour) },
-				"touch":  func(ctx context.Context, _ int, id pgsession.ID) error { return s.Touch(ctx, id, 2*time.Hour) },
-				"update": func(ctx context.Context, i int, id pgsession.ID) error { return second(s.Update(ctx, id, 0, keep(i))) },
+				"load": func(ctx context.Context, _ int, id pgsession.ID) error { return second(s.Load(ctx, id)) },
+				"save": func(ctx context.Context, i int, id pgsession.ID) error { return s.Save(ctx, id, ann(i), time.Hour) },
+				"put":  func(ctx context.Context, i int, id pgsession.ID) error { return s.Put(ctx, id, ann(i), time.Hour) },
+				"touch": func(ctx context.Context, _ int, id pgsession.ID) error {
+					return second(s.Touch(ctx, at(id), 2*time.Hour))
+				},
+				"update": func(ctx context.Context, i int, id pgsession.ID) error {
+					return second(s.Update(ctx, at(id), 0, keep(i)))
+				},
 				"put anew": func(ctx context.Context, i int, id pgsession.ID) error {
 					return s.Put(ctx, pgsession.DeriveID(id.Token()), ann(i), time.Hour)
 				},
@@ -125,7 +129,7 @@ func TestTenants(t *testing.T) {
 					require.Equal(t, i, decode[int](t, session), "of the other tenant")
 				}
 			}
-			requireAll(t, "touch", 2*callers, func(n int) error { return s.Touch(s.contexts[n%2], ids[n%2][n/2], 2*time.Hour) })
+			requireAll(t, "touch", 2*callers, func(n int) error { return second(s.Touch(s.contexts[n%2], at(ids[n%2][n/2]), 2*time.Hour)) })
 			requireAll(t, "delete", 2*callers, func(n int) error { return s.Delete(s.contexts[n%2], ids[n%2][n/2]) })
 			for i := range s.contexts {
 				require.Equal(t, callers, s.inSchema(t, i, `sealed IS NULL AND user_key IS NULL AND expires_at > now() + interval '90 minutes'`),

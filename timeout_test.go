@@ -212,7 +212,7 @@ func TestWithTimeout_Default(t *testing.T) {
 		for name, call := range map[string]func() error{
 			"Load":   func() error { return second(s.Load(t.Context(), pgsession.NewID())) },
 			"Create": func() error { return second(s.Create(t.Context(), ann(1), time.Hour)) },
-			"Update": func() error { return second(s.Update(t.Context(), pgsession.NewID(), 0, keep(1))) },
+			"Update": func() error { return second(s.Update(t.Context(), at(pgsession.NewID()), 0, keep(1))) },
 		} {
 			started := time.Now()
 			requireTimeout(t, call(), name)

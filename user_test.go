@@ -47,7 +47,7 @@ func TestStore_FindByUser_AcrossKeys(t *testing.T) {
 		s.clock.Advance(time.Minute)
 		require.NoError(t, rotated.Cycle(ctx, old, fresh, ann(1), time.Hour))
 		require.Equal(t, began, rotated.load(t, fresh).CreatedAt)
-		renewed, err := s.node(newCrypto(t, pgsession.GenerateKey(), next, testKey)).Renew(ctx, fresh, 0, login(ann(2)))
+		renewed, err := s.node(newCrypto(t, pgsession.GenerateKey(), next, testKey)).Renew(ctx, at(fresh), 0, login(ann(2)))
 		require.NoError(t, err)
 		require.Equal(t, began, renewed.CreatedAt)
 		require.NoError(t, s.RevokeAny(ctx, renewed.Handle))
@@ -128,7 +128,7 @@ func TestStore_DeleteByUser_AgainstMoves(t *testing.T) {
 					var err error
 					if n%2 == 0 {
 						err = s.Cycle(ctx, id, next, ann(1), time.Hour)
-					} else if session, renewErr := s.Renew(ctx, id, time.Hour, login(ann(1))); renewErr == nil {
+					} else if session, renewErr := s.Renew(ctx, at(id), time.Hour, login(ann(1))); renewErr == nil {
 						next = session.ID
 					} else {
 						err = renewErr
@@ -279,7 +279,7 @@ func TestStore_Reseal(t *testing.T) {
 		const saves = 60
 		saving.Go(func() {
 			for range saves {
-				if err := second(rotated.Update(ctx, id, 0, increment)); err != nil {
+				if err := second(rotated.Update(ctx, at(id), 0, increment)); err != nil {
 					t.Error(err)
 				}
 			}

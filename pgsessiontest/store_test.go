@@ -23,6 +23,11 @@ var (
 	ann   = pgsession.Data{UserID: "ann", Values: 1}
 )
 
+// at returns a session made by hand, with which an operation begins by loading it.
+func at(id pgsession.ID) *pgsession.Session {
+	return &pgsession.Session{ID: id, Handle: id.Handle()}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // operations are all that ask the database, by the names of their methods.
@@ -44,23 +49,29 @@ var operations = map[string]func(ctx context.Context, s *pgsessiontest.Store, id
 		return s.Put(ctx, id, ann, time.Hour)
 	},
 	"Update": func(ctx context.Context, s *pgsessiontest.Store, id pgsession.ID) error {
-		return second(s.Update(ctx, id, 0, func(*pgsession.Session) (any, error) { return 2, nil }))
+		return second(s.Update(ctx, at(id), 0, func(*pgsession.Session) (any, error) { return 2, nil }))
 	},
 	"Touch": func(ctx context.Context, s *pgsessiontest.Store, id pgsession.ID) error {
-		return s.Touch(ctx, id, 2*time.Hour)
+		return second(s.Touch(ctx, at(id), 2*time.Hour))
 	},
 	"Renew": func(ctx context.Context, s *pgsessiontest.Store, id pgsession.ID) error {
-		return second(s.Renew(ctx, id, 0, func(*pgsession.Session) (pgsession.Data, error) { return ann, nil }))
+		return second(s.Renew(ctx, at(id), 0, func(*pgsession.Session) (pgsession.Data, error) { return ann, nil }))
 	},
 	"Cycle": func(ctx context.Context, s *pgsessiontest.Store, id pgsession.ID) error {
 		return s.Cycle(ctx, id, pgsession.NewID(), ann, time.Hour)
 	},
 	"Delete": func(ctx context.Context, s *pgsessiontest.Store, id pgsession.ID) error { return s.Delete(ctx, id) },
+	"Find": func(ctx context.Context, s *pgsessiontest.Store, id pgsession.ID) error {
+		return second(s.Find(ctx, id.Handle()))
+	},
 	"FindByUser": func(ctx context.Context, s *pgsessiontest.Store, _ pgsession.ID) error {
 		return second(s.FindByUser(ctx, "ann", 0))
 	},
 	"DeleteByUser": func(ctx context.Context, s *pgsessiontest.Store, _ pgsession.ID) error {
 		return second(s.DeleteByUser(ctx, "ann"))
+	},
+	"LimitByUser": func(ctx context.Context, s *pgsessiontest.Store, _ pgsession.ID) error {
+		return second(s.LimitByUser(ctx, "ann", 1))
 	},
 	"Revoke": func(ctx context.Context, s *pgsessiontest.Store, id pgsession.ID) error {
 		return s.Revoke(ctx, "ann", id.Handle())
@@ -78,6 +89,9 @@ var operations = map[string]func(ctx context.Context, s *pgsessiontest.Store, id
 	},
 	"DeleteAll": func(ctx context.Context, s *pgsessiontest.Store, _ pgsession.ID) error {
 		return second(s.DeleteAll(ctx))
+	},
+	"Count": func(ctx context.Context, s *pgsessiontest.Store, _ pgsession.ID) error {
+		return second(s.Count(ctx))
 	},
 	"CleanupExpired": func(ctx context.Context, s *pgsessiontest.Store, _ pgsession.ID) error {
 		return second(s.CleanupExpired(ctx))
@@ -110,7 +124,7 @@ func TestStore_FailWith(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()
-			s := pgsessiontest.New()
+			s := pgsessiontest.New(pgsession.WithClock(pgsession.NewManualClock(epoch)))
 			created, err := s.Create(ctx, ann, time.Hour)
 			require.NoError(t, err)
 			require.NoError(t, s.KeyValue().Put(ctx, "key", []byte("abc"), time.Hour))
@@ -129,15 +143,21 @@ func TestStore_FailWith(t *testing.T) {
 	}
 }
 
-// contents returns the version of all that is live.
-func contents(t *testing.T, s *pgsessiontest.Store) map[pgsession.Handle]int64 {
+// contents returns all that is live.
+func contents(t *testing.T, s *pgsessiontest.Store) map[string]any {
 	t.Helper()
-	versions := make(map[pgsession.Handle]int64)
+	contents := make(map[string]any)
 	for session, err := range s.All(t.Context()) {
 		require.NoError(t, err)
-		versions[session.Handle] = session.Version
+		contents[session.Handle.String()] = session
 	}
-	return versions
+	value, err := s.KeyValue().Get(t.Context(), "key")
+	require.NoError(t, err)
+	contents["key"] = string(value)
+	count, err := s.Count(t.Context())
+	require.NoError(t, err)
+	contents["count"] = count
+	return contents
 }
 
 // A new method that asks the database belongs in operations.
@@ -185,7 +205,6 @@ func TestNewSession(t *testing.T) {
 		require.True(t, session.ID.IsZero())
 		require.False(t, session.Handle.IsZero())
 		require.Equal(t, pgsession.Data{Values: json.RawMessage("null")}, session.Data())
-		require.EqualValues(t, 1, session.Version)
 		require.WithinDuration(t, time.Now(), session.CreatedAt, time.Minute)
 	})
 	t.Run("all fields", func(t *testing.T) {
@@ -194,12 +213,11 @@ func TestNewSession(t *testing.T) {
 		fields := pgsessiontest.SessionFields{
 			ID:          pgsession.NewID(),
 			Handle:      pgsession.NewID().Handle(),
-			Data:        pgsession.Data{UserID: "ann", EndsAt: epoch.Add(-time.Minute), Values: given},
+			Data:        pgsession.Data{UserID: "ann", Lifetime: 59 * time.Minute, Values: given},
 			LoadedAt:    epoch,
 			CreatedAt:   epoch.Add(-time.Hour),
 			ExpiresAt:   epoch.Add(time.Minute),
 			IdleTimeout: 7 * time.Minute,
-			Version:     7,
 		}
 		session := pgsessiontest.NewSession(fields)
 		given[0] = 'x'
@@ -208,10 +226,9 @@ func TestNewSession(t *testing.T) {
 		require.Equal(t, "ann", session.UserID)
 		require.Equal(t, fields.CreatedAt, session.CreatedAt)
 		require.Equal(t, fields.ExpiresAt, session.ExpiresAt)
-		require.Equal(t, fields.Data.EndsAt, session.EndsAt)
+		require.Equal(t, epoch.Add(-time.Minute), session.EndsAt)
 		require.Equal(t, fields.IdleTimeout, session.IdleTimeout)
 		require.Equal(t, time.Minute, session.Remaining())
-		require.EqualValues(t, 7, session.Version)
 		value, err := pgsession.Decode[[]byte](session)
 		require.NoError(t, err)
 		require.Equal(t, "abc", string(value), "a copy")

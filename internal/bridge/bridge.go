@@ -14,4 +14,7 @@ var (
 
 	// Session returns the *pgsession.Session that store, a *pgsession.Store, makes of a row.
 	Session func(store any, row rows.Row, loadedAt time.Time) any
+
+	// Row returns the row that session, a *pgsession.Session, was read from, without its payload.
+	Row func(session any) rows.Row
 )
