@@ -181,8 +181,8 @@ func (b *books) crossed() (crossed int, err error) {
 				crossed++
 			}
 		}
-		for id := range b.tenants[1-i].live {
-			if _, err := store.Load(own, id); !errors.Is(err, pgsession.ErrNotFound) {
+		for _, e := range b.tenants[1-i].live {
+			if _, err := store.Load(own, e.id); !errors.Is(err, pgsession.ErrNotFound) {
 				if err != nil {
 					return crossed, err
 				}

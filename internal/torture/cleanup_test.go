@@ -66,7 +66,7 @@ func TestCleanup_BesideTraffic(t *testing.T) {
 	traffic, pool := newStore(nil, clock, crypto)
 	require.NoError(t, traffic.Init(ctx))
 
-	var live, revenants []pgsession.ID
+	var live, revenants []*pgsession.Session
 	for i := range 400 {
 		ttl, group := 1000*time.Hour, &live
 		if i%2 == 1 {
@@ -74,7 +74,7 @@ func TestCleanup_BesideTraffic(t *testing.T) {
 		}
 		s, err := traffic.Create(ctx, pgsession.Data{UserID: "ann", Values: i}, ttl)
 		require.NoError(t, err)
-		*group = append(*group, s.ID)
+		*group = append(*group, s)
 	}
 	_, err = pool.Exec(ctx, `
 		INSERT INTO sessions (key, sealed, version, created_at, expires_at, idle_timeout)
@@ -87,7 +87,7 @@ func TestCleanup_BesideTraffic(t *testing.T) {
 
 	alone := make([]time.Duration, 0, 4000)
 	for range 4000 {
-		alone = append(alone, timedSave(t, traffic, live[rand.IntN(len(live))]))
+		alone = append(alone, timedSave(t, traffic, live[rand.IntN(len(live))].ID))
 	}
 
 	traced := &statements{seen: make(map[string][]any)}
@@ -103,23 +103,23 @@ func TestCleanup_BesideTraffic(t *testing.T) {
 	var beside []time.Duration
 	callers.Go(func() {
 		for sweeping.Err() == nil || len(beside) < 100 {
-			beside = append(beside, timedSave(t, traffic, live[rand.IntN(len(live))]))
+			beside = append(beside, timedSave(t, traffic, live[rand.IntN(len(live))].ID))
 		}
 	})
 	problems := make(chan error, 100)
 	callers.Go(func() {
-		for _, id := range live {
-			if err := traffic.Touch(ctx, id, 2000*time.Hour); err != nil {
+		for _, s := range live {
+			if _, err := traffic.Touch(ctx, s, 2000*time.Hour); err != nil {
 				problems <- fmt.Errorf("touch: %w", err)
 			}
 		}
 	})
 	callers.Go(func() {
-		for _, id := range revenants {
+		for _, s := range revenants {
 			// Until its row is removed, nothing begins anew under the id.
 			err := pgsession.ErrNotFound
 			for errors.Is(err, pgsession.ErrNotFound) && sweeping.Err() == nil {
-				err = traffic.Put(ctx, id, pgsession.Data{UserID: "ann", Values: "anew"}, time.Hour)
+				err = traffic.Put(ctx, s.ID, pgsession.Data{UserID: "ann", Values: "anew"}, time.Hour)
 			}
 			if err != nil && !errors.Is(err, pgsession.ErrNotFound) {
 				problems <- fmt.Errorf("put: %w", err)
@@ -138,11 +138,11 @@ func TestCleanup_BesideTraffic(t *testing.T) {
 	// A sweep leaves a row that a refused Put holds at the moment.
 	_, err = traffic.CleanupExpired(ctx)
 	require.NoError(t, err)
-	for _, id := range revenants {
-		require.NoError(t, traffic.Put(ctx, id, pgsession.Data{UserID: "ann", Values: "anew"}, time.Hour))
+	for _, s := range revenants {
+		require.NoError(t, traffic.Put(ctx, s.ID, pgsession.Data{UserID: "ann", Values: "anew"}, time.Hour))
 	}
-	for _, id := range slices.Concat(live, revenants) {
-		_, err := traffic.Load(ctx, id)
+	for _, s := range slices.Concat(live, revenants) {
+		_, err := traffic.Load(ctx, s.ID)
 		require.NoError(t, err)
 	}
 	var left int

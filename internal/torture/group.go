@@ -20,13 +20,15 @@ type group struct {
 	mu       sync.Mutex
 	ids      map[int]pgsession.ID // by slot
 	slots    map[pgsession.Handle]int
-	free     []int          // slots for the ids that Renew makes
-	renewals map[string]int // by the values that Renew stores under an id which is not known yet
+	free     []int                        // slots for the ids that Renew makes
+	renewals map[string]int               // by the values that Renew stores under an id which is not known yet
+	kept     map[int][]*pgsession.Session // by slot: some of those that calls returned, from any node and of any age
 }
 
 func (r *round) newGroup(name int) *group {
 	p := r.profile
-	g := &group{name: name, ids: make(map[int]pgsession.ID), slots: make(map[pgsession.Handle]int), renewals: make(map[string]int)}
+	g := &group{name: name, ids: make(map[int]pgsession.ID), slots: make(map[pgsession.Handle]int), renewals: make(map[string]int),
+		kept: make(map[int][]*pgsession.Session)}
 	g.history.slots, g.history.timeline = p.slots+p.renewed, r.clock
 	for slot := p.slots; slot < g.history.slots; slot++ {
 		g.free = append(g.free, slot)
@@ -76,6 +78,35 @@ func (g *group) pick(random *rand.Rand) int {
 	}
 	known := g.known()
 	return known[random.IntN(len(known))]
+}
+
+// maxKept bounds the sessions that a group keeps of a slot.
+const maxKept = 8
+
+// keep remembers a session that a call returned, for others to begin with.
+func (g *group) keep(slot int, s *pgsession.Session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kept := g.kept[slot]
+	if len(kept) == maxKept {
+		forgotten := rand.IntN(maxKept)
+		kept = slices.Delete(kept, forgotten, forgotten+1)
+	}
+	g.kept[slot] = append(kept, s)
+}
+
+// base returns a session that a call returned earlier, most often the latest, or nil if there is none.
+func (g *group) base(slot int, random *rand.Rand) *pgsession.Session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kept := g.kept[slot]
+	switch {
+	case len(kept) == 0:
+		return nil
+	case random.IntN(2) == 0:
+		return kept[len(kept)-1]
+	}
+	return kept[random.IntN(len(kept))]
 }
 
 // reserve takes a slot for the id that Renew will make, if one is left.

@@ -22,7 +22,7 @@ type ledger struct {
 	user  string                                // the prefix of all users
 
 	mu    sync.Mutex
-	live  map[pgsession.ID]*entry
+	live  map[pgsession.Handle]*entry
 	ended []pgsession.ID
 	saves int
 
@@ -38,6 +38,8 @@ type ledger struct {
 
 // An entry is a session whose values count its saves.
 type entry struct {
+	id                 pgsession.ID
+	base               *pgsession.Session // as it was loaded at some time
 	acknowledged, sent int
 	ending             bool // an end was sent, and its answer never came
 }
@@ -46,7 +48,7 @@ const ledgerTTL = 24 * time.Hour
 
 // newLedger returns a ledger that open has to start.
 func newLedger(store *pgsession.Store, user string) *ledger {
-	return &ledger{store: store, user: user, live: make(map[pgsession.ID]*entry),
+	return &ledger{store: store, user: user, live: make(map[pgsession.Handle]*entry),
 		scope: func(ctx context.Context) context.Context { return ctx }}
 }
 
@@ -73,8 +75,8 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 		return
 	}
 	id := created.ID
-	e := &entry{acknowledged: 1, sent: 1}
-	l.record(func() { l.live[id], l.saves = e, l.saves+1 })
+	e := &entry{id: id, base: created, acknowledged: 1, sent: 1}
+	l.record(func() { l.live[id.Handle()], l.saves = e, l.saves+1 })
 	for range 1 + random.IntN(10) {
 		l.pause(ctx, random)
 		l.record(func() { e.sent++ })
@@ -84,7 +86,7 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 		case err == nil:
 			l.record(func() { e.acknowledged, l.saves = e.sent, l.saves+1 })
 		case errors.Is(err, pgsession.ErrNotFound):
-			l.record(func() { l.lost++; delete(l.live, id) })
+			l.record(func() { l.lost++; delete(l.live, id.Handle()) })
 			return
 		default:
 			if ctx.Err() == nil && l.failed != nil {
@@ -104,13 +106,13 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 	case 1:
 		next := pgsession.NewID()
 		if err = l.store.Cycle(ctx, id, next, pgsession.Data{UserID: user, Values: 1}, ledgerTTL); err == nil {
-			l.record(func() { l.live[next] = &entry{acknowledged: 1, sent: 1} })
+			l.record(func() { l.live[next.Handle()] = &entry{id: next, acknowledged: 1, sent: 1} })
 		}
 	default:
 		err = l.store.Delete(ctx, id)
 	}
 	if err == nil {
-		l.record(func() { delete(l.live, id); l.ended = append(l.ended, id) })
+		l.record(func() { delete(l.live, id.Handle()); l.ended = append(l.ended, id) })
 	}
 }
 
@@ -134,10 +136,14 @@ func (l *ledger) write(ctx context.Context, id pgsession.ID, user string, e *ent
 	case 0:
 		return l.store.Put(ctx, id, data, ledgerTTL)
 	case 1:
-		_, err := l.store.Update(ctx, id, ledgerTTL, func(loaded *pgsession.Session) (any, error) {
-			l.compare(loaded, user, e)
+		var seen *pgsession.Session
+		_, err := l.store.Update(ctx, e.base, ledgerTTL, func(loaded *pgsession.Session) (any, error) {
+			seen = loaded
 			return e.sent, nil
 		})
+		if err == nil {
+			l.compare(seen, user, e)
+		}
 		return err
 	}
 	return l.store.Save(ctx, id, data, ledgerTTL)
@@ -149,6 +155,9 @@ func (l *ledger) read(ctx context.Context, id pgsession.ID, user string, e *entr
 	switch {
 	case err == nil:
 		l.compare(loaded, user, e)
+		if e.sent%2 == 0 { // otherwise the next Update begins with what is out of date
+			e.base = loaded
+		}
 	case errors.Is(err, pgsession.ErrNotFound):
 		l.record(func() { l.lost++ })
 	}
@@ -184,8 +193,8 @@ func (l *ledger) verify(ctx context.Context) (lost, resurrected int, err error) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lost, resurrected = l.lost, l.resurrected
-	for id, e := range l.live {
-		s, err := l.store.Load(ctx, id)
+	for _, e := range l.live {
+		s, err := l.store.Load(ctx, e.id)
 		switch {
 		case errors.Is(err, pgsession.ErrNotFound):
 			if !e.ending {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -79,12 +80,14 @@ type call struct {
 	user      string
 	values    string // what it writes; unique; "" in an Update that keeps the values
 	ttl       time.Duration
-	endsAt    time.Time
-	except    int   // the slot that DeleteByUser spares, or -1
-	everybody bool  // the end of all sessions, not of a user's
-	mark      marks // of a DeleteByUser or DeleteAll
-	atRest    bool  // nothing else is going on
-	lifetime  time.Duration
+	lifetime  time.Duration      // that it names; 0 for the store's
+	absolute  time.Duration      // the store's
+	except    int                // the slot that DeleteByUser spares, or -1
+	everybody bool               // the end of all sessions, not of a user's
+	mark      marks              // of a DeleteByUser or DeleteAll
+	atRest    bool               // nothing else is going on
+	refuses   bool               // the change of an Update returns an error
+	base      *pgsession.Session // what Update, Renew and Touch begin with
 
 	reading int         // the clock's, before the call
 	times   []time.Time // that the clock has shown from then until the call's end
@@ -106,6 +109,7 @@ type answer struct {
 	seen     []session // by the calls that read; by Update and Renew, the session that they changed at last
 	returned *session  // by the calls that write and return what they wrote
 	value    string    // by Get and Take
+	expires  int64     // by Touch, in microseconds since 1970
 }
 
 // Marks are calls of DeleteByUser and DeleteAll, one bit each: the first word holds those of
@@ -358,12 +362,12 @@ func (c call) everywhere() bool {
 func (s state) step(c call, a answer, at time.Time) (after state, ok bool) {
 	before := s[c.slot].Value()
 	row := before.row()
-	w := rows.Write{UserKey: userKey(c.user), Payload: []byte(c.values), TTL: c.ttl, EndsAt: c.endsAt, Lifetime: c.lifetime}
+	w := rows.Write{UserKey: userKey(c.user), Payload: []byte(c.values), TTL: c.ttl, Lifetime: c.lifetime}
 	marked := before.marks
 	var outcome rows.Outcome
 	switch c.kind {
 	case opCreate, opCreateAs:
-		row, outcome = row.Insert(w, at)
+		row, outcome = row.Insert(c.begin(w), at)
 		marked = marks{}
 	case opLoad:
 		outcome = row.Load(at)
@@ -382,11 +386,14 @@ func (s state) step(c call, a answer, at time.Time) (after state, ok bool) {
 		case c.parsed:
 			row, outcome = row.Save(w, at)
 		default:
-			row, outcome = row.Put(w, at)
+			row, outcome = row.Put(c.begin(w), at)
 		}
 	case opUpdate:
 		if a.outcome == rows.OK && !saw(a.seen, before) {
 			return s, false
+		}
+		if c.refuses {
+			return s, row.Load(at) == a.outcome
 		}
 		w.UserKey = row.UserKey
 		if c.values == "" {
@@ -394,7 +401,13 @@ func (s state) step(c call, a answer, at time.Time) (after state, ok bool) {
 		}
 		row, outcome = row.Swap(row, w, at)
 	case opTouch:
+		if expires, ok := c.gainsLittle(at); ok && !a.unknown {
+			return s, a.outcome == rows.OK && a.expires == expires
+		}
 		row, outcome = row.Touch(c.ttl, at)
+		if outcome == rows.OK && !a.unknown && a.expires != microsecondsOf(row.ExpiresAt) {
+			return s, false
+		}
 	case opCycle, opRenew:
 		return s.move(c, a, w, at)
 	case opDelete:
@@ -450,16 +463,13 @@ func (s state) step(c call, a answer, at time.Time) (after state, ok bool) {
 func (s state) move(c call, a answer, w rows.Write, at time.Time) (after state, ok bool) {
 	before := s[c.slot].Value()
 	from, to := before.row(), s[c.to].Value().row()
-	var outcome rows.Outcome
-	if c.kind == opCycle {
-		w.Leaving = from.UserKey // the store looks whose it is
-		from, to, outcome = rows.Cycle(from, to, w, at)
-	} else {
-		if a.outcome == rows.OK && !saw(a.seen, before) {
-			return s, false
-		}
-		from, to, outcome = rows.Renew(from, to, from, w, at)
+	if c.kind == opRenew && a.outcome == rows.OK && !saw(a.seen, before) {
+		return s, false
 	}
+	if before.user != c.user {
+		w = c.begin(w)
+	}
+	from, to, outcome := rows.Renew(from, to, from, w, at) // Cycle is blind: it has seen what is there
 	if outcome != rows.OK {
 		return s, outcome == a.outcome
 	}
@@ -469,6 +479,23 @@ func (s state) move(c call, a answer, w rows.Write, at time.Time) (after state, 
 		return s, false
 	}
 	return s, a.outcome == rows.OK
+}
+
+// begin returns the write of a call with which a log-in begins.
+func (c call) begin(w rows.Write) rows.Write {
+	w.Lifetime = cmp.Or(w.Lifetime, c.absolute)
+	return w
+}
+
+// gainsLittle reports whether a Touch at that time asks nothing of the database, and the expiry that it returns then. What it
+// was given may have been loaded long before.
+func (c call) gainsLittle(at time.Time) (expires int64, ok bool) {
+	if c.base == nil {
+		return 0, false
+	}
+	loaded := rows.Row{State: rows.Stored, ExpiresAt: c.base.ExpiresAt, EndsAt: c.base.EndsAt, IdleTimeout: c.base.IdleTimeout}
+	touched, outcome := loaded.Touch(c.ttl, at)
+	return microsecondsOf(touched.ExpiresAt), outcome == rows.OK && touched.Version == loaded.Version
 }
 
 // mark marks what DeleteByUser or DeleteAll must end.
@@ -548,8 +575,11 @@ func (c call) String() string {
 	if c.ttl != 0 {
 		text.WriteString(" ttl " + c.ttl.String())
 	}
-	if !c.endsAt.IsZero() {
-		text.WriteString(" ends " + clockText(c.endsAt.UnixMicro()))
+	if c.lifetime != 0 {
+		text.WriteString(" lifetime " + c.lifetime.String())
+	}
+	if c.refuses {
+		text.WriteString(" (change refuses)")
 	}
 	if c.except >= 0 && (c.kind == opEndBegin) {
 		fmt.Fprintf(&text, " except id %d", c.except)
@@ -577,6 +607,9 @@ func (a answer) String() string {
 	}
 	if a.value != "" {
 		text += " " + a.value
+	}
+	if a.expires != 0 {
+		text += " until " + clockText(a.expires)
 	}
 	return text
 }

@@ -160,23 +160,27 @@ func everyOperation(t *testing.T, ctx context.Context, store *pgsession.Store, c
 	require.ErrorIs(t, store.Cycle(ctx, id, pgsession.NewID(), ann, time.Hour), pgsession.ErrRevoked)
 	require.ErrorIs(t, store.Cycle(ctx, next, next, ann, time.Hour), pgsession.ErrExists)
 	require.NoError(t, store.Save(ctx, next, ann, time.Hour))
-	require.NoError(t, store.Touch(ctx, next, 2*time.Hour))
-	_, err = store.Update(ctx, next, 0, func(s *pgsession.Session) (any, error) {
+	loaded, err := store.Load(ctx, next)
+	require.NoError(t, err)
+	_, err = store.Touch(ctx, loaded, 2*time.Hour)
+	require.NoError(t, err)
+	_, err = store.Update(ctx, loaded, 0, func(s *pgsession.Session) (any, error) {
 		visits, err := pgsession.Decode[map[string]int](s)
 		visits["visits"]++
 		return visits, err
 	})
 	require.NoError(t, err)
-	loaded, err := store.Load(ctx, next)
+	loaded, err = store.Load(ctx, next)
 	require.NoError(t, err)
 	visits, err := pgsession.Decode[map[string]int](loaded)
 	require.NoError(t, err)
 	require.Equal(t, map[string]int{"visits": 2}, visits)
 	require.ErrorIs(t, store.Put(ctx, id, ann, time.Hour), pgsession.ErrRevoked)
-	renewed, err := store.Renew(ctx, next, 0, func(s *pgsession.Session) (pgsession.Data, error) { return s.Data(), nil })
+	renewed, err := store.Renew(ctx, loaded, 0, func(s *pgsession.Session) (pgsession.Data, error) { return s.Data(), nil })
 	require.NoError(t, err)
 	next = renewed.ID
-	require.NoError(t, store.Touch(ctx, next, 0))
+	_, err = store.Touch(ctx, renewed, 0)
+	require.NoError(t, err)
 	_, err = store.CreateAs(ctx, next, ann, time.Hour)
 	require.ErrorIs(t, err, pgsession.ErrExists)
 	found, err := store.FindByUser(ctx, "ann", 0)
@@ -192,14 +196,19 @@ func everyOperation(t *testing.T, ctx context.Context, store *pgsession.Store, c
 		callers.Go(func() {
 			id := pgsession.NewID()
 			for _, err := range []error{
-				store.Put(ctx, id, ann, time.Hour), store.Save(ctx, id, ann, time.Hour), store.Touch(ctx, id, 2*time.Hour),
+				store.Put(ctx, id, ann, time.Hour), store.Save(ctx, id, ann, time.Hour),
 			} {
 				if err != nil {
 					t.Errorf("beside others: %v", err)
 				}
 			}
-			if _, err := store.Load(ctx, id); err != nil {
+			s, err := store.Load(ctx, id)
+			if err != nil {
 				t.Errorf("load beside others: %v", err)
+				return
+			}
+			if _, err := store.Touch(ctx, s, 2*time.Hour); err != nil {
+				t.Errorf("touch beside others: %v", err)
 			}
 			other := pgsession.NewID()
 			if err := store.Cycle(ctx, id, other, ann, time.Hour); err != nil {

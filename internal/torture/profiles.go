@@ -133,9 +133,9 @@ const minute = time.Minute
 
 // Where an expiry and the clock meet exactly is worth a visit, so that both move by the same measure.
 var (
-	ttls     = []time.Duration{10 * minute, 20 * minute, 60 * minute, 90 * minute, 180 * minute}
-	advances = []time.Duration{minute, 10 * minute, 20 * minute, 60 * minute, 61 * minute, 180 * minute, 300 * minute}
-	ends     = []time.Duration{20 * minute, 60 * minute, 180 * minute}
+	ttls      = []time.Duration{10 * minute, 20 * minute, 60 * minute, 90 * minute, 180 * minute}
+	advances  = []time.Duration{minute, 10 * minute, 20 * minute, 60 * minute, 61 * minute, 180 * minute, 300 * minute}
+	lifetimes = []time.Duration{20 * minute, 60 * minute, 180 * minute}
 )
 
 func (p profile) advance(random *rand.Rand) time.Duration {
@@ -161,7 +161,7 @@ func (p profile) pick(random *rand.Rand) kind {
 }
 
 func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
-	c := call{kind: k, slot: g.pick(random), except: -1, lifetime: r.lifetime}
+	c := call{kind: k, slot: g.pick(random), except: -1, absolute: r.lifetime}
 	if k.ofEntries() {
 		return r.newEntryCall(c, random)
 	}
@@ -181,7 +181,14 @@ func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
 	case opCreate, opCreateAs, opSave, opPut, opUpdate, opCycle, opRenew:
 		c.values = fmt.Sprintf("w%d", r.written.Add(1))
 		if !r.profile.plain && random.IntN(3) == 0 {
-			c.endsAt = r.clock.clock.Now().Add(ends[random.IntN(len(ends))])
+			c.lifetime = lifetimes[random.IntN(len(lifetimes))]
+		}
+	}
+	switch k {
+	case opUpdate, opRenew, opTouch:
+		c.parsed = false // what the call begins with may be of an id that was
+		if c.base = g.base(c.slot, random); c.base == nil {
+			return r.newCall(opLoad, g, random)
 		}
 	}
 	switch k {
@@ -190,7 +197,8 @@ func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
 	case opCreateAs:
 		c.parsed = random.IntN(8) == 0
 	case opUpdate:
-		c.user, c.endsAt = "", time.Time{}
+		c.user, c.lifetime = "", 0
+		c.refuses = random.IntN(8) == 0
 		if random.IntN(2) == 0 {
 			c.ttl = 0
 		}
@@ -231,7 +239,7 @@ func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
 }
 
 func (r *round) newEntryCall(c call, random *rand.Rand) call {
-	c.lifetime = 0
+	c.absolute = 0
 	if c.kind == opPutEntry {
 		c.values = fmt.Sprintf("w%d", r.written.Add(1))
 		c.ttl = ttls[random.IntN(len(ttls))]

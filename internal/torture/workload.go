@@ -1,13 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -98,12 +96,13 @@ func (r *round) begin(ctx context.Context, random *rand.Rand) error {
 			}
 			c.reading = r.clock.reading()
 			started := tick()
-			s, err := r.stores[slot%2].Create(ctx, pgsession.Data{UserID: c.user, EndsAt: c.endsAt, Values: values{Name: c.values}}, c.ttl)
+			s, err := r.stores[slot%2].Create(ctx, pgsession.Data{UserID: c.user, Lifetime: c.lifetime, Values: values{Name: c.values}}, c.ttl)
 			if err != nil {
 				return err
 			}
 			g.bind(slot, s.ID)
-			g.history.add(c, answer{returned: r.returned(slot, s)}, 0, started, openCall{})
+			g.keep(slot, s)
+			g.history.add(c, answer{returned: r.returned(slot, s, true)}, 0, started, openCall{})
 		}
 		r.groups = append(r.groups, g)
 	}
@@ -198,7 +197,9 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 	switch c.kind {
 	case opAll:
 		histories = r.groups
-	case opClean, opEndAll:
+	case opEndAll:
+		histories = r.groups
+	case opClean:
 		histories = r.all()
 	}
 	marked := make([]marks, len(histories))
@@ -220,27 +221,28 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 	r.checkDuration(c.kind, began, took)
 	outOfTime := ctx.Err() != nil || took >= r.timeout
 
-	a := answer{seen: result.seen, value: result.value}
+	a := answer{seen: result.seen, value: result.value, expires: microsecondsOf(result.expires)}
 	if !outOfTime {
 		r.checkServerError(fmt.Sprintf("round %d: %s", r.number, c.kind), result.err, began, &r.readOnly)
 	}
 	verdict := r.judge(c, result.err, &a)
-	if c.parsed && (c.kind == opCreateAs || c.kind == opCycle) {
-		if !errors.Is(result.err, pgsession.ErrInvalidID) {
-			r.complain(fmt.Sprintf("round %d: %s did not refuse an id that ParseID read: %v", r.number, c.kind, result.err))
-		}
-		return false
-	}
 	if c.kind == opRenew {
 		r.endRenew(g, c, result, verdict, a.outcome)
+	}
+	if c.isForeign() {
+		if !errors.Is(result.err, pgsession.ErrForeignID) {
+			r.complain(fmt.Sprintf("round %d: %s did not refuse an id that came from outside: %v", r.number, c.kind, result.err))
+		}
+		return false
 	}
 	switch verdict {
 	case definite:
 		if result.session != nil {
-			a.returned = r.returned(c.slot, result.session)
+			a.returned = r.returned(c.slot, result.session, c.base == nil || !c.base.ID.IsZero())
 			if c.kind == opRenew {
 				a.returned.slot = c.to
 			}
+			g.keep(a.returned.slot, result.session)
 		}
 	case leftNoTrace:
 		return result.err != nil
@@ -285,6 +287,7 @@ type result struct {
 	seen    []session
 	session *pgsession.Session
 	value   string
+	expires time.Time            // by Touch
 	listed  map[*group][]session // by All
 }
 
@@ -292,7 +295,7 @@ func (r *round) perform(ctx context.Context, store *pgsession.Store, g *group, c
 	if c.kind.ofEntries() {
 		return r.performOnEntry(ctx, store.KeyValue(), g.keys[c.slot], c)
 	}
-	data := pgsession.Data{UserID: c.user, EndsAt: c.endsAt, Values: values{Name: c.values}}
+	data := pgsession.Data{UserID: c.user, Lifetime: c.lifetime, Values: values{Name: c.values}}
 	if random.IntN(8) == 0 {
 		data.Values = values{Name: c.values, Padding: padding[random.IntN(len(padding)):]}
 	}
@@ -314,19 +317,22 @@ func (r *round) perform(ctx context.Context, store *pgsession.Store, g *group, c
 	case opSave:
 		result.err = store.Save(ctx, id, data, c.ttl)
 	case opUpdate:
-		result.session, result.err = store.Update(ctx, id, c.ttl, func(loaded *pgsession.Session) (any, error) {
+		result.session, result.err = store.Update(ctx, c.base, c.ttl, func(loaded *pgsession.Session) (any, error) {
 			result.seen = r.show(g, loaded)
+			if c.refuses {
+				return nil, errRefused
+			}
 			if c.values == "" {
 				return loaded.Data().Values, nil
 			}
 			return data.Values, nil
 		})
 	case opTouch:
-		result.err = store.Touch(ctx, id, c.ttl)
+		result.expires, result.err = store.Touch(ctx, c.base, c.ttl)
 	case opCycle:
 		result.err = store.Cycle(ctx, id, to, data, c.ttl)
 	case opRenew:
-		result.session, result.err = store.Renew(ctx, id, c.ttl, func(loaded *pgsession.Session) (pgsession.Data, error) {
+		result.session, result.err = store.Renew(ctx, c.base, c.ttl, func(loaded *pgsession.Session) (pgsession.Data, error) {
 			result.seen = r.show(g, loaded)
 			return data, nil
 		})
@@ -414,6 +420,7 @@ func (r *round) show(g *group, sessions ...*pgsession.Session) []session {
 			continue
 		}
 		shown = append(shown, r.showOne(slot, v.Name, s))
+		g.keep(slot, s)
 	}
 	if len(shown) == 0 {
 		return nil
@@ -430,11 +437,11 @@ func (r *round) showOne(slot int, name string, s *pgsession.Session) session {
 		ends: microsecondsOf(s.EndsAt), idle: s.IdleTimeout}
 }
 
-// returned reads the session that a write returned.
-func (r *round) returned(slot int, s *pgsession.Session) *session {
+// returned reads the session that a write returned. It has an ID unless the write began with a session from a list.
+func (r *round) returned(slot int, s *pgsession.Session, hasID bool) *session {
 	v, err := pgsession.Decode[values](s)
-	if err != nil || s.ID.IsZero() || s.ID.Handle() != s.Handle {
-		r.complain(fmt.Sprintf("round %d: a write returned a session that does not open or has no id: %v", r.number, err))
+	if err != nil || s.ID.IsZero() == hasID || hasID && s.ID.Handle() != s.Handle {
+		r.complain(fmt.Sprintf("round %d: a write returned a session that does not open, or whose ID is not what it should be: %v", r.number, err))
 	}
 	shown := r.showOne(slot, v.Name, s)
 	return &shown
@@ -453,13 +460,11 @@ func (r *round) list(ctx context.Context, store *pgsession.Store) (listed map[*g
 		}
 		seen[s.Handle] = true
 		v, err := pgsession.Decode[values](s)
-		if errors.Is(err, pgsession.ErrDecode) {
-			continue // an entry of a KeyValue
-		}
 		ours := false
 		for _, g := range r.groups {
 			if slot, ok := g.slotOf(s.Handle, v.Name); ok {
 				listed[g] = append(listed[g], r.showOne(slot, v.Name, s))
+				g.keep(slot, s)
 				ours = true
 			}
 			if !ours && s.UserID != "" && slices.Contains(g.users, s.UserID) {
@@ -476,14 +481,22 @@ func (r *round) list(ctx context.Context, store *pgsession.Store) (listed map[*g
 	return listed, nil
 }
 
-// checkOrder wants the newest log-in first, and those of one moment in the order of their keys.
+// checkOrder wants the newest log-in first.
 func (r *round) checkOrder(found []*pgsession.Session) {
 	sorted := slices.IsSortedFunc(found, func(a, b *pgsession.Session) int {
-		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(a.Handle.String(), b.Handle.String()))
+		return b.CreatedAt.Compare(a.CreatedAt)
 	})
 	if !sorted {
 		r.complain(fmt.Sprintf("round %d: FindByUser does not show the newest log-in first", r.number))
 	}
+}
+
+// errRefused is what the change of an Update returns that is to write nothing.
+var errRefused = errors.New("refused")
+
+// isForeign reports whether the store must refuse the call, since nothing may begin under its id.
+func (c call) isForeign() bool {
+	return c.parsed && (c.kind == opCreateAs || c.kind == opCycle) || c.kind == opRenew && c.base.ID.IsZero()
 }
 
 type verdict int
@@ -500,10 +513,8 @@ func (r *round) judge(c call, err error, a *answer) verdict {
 	switch {
 	case err == nil:
 		return definite
-	case errors.Is(err, pgsession.ErrInvalidID):
-		if c.parsed && (k == opCreateAs || k == opCycle) {
-			return leftNoTrace
-		}
+	case errors.Is(err, pgsession.ErrForeignID) && c.isForeign():
+		return leftNoTrace
 	case errors.Is(err, pgsession.ErrRevoked):
 		a.outcome = rows.Revoked
 		return definite
@@ -519,13 +530,11 @@ func (r *round) judge(c call, err error, a *answer) verdict {
 	case errors.Is(err, pgsession.ErrConflict):
 		r.conflicts.Add(1)
 		return leftNoTrace
-	case errors.Is(err, pgsession.ErrInvalidTTL):
-		if !c.endsAt.IsZero() && !c.endsAt.After(r.clock.clock.Now()) {
-			return leftNoTrace // it has passed since the call was made up
-		}
+	case errors.Is(err, errRefused):
+		return definite
 	}
 	for _, wrong := range []error{pgsession.ErrTampered, pgsession.ErrUnknownKey, pgsession.ErrSchema, pgsession.ErrDecode, pgsession.ErrEncode,
-		pgsession.ErrInvalidTTL, pgsession.ErrTooLarge, pgsession.ErrInvalidID} {
+		pgsession.ErrInvalidTTL, pgsession.ErrTooLarge, pgsession.ErrInvalidID, pgsession.ErrForeignID} {
 		if errors.Is(err, wrong) {
 			r.complain(fmt.Sprintf("round %d: %s: an error that nothing explains: %v", r.number, k, err))
 			return unknown
@@ -601,7 +610,7 @@ func (r *round) audit(ctx context.Context) {
 }
 
 func (r *round) auditCall(ctx context.Context, g *group, c call) {
-	c.lifetime, c.except = r.lifetime, -1
+	c.absolute, c.except = r.lifetime, -1
 	calm := rand.New(rand.NewPCG(1, 1))
 	for attempt := range 10 { // a context may end here as well
 		if !r.do(ctx, -1, r.stores[0], g, c, calm) {
