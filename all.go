@@ -3,6 +3,7 @@ package pgsession
 import (
 	"context"
 	"iter"
+	"time"
 
 	"github.com/pgsession/pgsession/internal/rows"
 )
@@ -42,8 +43,20 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 // keys in memory, 32 bytes a session. With an error, the number says how many sessions were ended
 // before it.
 func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
-	ended, err := s.table.EndAll(ctx)
+	ended, err := s.table.EndAll(ctx, time.Time{})
 	return ended, wrapIfAny("delete all", err)
+}
+
+// endBegunBefore ends every session whose log-in began before a time, as [Store.DeleteAll] does.
+// Package cmd/pgsession calls it.
+func (s *Store) endBegunBefore(ctx context.Context, begun time.Time) (ended int64, err error) {
+	for { // a session that moves meanwhile keeps its CreatedAt
+		n, err := s.table.EndAll(ctx, begun)
+		ended += n
+		if err != nil || n == 0 {
+			return ended, wrapIfAny("end", err)
+		}
+	}
 }
 
 // A Count says how many rows a store's table has.

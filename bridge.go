@@ -1,6 +1,7 @@
 package pgsession
 
 import (
+	"context"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/bridge"
@@ -13,4 +14,19 @@ func init() {
 		return store.(*Store).session(row, loadedAt)
 	}
 	bridge.Row = func(session any) rows.Row { return session.(*Session).row }
+	bridge.Reseal = func(ctx context.Context, store any, report func(int64)) (int64, error) {
+		return store.(*Store).reseal(ctx, report)
+	}
+	bridge.SealPlaintext = func(ctx context.Context, store any, report func(int64)) (int64, error) {
+		return store.(*Store).sealPlaintext(ctx, report)
+	}
+	bridge.EndBegunBefore = func(ctx context.Context, store any, begun time.Time) (int64, error) {
+		return store.(*Store).endBegunBefore(ctx, begun)
+	}
+	bridge.KeyIDs = func(crypto any) (ids []uint32) {
+		for _, key := range crypto.(*Crypto).keys() {
+			ids = append(ids, key.id())
+		}
+		return ids
+	}
 }

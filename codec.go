@@ -41,8 +41,11 @@ func (c sealedCodec) encode(key rows.Key, userID string, v values) (userKey, pay
 }
 
 func (c sealedCodec) decode(row rows.Row) (string, values, error) {
-	if row.Payload == nil || row.Malformed {
+	switch {
+	case row.Malformed:
 		return "", values{}, ErrTampered
+	case row.Payload == nil:
+		return "", values{}, errPlaintextRow
 	}
 	userID, kind, encoded, err := c.openRow(row.Payload, row.Key.Bytes(), row.UserKey)
 	return userID, values{kind, encoded}, err
@@ -101,7 +104,7 @@ func (plainCodec) decode(row rows.Row) (string, values, error) {
 	case row.Malformed:
 		return "", values{}, ErrTampered
 	case payload == nil:
-		return "", values{}, ErrUnknownKey
+		return "", values{}, errSealedRow
 	}
 	if !isEnvelope(payload) {
 		return string(userKey), values{kindJSON, payload}, nil

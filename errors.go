@@ -62,10 +62,17 @@ var (
 	// ErrUnreadable.
 	ErrUnknownKey error = &alsoError{"pgsession: session is sealed under an unknown key", ErrUnreadable}
 
+	// The errors about a row of the other kind of store.
+	errPlaintextRow error = &alsoError{"pgsession: session does not open: it lies in plaintext, which only a Plaintext store reads; " + sealHint, ErrTampered}
+	errSealedRow    error = &alsoError{"pgsession: session does not open: it is sealed, and this is a Plaintext store", ErrUnknownKey}
+
 	// ErrSchema says that the table is not one of ours, is newer than this release, or that this
 	// role lacks a privilege on it.
 	ErrSchema = rows.ErrSchema
 )
+
+// sealHint tells an operator what to do about rows in plaintext.
+const sealHint = "run pgsession seal once if the table was a Plaintext store's"
 
 // An alsoError is one of this package's errors that is also another one of them.
 type alsoError struct {

@@ -16,7 +16,7 @@ import (
 const (
 	healthTimeout    = 2 * time.Second
 	maxClockSkew     = 5 * time.Second
-	unknownKeyMemory = 5 * time.Minute // how long the store is Degraded after a row that no key opens
+	unreadableMemory = 5 * time.Minute // how long the store is Degraded after a row that does not open
 	lookInterval     = time.Second
 )
 
@@ -63,7 +63,8 @@ func (s *Store) Check(ctx context.Context) error {
 //     fail-over may lose an acknowledged write;
 //   - a clean-up from [Store.SpawnCleanup] has not succeeded for three of its intervals, has ended
 //     with its context while no other one runs, or lacks the privilege DELETE;
-//   - an operation met a row in the last 5 minutes that no key of the ring opens.
+//   - an operation met a row in the last 5 minutes that no key of the ring opens, or that lies in
+//     plaintext in the table of a store that is encrypted.
 func (s *Store) Health(ctx context.Context) Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -76,8 +77,11 @@ func (s *Store) Health(ctx context.Context) Health {
 	if skew := condition.Clock.Abs(); skew > maxClockSkew {
 		reasons = append(reasons, clockReason(skew))
 	}
-	if s.stats.metUnknownKey(unknownKeyMemory) {
+	if s.stats.lastUnknownKey.isWithin(unreadableMemory) {
 		reasons = append(reasons, "rows were met that no key of the ring opens: is a key missing from it?")
+	}
+	if s.stats.lastPlaintext.isWithin(unreadableMemory) {
+		reasons = append(reasons, "rows were met that lie in plaintext, and were refused: "+sealHint)
 	}
 	if len(reasons) > 0 {
 		return Health{Status: Degraded, Reasons: reasons}

@@ -8,18 +8,27 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The store is Degraded for as long as it remembers a row that no key opens, and no longer.
-func TestCounters_MetUnknownKey(t *testing.T) {
+// The store is Degraded for as long as it remembers a row that does not open, and no longer.
+func TestCounters_Open(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var c counters
-		require.False(t, c.metUnknownKey(unknownKeyMemory))
-		c.open(ErrUnknownKey)
-		time.Sleep(unknownKeyMemory - time.Nanosecond)
-		require.True(t, c.metUnknownKey(unknownKeyMemory))
-		time.Sleep(time.Nanosecond)
-		require.False(t, c.metUnknownKey(unknownKeyMemory))
+		for err, last := range map[error]*lastTime{
+			ErrUnknownKey:   &c.lastUnknownKey,
+			errSealedRow:    &c.lastUnknownKey,
+			errPlaintextRow: &c.lastPlaintext,
+		} {
+			require.False(t, last.isWithin(unreadableMemory))
+			c.open(err)
+			time.Sleep(unreadableMemory - time.Nanosecond)
+			require.True(t, last.isWithin(unreadableMemory))
+			time.Sleep(time.Nanosecond)
+			require.False(t, last.isWithin(unreadableMemory))
+		}
 		c.open(ErrTampered)
-		require.False(t, c.metUnknownKey(unknownKeyMemory))
+		require.False(t, c.lastUnknownKey.isWithin(unreadableMemory))
+		require.False(t, c.lastPlaintext.isWithin(unreadableMemory))
+		require.EqualValues(t, 2, c.tampered.Load())
+		require.EqualValues(t, 2, c.unknownKey.Load())
 	})
 }

@@ -20,26 +20,44 @@ const resealPasses = 10
 // Errors: [ErrUnknownKey] or [ErrTampered], with the number of rows that do not open (these stay as
 // they are, and all others are resealed); [ErrConflict] if a node without the new primary keeps
 // sealing under an old key.
-func (s *Store) Reseal(ctx context.Context) (int64, error) {
+func (s *Store) Reseal(ctx context.Context) (int64, error) { return s.reseal(ctx, nil) }
+
+// reseal calls report, which may be nil, after each page, with the number of rows resealed so far.
+func (s *Store) reseal(ctx context.Context, report func(resealed int64)) (int64, error) {
 	if s.crypto == nil {
 		return 0, nil
 	}
-	var resealed int64
-	for range resealPasses {
-		pass, err := s.resealPass(ctx)
-		resealed += pass.resealed
-		if err != nil {
-			return resealed, wrap("reseal", err)
-		}
-		if pass.overtaken == 0 {
-			return resealed, pass.unopened()
-		}
+	r := resealing{store: s, operation: "reseal", codec: s.codec, report: report}
+	r.page = func(ctx context.Context, after rows.Key) ([]rows.Row, error) {
+		return s.table.PageToReseal(ctx, after, pageSize, s.crypto.primaryID())
 	}
-	return resealed, ErrConflict
+	return r.run(ctx)
+}
+
+// sealPlaintext seals the rows that a store made by [Plaintext] has left in the table, expired ones
+// and entries of a [KeyValue] too. It believes what lies there. Otherwise it is as reseal. Package
+// cmd/pgsession calls it.
+func (s *Store) sealPlaintext(ctx context.Context, report func(sealed int64)) (int64, error) {
+	r := resealing{store: s, operation: "seal", codec: plainCodec{}, report: report}
+	r.page = func(ctx context.Context, after rows.Key) ([]rows.Row, error) {
+		return s.table.PageToSeal(ctx, after, pageSize)
+	}
+	return r.run(ctx)
+}
+
+// A resealing seals rows anew, in place.
+type resealing struct {
+	store     *Store
+	operation string
+	codec     codec // that opens the rows
+	page      func(ctx context.Context, after rows.Key) ([]rows.Row, error)
+	report    func(resealed int64) // may be nil
+
+	resealed int64
+	pass     resealPass
 }
 
 type resealPass struct {
-	resealed  int64
 	overtaken int64 // written by another writer after they were read
 	tampered  int64
 	unknown   int64
@@ -56,41 +74,57 @@ func (p resealPass) unopened() error {
 	return errors.Join(errs...)
 }
 
-func (s *Store) resealPass(ctx context.Context) (pass resealPass, err error) {
+func (r *resealing) run(ctx context.Context) (int64, error) {
+	for range resealPasses {
+		r.pass = resealPass{}
+		if err := r.pages(ctx); err != nil {
+			return r.resealed, wrap(r.operation, err)
+		}
+		if r.pass.overtaken == 0 {
+			return r.resealed, r.pass.unopened()
+		}
+	}
+	return r.resealed, ErrConflict
+}
+
+func (r *resealing) pages(ctx context.Context) error {
 	var last rows.Key
 	for {
-		page, err := s.table.PageToReseal(ctx, last, pageSize, s.crypto.primaryID())
+		page, err := r.page(ctx, last)
 		if err != nil || len(page) == 0 {
-			return pass, err
+			return err
 		}
 		last = page[len(page)-1].Key
-		if err := s.resealPage(ctx, page, &pass); err != nil {
-			return pass, err
+		if err := r.reseal(ctx, page); err != nil {
+			return err
+		}
+		if r.report != nil {
+			r.report(r.resealed)
 		}
 	}
 }
 
-func (s *Store) resealPage(ctx context.Context, page []rows.Row, pass *resealPass) error {
+func (r *resealing) reseal(ctx context.Context, page []rows.Row) error {
 	resealed := make([]rows.Resealed, 0, len(page))
 	for _, row := range page {
-		userID, v, err := s.codec.decode(row)
-		s.stats.open(err)
+		userID, v, err := r.codec.decode(row)
+		r.store.stats.open(err)
 		switch {
 		case errors.Is(err, ErrUnknownKey):
-			pass.unknown++
+			r.pass.unknown++
 			continue
 		case err != nil:
-			pass.tampered++
+			r.pass.tampered++
 			continue
 		}
-		userKey, payload, err := s.codec.encode(row.Key, userID, v)
+		userKey, payload, err := r.store.codec.encode(row.Key, userID, v)
 		if err != nil {
 			return err
 		}
 		resealed = append(resealed, rows.Resealed{Seen: row, UserKey: userKey, Payload: payload})
 	}
-	swapped, err := s.table.Reseal(ctx, resealed)
-	pass.resealed += swapped
-	pass.overtaken += int64(len(resealed)) - swapped
+	swapped, err := r.store.table.Reseal(ctx, resealed)
+	r.resealed += swapped
+	r.pass.overtaken += int64(len(resealed)) - swapped
 	return err
 }

@@ -24,8 +24,8 @@ func Schema(table string) string {
 // it needs no right to create. The table may have more columns, if they may be null or have a
 // default.
 //
-// Init logs a warning if none of the up to 100 sessions that it looks at opens under the store's
-// keys, and if the clocks of application and server differ by more than 5 seconds.
+// Init looks at up to 100 sessions. It logs a warning if none of them opens under the store's keys,
+// if one lies in plaintext in the table of a store that is encrypted, and if the clocks of application and server differ by more than 5 seconds.
 //
 // Errors: [ErrSchema], and what differs, for a table that is not as [Schema] makes it, for one
 // whose rows row level security hides from this role, and if this role lacks SELECT, INSERT or
@@ -55,10 +55,18 @@ func (s *Store) warn(ctx context.Context) {
 	if err != nil || len(sample) == 0 {
 		return
 	}
+	opens, plaintext := false, false
 	for _, row := range sample {
-		if s.session(row, s.now()).broken == nil {
-			return
-		}
+		broken := s.session(row, s.now()).broken
+		opens = opens || broken == nil
+		plaintext = plaintext || broken == errPlaintextRow
+	}
+	switch {
+	case plaintext:
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: sessions lie in plaintext, and this store refuses them: "+sealHint)
+		return
+	case opens:
+		return
 	}
 	s.logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: none of the sessions that were looked at opens: is this the right key ring?",
 		slog.Int("sessions", len(sample)))

@@ -113,26 +113,36 @@ type counters struct {
 	loads, hits, saves, conflicts, revoked, tampered, unknownKey, cleaned atomic.Int64
 	bytesRead, bytesWritten                                               atomic.Int64
 	lastCleanup                                                           atomic.Pointer[cleanupRun]
-	lastUnknownKey                                                        atomic.Pointer[time.Time]
+	lastUnknownKey, lastPlaintext                                         lastTime
 	operations                                                            [len(operationNames)]operationCounters
 }
 
 // open counts a row that does not open.
 func (c *counters) open(broken error) {
 	switch broken {
+	case errPlaintextRow:
+		c.lastPlaintext.set()
+		fallthrough
 	case ErrTampered:
 		c.tampered.Add(1)
-	case ErrUnknownKey:
+	case ErrUnknownKey, errSealedRow:
 		c.unknownKey.Add(1)
-		now := time.Now()
-		c.lastUnknownKey.Store(&now)
+		c.lastUnknownKey.set()
 	}
 }
 
-// metUnknownKey reports whether a row that no key opens was met within the given time.
-func (c *counters) metUnknownKey(lately time.Duration) bool {
-	last := c.lastUnknownKey.Load()
-	return last != nil && time.Since(*last) < lately
+// A lastTime is when something last happened.
+type lastTime struct{ at atomic.Pointer[time.Time] }
+
+func (l *lastTime) set() {
+	now := time.Now()
+	l.at.Store(&now)
+}
+
+// isWithin reports whether it happened within the given time before now.
+func (l *lastTime) isWithin(d time.Duration) bool {
+	at := l.at.Load()
+	return at != nil && time.Since(*at) < d
 }
 
 type cleanupRun struct {

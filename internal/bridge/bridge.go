@@ -1,8 +1,9 @@
-// Package bridge lets package pgsessiontest reach into a store of package pgsession, which sets its
-// variables. What would be a type of pgsession's is an any here, since pgsession imports this package.
+// Package bridge lets package pgsessiontest and cmd/pgsession reach into a store of package pgsession,
+// which sets its variables. What would be a type of pgsession's is an any here, since pgsession imports this package.
 package bridge
 
 import (
+	"context"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/rows"
@@ -11,6 +12,21 @@ import (
 var (
 	// Memory returns the table of store, a *pgsession.Store that pgsession.InMemory made.
 	Memory func(store any) *rows.Memory
+
+	// Reseal is Store.Reseal, and calls report after each page with the number of rows so far. It may
+	// be nil.
+	Reseal func(ctx context.Context, store any, report func(resealed int64)) (int64, error)
+
+	// SealPlaintext seals the rows that a store made by pgsession.Plaintext has left in the table of a
+	// store made by pgsession.New. Its report and errors are Reseal's.
+	SealPlaintext func(ctx context.Context, store any, report func(sealed int64)) (int64, error)
+
+	// EndBegunBefore ends the sessions whose log-in began before a time, and returns how many were
+	// live.
+	EndBegunBefore func(ctx context.Context, store any, begun time.Time) (int64, error)
+
+	// KeyIDs returns the ids of the keys of a *pgsession.Crypto, the primary's first.
+	KeyIDs func(crypto any) []uint32
 
 	// Session returns the *pgsession.Session that store, a *pgsession.Store, makes of a row.
 	Session func(store any, row rows.Row, loadedAt time.Time) any

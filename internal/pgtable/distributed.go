@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -112,8 +113,8 @@ func movedKey(userKey []byte) []byte {
 // What it reads is no snapshot. But a session that was there before is either read, or there is a
 // tombstone in its place that tells where it was moved. The sessions are read first, so that one that
 // is moved later is followed.
-func (t *Table) endDistributed(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int) (live int64, err error) {
-	keys, err := t.readForEnd(ctx, userKeys, spared, keep)
+func (t *Table) endDistributed(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int, begunBefore time.Time) (live int64, err error) {
+	keys, err := t.readForEnd(ctx, userKeys, spared, keep, begunBefore)
 	if err != nil {
 		return 0, err
 	}
@@ -157,10 +158,10 @@ func forEach[E any](ctx context.Context, elements []E, do func(E) error) error {
 
 // readForEnd returns the keys of sessions, and those where sessions were moved, but for the ones that
 // are spared.
-func (t *Table) readForEnd(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int) (keys [][]byte, err error) {
+func (t *Table) readForEnd(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int, begunBefore time.Time) (keys [][]byte, err error) {
 	moves := make(map[string][]byte) // from one key to another
 	if userKeys == nil {
-		if keys, err = t.readKeys(ctx, func(s *statements) string { return s.allKeys }); err == nil {
+		if keys, err = t.readKeys(ctx, func(s *statements) string { return s.allKeys }, timestamp(begunBefore)); err == nil {
 			err = t.readMoves(ctx, moves, nil, nil)
 		}
 	} else {
@@ -171,7 +172,7 @@ func (t *Table) readForEnd(ctx context.Context, userKeys [][]byte, spared list[[
 			}
 		}
 	}
-	if keep > 0 {
+	if keep > 0 || !begunBefore.IsZero() {
 		return keys, err // where a session was moved may be one of those to keep
 	}
 	for _, to := range moves {

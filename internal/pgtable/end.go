@@ -3,6 +3,7 @@ package pgtable
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -191,7 +192,7 @@ func (t *Table) EndByUser(ctx context.Context, userKeys [][]byte, except []rows.
 				return err
 			}
 			if t.isDistributed() {
-				n, err := t.endDistributed(ctx, userKeys, spared, keep)
+				n, err := t.endDistributed(ctx, userKeys, spared, keep, time.Time{})
 				live += n
 				return err
 			}
@@ -265,16 +266,16 @@ func (t *Table) endLeft(ctx context.Context, seen []endedRow, userKeys [][]byte)
 
 // EndAll is part of [rows.Table]. It works as EndByUser does, and holds all keys in memory: sessions
 // that are moved meanwhile would escape from a look at one page after the other.
-func (t *Table) EndAll(ctx context.Context) (live int64, err error) {
+func (t *Table) EndAll(ctx context.Context, begunBefore time.Time) (live int64, err error) {
 	for pass := 0; ; pass++ {
 		if err := waitFromPass(ctx, pass); err != nil {
 			return live, err
 		}
 		if t.isDistributed() {
-			n, err := t.endDistributed(ctx, nil, nil, 0)
+			n, err := t.endDistributed(ctx, nil, nil, 0, begunBefore)
 			return live + n, err
 		}
-		keys, err := t.readKeys(ctx, func(s *statements) string { return s.allKeys })
+		keys, err := t.readKeys(ctx, func(s *statements) string { return s.allKeys }, timestamp(begunBefore))
 		if err != nil {
 			return live, err
 		}
@@ -328,4 +329,4 @@ func (t *Table) readKeys(ctx context.Context, sql func(*statements) string, args
 const allKeysSQL = `
 	SELECT s.key
 	FROM sessions AS s
-	WHERE ` + stored + ` AND ` + hasHandle
+	WHERE ` + stored + ` AND ` + hasHandle + ` AND ($1::timestamptz IS NULL OR s.created_at < $1)`

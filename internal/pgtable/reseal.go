@@ -33,6 +33,27 @@ const pageToResealSQL = `
 	WHERE s.pgsession_bytes_before < $4
 	ORDER BY s.key`
 
+// PageToSeal is part of [rows.Table].
+func (t *Table) PageToSeal(ctx context.Context, after rows.Key, limit int) ([]rows.Row, error) {
+	return t.list(ctx, t.sql.Load().pageToSeal, after.Bytes(), limit, pageBytes)
+}
+
+// The columns are those of a plaintext store.
+var pageToSealSQL = strings.ReplaceAll(`
+	SELECT `+columns+`
+	FROM (
+		SELECT s.*, `+bytesBefore+`
+		FROM (
+			SELECT s.*
+			FROM sessions AS s
+			WHERE s.key > $1 AND `+isOurs+` AND s.data IS NOT NULL AND s.sealed IS NULL
+			ORDER BY s.key
+			LIMIT $2
+		) AS s
+	) AS s
+	WHERE s.pgsession_bytes_before < $3
+	ORDER BY s.key`, sealedColumns, plainColumns)
+
 // Reseal is part of [rows.Table].
 func (t *Table) Reseal(ctx context.Context, resealed []rows.Resealed) (swapped int64, err error) {
 	if len(resealed) == 0 {
@@ -87,13 +108,13 @@ const resealOneSQL = `
 	WITH pgsession_held AS (
 		SELECT s.key
 		FROM sessions AS s
-		WHERE s.key = $1 AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3
+		WHERE s.key = $1 AND ` + stored + ` AND s.version = $2 AND s.created_at = $3
 		` + skipLocked + `
 	)
 	UPDATE sessions AS s
-	SET user_key = $4, sealed = $5, version = ` + nextVersion + `
+	SET user_key = $4, sealed = $5, data = NULL, version = ` + nextVersion + `
 	FROM pgsession_held AS held
-	WHERE s.key = $1 AND s.key = held.key AND s.sealed IS NOT NULL AND s.version = $2 AND s.created_at = $3`
+	WHERE s.key = $1 AND s.key = held.key AND ` + stored + ` AND s.version = $2 AND s.created_at = $3`
 
 var resealWaitingSQL = strings.ReplaceAll(resealOneSQL, skipLocked, "FOR UPDATE OF s")
 
@@ -128,11 +149,11 @@ const resealSQL = `
 		FROM sessions AS s
 		JOIN (SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::timestamptz[]) ` + hideListLength + `)
 			AS new (key, user_key, sealed, version, created_at) ON new.key = s.key
-		WHERE s.sealed IS NOT NULL AND s.version = new.version AND s.created_at = new.created_at
+		WHERE ` + stored + ` AND s.version = new.version AND s.created_at = new.created_at
 		` + skipLocked + `
 	)
 	UPDATE sessions AS s
-	SET user_key = held.user_key, sealed = held.sealed, version = ` + nextVersion + `
+	SET user_key = held.user_key, sealed = held.sealed, data = NULL, version = ` + nextVersion + `
 	FROM pgsession_held AS held
-	WHERE s.key = held.key AND s.sealed IS NOT NULL AND s.version = held.version AND s.created_at = held.created_at
+	WHERE s.key = held.key AND ` + stored + ` AND s.version = held.version AND s.created_at = held.created_at
 	RETURNING s.key`

@@ -128,7 +128,7 @@ type statements struct {
 	insert, load, loadMany, save, saveMany, put, putMany, swap, touch, touchMany, renew string
 	end, endMany, revoke, endByUser, allKeys, page, count, loadOutcomes                 string
 	expiredKeys, removeExpired, putEntry, removeEntry, takeEntry                        string
-	pageToReseal, reseal, resealOne, resealWaiting, examine                             string
+	pageToReseal, pageToSeal, reseal, resealOne, resealWaiting, examine                 string
 	keysOfUser, moves, endOrFollow, probe, findByUser, removeOneExpired                 string
 }
 
@@ -160,6 +160,7 @@ func newStatements(name pgx.Identifier, plaintext, distributed bool) *statements
 		removeEntry:      fill(removeEntrySQL),
 		takeEntry:        fill(takeEntrySQL),
 		pageToReseal:     fill(pageToResealSQL),
+		pageToSeal:       fill(pageToSealSQL),
 		reseal:           fill(resealSQL),
 		resealOne:        fill(resealOneSQL),
 		resealWaiting:    fill(resealWaitingSQL),

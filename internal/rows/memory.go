@@ -164,8 +164,10 @@ func (m *Memory) EndByUser(ctx context.Context, userKeys [][]byte, except []Key,
 }
 
 // EndAll is part of [Table].
-func (m *Memory) EndAll(ctx context.Context) (int64, error) {
-	return m.endEach(ctx, func(r Row) bool { return !r.Key.IsEntry() }, 0)
+func (m *Memory) EndAll(ctx context.Context, begunBefore time.Time) (int64, error) {
+	return m.endEach(ctx, func(r Row) bool {
+		return !r.Key.IsEntry() && (begunBefore.IsZero() || r.CreatedAt.Before(begunBefore))
+	}, 0)
 }
 
 func (m *Memory) endEach(ctx context.Context, matches func(Row) bool, keep int) (live int64, err error) {
@@ -284,6 +286,11 @@ func (m *Memory) PageToReseal(ctx context.Context, after Key, limit int, keyID [
 		return r.isAfter(after) && len(r.Payload) >= 5 && [4]byte(r.Payload[1:5]) != keyID
 	})
 	return found[:min(limit, len(found))], err
+}
+
+// PageToSeal is part of [Table]. There is only one kind of store in memory.
+func (m *Memory) PageToSeal(ctx context.Context, _ Key, _ int) ([]Row, error) {
+	return m.find(ctx, func(Row, time.Time) bool { return false })
 }
 
 // Reseal is part of [Table].

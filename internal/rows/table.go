@@ -62,8 +62,9 @@ type Table interface {
 	// keys. It returns how many were live, also with an error.
 	EndByUser(ctx context.Context, userKeys [][]byte, except []Key, keep int) (live int64, err error)
 
-	// EndAll ends all sessions, as EndByUser does.
-	EndAll(ctx context.Context) (live int64, err error)
+	// EndAll ends all sessions, as EndByUser does, or if begunBefore is not the zero time, those
+	// whose log-in began before it.
+	EndAll(ctx context.Context, begunBefore time.Time) (live int64, err error)
 
 	// FindByUser returns the live sessions that lie under a user's keys, in the order of [Newest].
 	FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]Row, error)
@@ -88,6 +89,10 @@ type Table interface {
 	// PageToReseal returns rows with keys after the given one whose payloads bear another key
 	// id, as Page does.
 	PageToReseal(ctx context.Context, after Key, limit int, keyID [4]byte) ([]Row, error)
+
+	// PageToSeal returns rows with keys after the given one that the other kind of store wrote in
+	// plaintext, with that as their payload, as Page does. They may be live or not.
+	PageToSeal(ctx context.Context, after Key, limit int) ([]Row, error)
 
 	// Reseal gives rows that are still as they were seen another user key and payload, live or not,
 	// and returns how many. Every Resealed is of another row.
