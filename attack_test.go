@@ -217,8 +217,8 @@ func TestAttack_PlantedID(t *testing.T) {
 	require.Zero(t, s.rows(t, "true"))
 
 	live := s.create(t, ann(1), time.Hour)
-	require.ErrorIs(t, second(s.CreateAs(ctx, planted, ann(1), time.Hour)), pgsession.ErrInvalidID)
-	require.ErrorIs(t, s.Cycle(ctx, live, planted, ann(1), time.Hour), pgsession.ErrInvalidID)
+	require.ErrorIs(t, second(s.CreateAs(ctx, planted, ann(1), time.Hour)), pgsession.ErrForeignID)
+	require.ErrorIs(t, s.Cycle(ctx, live, planted, ann(1), time.Hour), pgsession.ErrForeignID)
 	require.Equal(t, 1, s.count(t, live))
 	require.Equal(t, 1, s.rows(t, "true"))
 }

@@ -927,13 +927,9 @@ var behaviours = []struct {
 		get("")
 
 		require.ErrorIs(t, second(f.Load(ctx, pgsession.DeriveID("state"))), pgsession.ErrNotFound, "an entry is no session")
-		n := 0
-		for session, err := range f.All(ctx) {
-			require.NoError(t, err)
-			require.Empty(t, session.UserID)
-			n++
+		for range f.All(ctx) {
+			require.FailNow(t, "All lists an entry")
 		}
-		require.Equal(t, 1, n, "All lists it")
 
 		f.clock.Advance(time.Minute)
 		requireNone()
@@ -953,8 +949,8 @@ var behaviours = []struct {
 		get("b")
 		ended, err := f.DeleteAll(ctx)
 		require.NoError(t, err)
-		require.EqualValues(t, 1, ended)
-		requireNone()
+		require.Zero(t, ended)
+		get("b")
 		require.NoError(t, kv.Put(ctx, "state", []byte("c"), time.Hour), "the last Put wins")
 		get("c")
 	}},
@@ -974,11 +970,6 @@ var behaviours = []struct {
 	}},
 	{"KeyValue/is not cut by the absolute lifetime", []pgsession.Option{pgsession.WithAbsoluteLifetime(time.Hour)}, func(t *testing.T, f *subject) {
 		require.NoError(t, f.KeyValue().Put(t.Context(), "key", []byte("a"), 3*time.Hour))
-		for session, err := range f.All(t.Context()) {
-			require.NoError(t, err)
-			require.True(t, session.EndsAt.IsZero())
-			require.Equal(t, 3*time.Hour, session.Remaining())
-		}
 		f.clock.Advance(3*time.Hour - time.Microsecond)
 		require.NoError(t, second(f.KeyValue().Get(t.Context(), "key")))
 		f.clock.Advance(time.Microsecond)
@@ -1133,7 +1124,7 @@ func TestDerivedIDs(t *testing.T) {
 			t.Run(kind+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				ctx, f := t.Context(), newSubject(t)
-				require.ErrorIs(t, second(f.CreateAs(ctx, pgsession.DeriveID(secretOf(0)), ann(0), time.Hour)), pgsession.ErrInvalidID)
+				require.ErrorIs(t, second(f.CreateAs(ctx, pgsession.DeriveID(secretOf(0)), ann(0), time.Hour)), pgsession.ErrForeignID)
 				require.ErrorIs(t, f.KeyValue().Put(ctx, secretOf(0), nil, time.Hour), pgsession.ErrNotFound)
 				want := map[string]bool{}
 				for n := 1; n <= longest; n++ {
@@ -1142,17 +1133,15 @@ func TestDerivedIDs(t *testing.T) {
 					require.Empty(t, id.Token())
 					require.NoError(t, second(f.CreateAs(ctx, id, ann(n), time.Hour)))
 					require.NoError(t, f.KeyValue().Put(ctx, secret, []byte(secret), time.Hour))
-					for _, domain := range []string{sessionDomain, entryDomain} {
-						require.Greater(t, len(domain), 64)
-						want[fmt.Sprintf("%x", sha256.Sum256([]byte(domain+secret)))] = true
-					}
+					require.Greater(t, len(sessionDomain), 64)
+					want[fmt.Sprintf("%x", sha256.Sum256([]byte(sessionDomain+secret)))] = true
 				}
 				stored := map[string]bool{}
 				for session, err := range f.All(ctx) {
 					require.NoError(t, err)
 					stored[session.Handle.String()] = true
 				}
-				require.Equal(t, want, stored, "each secret and each key has a row of its own, whose key is the hash of more than 64 bytes")
+				require.Equal(t, want, stored, "each secret has a row of its own, whose key is the hash of more than 64 bytes")
 
 				for n := range longest + 1 {
 					for _, domain := range domains {

@@ -44,7 +44,7 @@ func TestDistributed_NotKnownYet(t *testing.T) {
 					require.NoError(t, err)
 				}
 			}
-			if name == "cycle" || name == "load/Renew" {
+			if name == "cycle" || name == "renew" {
 				require.Equal(t, 1, s.rows(t, `num_nulls(data, sealed) = 2 AND user_key IS NOT NULL`), "it tells where the session was moved")
 			}
 		})

@@ -23,7 +23,7 @@ const slack = 5 * time.Second
 // writesOf are the operations on one row that have to wait while somebody holds it, the session's and the
 // entry's, under their names in operationsOf.
 var writesOf = []string{
-	"save", "put", "touch", "load/Update", "load/Renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user",
+	"save", "put", "touch", "update", "renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user",
 	"put/KeyValue", "delete/KeyValue", "take", "reseal",
 }
 
@@ -212,7 +212,7 @@ func TestLocks_AbandonedWrite(t *testing.T) {
 	t.Parallel()
 	for _, places := range []int{0, 1} {
 		for _, company := range []int{0, 4} { // callers who give up with A
-			for _, name := range []string{"save", "put", "load/Update", "touch", "reseal", "put/KeyValue"} {
+			for _, name := range []string{"save", "put", "update", "touch", "reseal", "put/KeyValue"} {
 				t.Run(fmt.Sprintf("%s/WithCoalescing(%d)/%d", name, places, company), func(t *testing.T) {
 					t.Parallel()
 					s, id, held := newLockedStore(t, 4, pgsession.WithTimeout(patience), pgsession.WithCoalescing(places))

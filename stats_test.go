@@ -58,7 +58,7 @@ func TestStore_Stats_Operations(t *testing.T) {
 		{"CreateAs", "create", ok, func(s store) func() error {
 			return func() error { return second(s.CreateAs(ctx, pgsession.NewID(), ann(1), time.Hour)) }
 		}},
-		{"CreateAs/ErrInvalidID", "create", notFound, func(s store) func() error {
+		{"CreateAs/ErrForeignID", "create", refused, func(s store) func() error {
 			return func() error { return second(s.CreateAs(ctx, planted, ann(1), time.Hour)) }
 		}},
 		{"CreateAs/ErrExists", "create", refused, func(s store) func() error {

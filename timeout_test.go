@@ -34,7 +34,7 @@ func requireTimeout(t testing.TB, err error, operation string) {
 func TestWithTimeout_LockedRow(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
-		"save", "put", "touch", "load/Update", "load/Renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user", "delete all",
+		"save", "put", "touch", "update", "renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user", "delete all",
 		"put/KeyValue", "delete/KeyValue", "take",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -145,7 +145,7 @@ func (s *deadlines) requireOne(t *testing.T) {
 // they do not have WithTimeout one after the other.
 func TestWithTimeout_OneDeadline(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"load/Update", "load/Renew"} {
+	for _, name := range []string{"update", "renew"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newDeadlines(t)
@@ -193,7 +193,7 @@ func TestWithTimeout_CallersDeadline(t *testing.T) {
 			s := newStore(t, pgsession.WithTimeout(timeout))
 			id := s.create(t, ann(1), time.Hour)
 			s.lock(t, "true")
-			for _, operation := range []string{"save", "put", "touch", "load/Update", "load/Renew", "cycle", "delete", "delete by user"} {
+			for _, operation := range []string{"save", "put", "touch", "update", "renew", "cycle", "delete", "delete by user"} {
 				ctx, cancel := context.WithTimeout(t.Context(), shortTimeout)
 				err := operationsOf(s, id)[operation](ctx)
 				cancel()

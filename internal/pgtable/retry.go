@@ -249,8 +249,8 @@ func (t *Table) explain(caller context.Context, err error) error {
 
 // isOver reports whether a caller's context has ended, other than by the store's own timeout.
 func isOver(caller context.Context) bool {
-	if context.Cause(caller) == rows.ErrTimeout {
-		return false
+	if outer, ok := caller.Value(callerKey{}).(context.Context); ok {
+		caller = outer
 	}
 	// A shared statement ends at its callers' deadline, perhaps a moment before their contexts do.
 	deadline, ok := caller.Deadline()

@@ -215,9 +215,12 @@ func (t *Table) withDeadline(ctx context.Context, deadline time.Time) (context.C
 	return t.deadlines.With(ctx, deadline)
 }
 
+// callerKey is the key of what Within was given.
+type callerKey struct{}
+
 // Within is part of [rows.Table].
 func (t *Table) Within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return t.withDeadline(ctx, t.deadline())
+	return t.withDeadline(context.WithValue(ctx, callerKey{}, ctx), t.deadline())
 }
 
 // read runs a statement that changes nothing.

@@ -11,9 +11,6 @@ var (
 	// ErrSchema says that the table is not as it should be, or that a privilege is missing.
 	ErrSchema = errors.New("pgsession: unexpected table")
 
-	// ErrTimeout is the cause of a context that the store's timeout has ended, not the caller.
-	ErrTimeout = errors.New("the store's timeout is over")
-
 	// ErrPayload says that the table cannot keep the payload.
 	ErrPayload = errors.New("the table cannot keep these values")
 )
