@@ -113,11 +113,8 @@ func (s *Sessions) set(ctx context.Context, id pgsession.ID, encoded []byte, ttl
 	case before == nil:
 		err = s.create(ctx, r, id, encoded, mine, ttl)
 	case ttl == before.IdleTimeout && mine.isSame(decodeValues(before.values)):
-		if before.TTL() >= ttl/10*9 {
-			return false, nil
-		}
-		err = s.store.Touch(requestContext(ctx), id, 0)
-		return err == nil, ignoreNotFound(err)
+		expiresAt, err := s.store.Touch(requestContext(ctx), before.Session, 0)
+		return err == nil && expiresAt.After(before.ExpiresAt), ignoreNotFound(err)
 	default:
 		err = s.replace(ctx, r, id, encoded, mine, ttl)
 	}
@@ -137,8 +134,8 @@ func (s *Sessions) create(ctx context.Context, r *request, id pgsession.ID, enco
 			return err
 		}
 		data.UserID, data.Values = own.user(), kept
-	case r.left.UserID == data.UserID:
-		data.EndsAt = r.left.EndsAt // the log-in goes on
+	case r.left.UserID == data.UserID && !r.left.EndsAt.IsZero():
+		data.Lifetime = max(time.Until(r.left.EndsAt), 1) // the log-in goes on
 	}
 	created, err := s.store.CreateAs(requestContext(ctx), id, data, ttl)
 	switch {
@@ -153,7 +150,11 @@ func (s *Sessions) create(ctx context.Context, r *request, id pgsession.ID, enco
 
 func (s *Sessions) replace(ctx context.Context, r *request, id pgsession.ID, encoded []byte, mine values, ttl time.Duration) error {
 	before := r.seen[id.Handle()]
-	stored, err := s.store.Update(requestContext(ctx), id, ttl, func(current *pgsession.Session) (any, error) {
+	session := &pgsession.Session{Handle: id.Handle()}
+	if before != nil {
+		session = before.Session
+	}
+	stored, err := s.store.Update(requestContext(ctx), session, ttl, func(current *pgsession.Session) (any, error) {
 		if mine.user() != current.UserID {
 			return nil, pgsession.ErrUserChanged
 		}

@@ -298,15 +298,15 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	case l.session == nil:
 		stored, err = s.store.Create(r.Context(), pgsession.Data{UserID: userID, Values: values}, ttl)
 	case l.oldKey != "" || session.ID != l.session.Handle.String() || userID != l.session.UserID:
-		stored, err = s.store.Renew(r.Context(), l.session.ID, ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
+		stored, err = s.store.Renew(r.Context(), l.session, ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
 			values, err := merged(stored)
 			return pgsession.Data{UserID: userID, Values: values}, err
 		})
 	default:
-		if ttl == l.session.IdleTimeout && l.session.TTL() >= ttl-ttl/10 {
+		if ttl == l.session.IdleTimeout && l.session.Remaining() >= ttl-ttl/10 {
 			ttl, setCookie = 0, false
 		}
-		stored, err = s.store.Update(r.Context(), l.session.ID, ttl, func(stored *pgsession.Session) (any, error) {
+		stored, err = s.store.Update(r.Context(), l.session, ttl, func(stored *pgsession.Session) (any, error) {
 			return merged(stored)
 		})
 	}
@@ -348,7 +348,7 @@ func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Se
 		}
 		ids = append(ids, pgsession.DeriveID(key))
 	}
-	if l.session != nil && !slices.Contains(ids, l.session.ID) {
+	if l.session != nil {
 		ids = append(ids, l.session.ID)
 	}
 	for _, id := range ids {

@@ -132,7 +132,8 @@ func TestCollector_Outage(t *testing.T) {
 	store.FailWith(errAway)
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(pgsessionprom.NewCollector(store.Store))
-	require.ErrorIs(t, store.Touch(t.Context(), pgsession.NewID(), 0), errAway)
+	_, err := store.Touch(t.Context(), &pgsession.Session{Handle: pgsession.NewID().Handle()}, time.Hour)
+	require.ErrorIs(t, err, errAway)
 	require.EqualValues(t, 1, gather(t, registry)[`pgsession_operations_total{operation="touch",outcome="failed"}`])
 }
 

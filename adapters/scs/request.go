@@ -1,6 +1,7 @@
 package scsstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -76,7 +77,6 @@ type request struct {
 type found struct {
 	data    []byte
 	session *pgsession.Session // nil: in the old table
-	version int64              // of the session that holds just this data; 0: none
 }
 
 // requestOf returns the request that ctx belongs to, or nil.
@@ -122,7 +122,7 @@ func (c change) commit(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.update(ctx, base.version, before)
+	return c.update(ctx, base, before)
 }
 
 // create begins a session under a token that scs has just made. If the session that it goes on with
@@ -141,8 +141,8 @@ func (c change) create(ctx context.Context) error {
 		if c.endedByOthers && now.carriesOn(before) {
 			return pgsession.ErrRevoked
 		}
-		if c.userID != "" && c.userID == before.userID && ended.session != nil {
-			data.EndsAt = ended.session.EndsAt // the same log-in
+		if c.userID != "" && c.userID == before.userID && ended.session != nil && !ended.session.EndsAt.IsZero() {
+			data.Lifetime = max(time.Until(ended.session.EndsAt), 1) // the same log-in
 		}
 	}
 	if c.moving.CreateInOld {
@@ -154,7 +154,7 @@ func (c change) create(ctx context.Context) error {
 	}
 	session, err := c.store.CreateAs(ctx, pgsession.DeriveID(c.token), data, time.Until(c.expiry))
 	if err == nil {
-		c.found[c.token] = found{c.data, session, session.Version}
+		c.found[c.token] = found{data: c.data, session: session}
 	}
 	return err
 }
@@ -172,23 +172,23 @@ func (c change) replaceInOld(ctx context.Context) (moved bool, err error) {
 	return true, c.moving.From.Finish(ctx, c.store, c.token, Converter(c.codec))
 }
 
-// update changes a session in the store, whose data was before when it had that version.
-func (c change) update(ctx context.Context, version int64, before decoded) error {
-	id := pgsession.DeriveID(c.token)
+// update changes a session in the store, whose data was before when it was loaded.
+func (c change) update(ctx context.Context, base found, before decoded) error {
+	session := base.session
+	if session == nil {
+		session = &pgsession.Session{ID: pgsession.DeriveID(c.token)}
+	}
 	ours, err := decode(c.codec, c.data)
 	if err != nil {
 		return err
 	}
 	if ours.isSame(before) {
-		return c.store.Touch(ctx, id, time.Until(c.expiry))
+		_, err := c.store.Touch(ctx, session, time.Until(c.expiry))
+		return err
 	}
 	for ttl := time.Until(c.expiry); ; ttl = 0 {
-		isExact := false
-		updated, err := c.store.Update(ctx, id, ttl, func(stored *pgsession.Session) (any, error) {
-			if isExact = stored.Version == version; isExact {
-				return seal(c.token, c.data), nil
-			}
-			return c.merge(stored, before, ours, ttl)
+		updated, err := c.store.Update(ctx, session, ttl, func(stored *pgsession.Session) (any, error) {
+			return c.merge(stored, base.data, before, ours, ttl)
 		})
 		if errors.Is(err, errKeepExpiry) {
 			continue
@@ -196,20 +196,19 @@ func (c change) update(ctx context.Context, version int64, before decoded) error
 		if err != nil {
 			return err
 		}
-		saved := found{data: c.data, session: updated}
-		if isExact {
-			saved.version = updated.Version
-		}
-		c.found[c.token] = saved
+		c.found[c.token] = found{data: c.data, session: updated}
 		return nil
 	}
 }
 
 // merge returns what is to be stored if another request has changed the session since it was before.
-func (c change) merge(stored *pgsession.Session, before, ours decoded, ttl time.Duration) (any, error) {
+func (c change) merge(stored *pgsession.Session, base []byte, before, ours decoded, ttl time.Duration) (any, error) {
 	data, ok := open(stored, c.token)
 	if !ok {
 		return nil, pgsession.ErrDecode
+	}
+	if bytes.Equal(data, base) {
+		return seal(c.token, c.data), nil
 	}
 	theirs, err := decode(c.codec, data)
 	if err != nil {

@@ -121,7 +121,7 @@ func (s *Store) load(ctx context.Context, token string) (found, error) {
 	session, err := s.store.Load(ctx, id)
 	if err == nil {
 		if data, ok := open(session, token); ok {
-			return found{data: data, session: session, version: session.Version}, nil
+			return found{data: data, session: session}, nil
 		}
 		err = pgsession.ErrDecode
 	}
@@ -263,7 +263,7 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 		}
 		if token, data, ok := split(session); ok {
 			all[token] = data
-			r.remember(token, found{data: data, session: session, version: session.Version})
+			r.remember(token, found{data: data, session: session})
 		}
 	}
 	return all, nil

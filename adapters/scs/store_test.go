@@ -519,8 +519,10 @@ func TestIdleTimeout(t *testing.T) {
 	ann.ok("/login?user=ann")
 	before := load(t, store, ann.token())
 	require.WithinDuration(t, clock.Now().Add(app.IdleTimeout), before.ExpiresAt, time.Second)
+	saves := store.Stats().Saves
 	ann.ok("/get")
-	require.Equal(t, before.Version, load(t, store, ann.token()).Version)
+	require.Equal(t, before.ExpiresAt, load(t, store, ann.token()).ExpiresAt)
+	require.Equal(t, saves, store.Stats().Saves)
 	clock.Advance(3 * time.Minute)
 	ann.ok("/get")
 	after := load(t, store, ann.token())
