@@ -49,8 +49,11 @@ func sharedServer(t testing.TB) *Server {
 
 // Main is for TestMain: it runs the tests, stops the server they shared and exits. If check is not
 // nil, Main calls it after the server is gone, and an error of it fails the run. goleak.Find fits.
-func Main(m *testing.M, check func() error) {
-	code := m.Run()
+func Main(m *testing.M, check func() error) { os.Exit(Run(m, check)) }
+
+// Run is Main, and returns the exit code instead of exiting.
+func Run(m *testing.M, check func() error) (code int) {
+	code = m.Run()
 	shared.Lock()
 	if shared.server != nil {
 		shared.server.Stop()
@@ -61,7 +64,7 @@ func Main(m *testing.M, check func() error) {
 			code = 1
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // Schema makes a schema for this test alone, on the server that the test binary shares, and returns
