@@ -14,7 +14,7 @@
 ADDR ?= localhost:8080
 
 # The library, and each nested module that needs nothing but Go and PostgreSQL.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard adapters/*/go.mod adapters/*/internal/*/go.mod examples/go.mod interop/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard cmd/*/go.mod adapters/*/go.mod adapters/*/internal/*/go.mod examples/go.mod interop/go.mod))
 
 .PHONY: help
 help:

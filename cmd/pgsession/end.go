@@ -183,7 +183,7 @@ const begunBeforeSQL = `
 		FROM sessions AS s
 		WHERE (s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at < $2 AND octet_length(s.key) = 32
 		LIMIT $3
-	) AS some`
+	) AS begun_before`
 
 func (a *app) endAll(ctx context.Context, d *database, yes bool) error {
 	if !yes {

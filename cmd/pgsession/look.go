@@ -97,7 +97,7 @@ func (s shownSession) values() string {
 	}
 	var shown []string
 	for _, name := range slices.Sorted(maps.Keys(s.Values)) {
-		shown = append(shown, name+"="+string(s.Values[name]))
+		shown = append(shown, plain(name)+"="+string(s.Values[name]))
 	}
 	return strings.Join(shown, " ")
 }
@@ -177,7 +177,7 @@ func (a *app) showCommand() *cobra.Command {
 				s.UserID = &session.UserID
 				return a.print(s, func(w io.Writer) {
 					line(w, "handle", s.Handle)
-					user := session.UserID
+					user := plain(session.UserID)
 					if user == "" {
 						user = "none, a guest"
 					}
@@ -187,7 +187,7 @@ func (a *app) showCommand() *cobra.Command {
 					line(w, "ends", moment(s.endsAt()))
 					line(w, "idle timeout", s.IdleTimeout)
 					for _, name := range slices.Sorted(maps.Keys(s.Values)) {
-						line(w, name, string(s.Values[name]))
+						line(w, plain(name), string(s.Values[name]))
 					}
 				})
 			})

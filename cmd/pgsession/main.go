@@ -87,11 +87,11 @@ func run(ctx context.Context, args []string, stdin, stdout, stderr *os.File) int
 	switch {
 	case errors.As(err, &exit):
 		if exit.error != nil {
-			fmt.Fprintln(stderr, "pgsession:", exit.error)
+			fmt.Fprintln(stderr, withPrefix(exit.error))
 		}
 		return exit.code
 	case !a.begun:
-		fmt.Fprintln(stderr, "pgsession:", err)
+		fmt.Fprintln(stderr, withPrefix(err))
 		fmt.Fprintln(stderr, "Run 'pgsession --help' or 'pgsession COMMAND --help'.")
 		return exitUsage
 	case ctx.Err() != nil:

@@ -111,7 +111,7 @@ func (a *app) crypto() (*pgsession.Crypto, error) {
 	}
 	crypto, err := pgsession.ParseKeyRing(ring)
 	if err != nil {
-		return nil, usage("%s: %w", from, err)
+		return nil, usage("%s: %s", from, strings.TrimPrefix(err.Error(), "pgsession: "))
 	}
 	return crypto, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -36,6 +37,16 @@ func line(w io.Writer, cells ...any) {
 		fmt.Fprint(w, cell)
 	}
 	fmt.Fprintln(w)
+}
+
+// plain returns what an application has stored, quoted if a terminal might obey it.
+func plain(text string) string {
+	for _, r := range text {
+		if !strconv.IsPrint(r) {
+			return strconv.Quote(text)
+		}
+	}
+	return text
 }
 
 // moment is a time as people read it.

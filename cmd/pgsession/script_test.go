@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,8 +41,8 @@ type withServer struct{ *testing.M }
 
 func (m withServer) Run() int { return pgtest.Run(m.M, nil) }
 
-// TestScripts runs testdata/*.txtar, each with a schema and keys of its own. With -update it writes
-// what the commands print into the scripts.
+// TestScripts runs testdata/*.txtar, each with a schema and keys of its own. With UPDATE_SCRIPTS=1 it
+// writes what the commands print into the scripts.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Shared()
@@ -48,6 +50,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
+		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 		Setup: func(env *testscript.Env) error {
 			schema := "cli_" + strings.ToLower(rand.Text())
 			if err := execute(server.URL(), `CREATE SCHEMA `+schema); err != nil {
@@ -83,6 +86,15 @@ func execute(address, sql string) error {
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, sql)
 	return err
+}
+
+// exits CODE COMMAND ARG... runs a command that ends with that exit code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	var exit *exec.ExitError
+	err := ts.Exec(args[1], args[2:]...)
+	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] || neg {
+		ts.Fatalf("wanted exit code %s, not %v", args[0], err)
+	}
 }
 
 // psql SQL prints the rows of a statement, if it has any.
