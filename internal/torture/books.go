@@ -16,11 +16,12 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Books are the ledgers beside the histories: one by the system's clock, which another node's clean-up
-// with a wrong clock must leave alone, and one for each of two tenants, who share a pool.
+// Books are kept beside the histories: a ledger by the system's clock, which another node's clean-up with a wrong clock must leave
+// alone; one for each of two tenants, who share a pool; and log-ins that are limited.
 type books struct {
 	single  *ledger
 	tenants []*ledger
+	limits  *limiter
 	pools   []*pgxpool.Pool
 
 	readOnly switched   // some connections of the pools
@@ -63,6 +64,12 @@ func (t *torture) openBooks(ctx context.Context) (err error) {
 	b.single = newLedger(store, "user")
 	b.single.leisure, b.single.failed = 20, t.checkLedgerError
 	b.single.open(ctx, 2)
+	limited, err := newBookStore(pool, "ledger", pgsession.WithTimeout(limiterTimeout))
+	if err != nil {
+		return err
+	}
+	b.limits = newLimiter(limited)
+	b.limits.open(ctx, 4)
 	return t.openTenants(ctx)
 }
 
@@ -126,12 +133,12 @@ func (b *books) open(ctx context.Context, url string, prepare func(context.Conte
 	return pool, err
 }
 
-func newBookStore(pool *pgxpool.Pool, name string) (*pgsession.Store, error) {
+func newBookStore(pool *pgxpool.Pool, name string, options ...pgsession.Option) (*pgsession.Store, error) {
 	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	if err != nil {
 		return nil, err
 	}
-	return pgsession.New(pool, crypto, pgsession.WithTable(name)), nil
+	return pgsession.New(pool, crypto, append(options, pgsession.WithTable(name))...), nil
 }
 
 // close ends the ledgers, and returns what they say and how much of it is wrong.
@@ -155,7 +162,8 @@ func (b *books) close() (text string, wrong int, err error) {
 		text += fmt.Sprintf("; %s: %d acknowledged saves, %d ended, %d lost, %d resurrected, %d of another's", name, saves, ended, lost, resurrected, foreign)
 		wrong += lost + resurrected + foreign
 	}
-	return text, wrong, err
+	text += b.limits.close()
+	return text, wrong + b.limits.wrong(), err
 }
 
 // wrong returns how much was found wrong so far.
@@ -163,7 +171,7 @@ func (b *books) wrong() (n int) {
 	for _, l := range append(slices.Clip(b.tenants), b.single) {
 		n += l.wrong()
 	}
-	return n
+	return n + b.limits.wrong()
 }
 
 // crossed counts what a tenant sees of the other's.

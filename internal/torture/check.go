@@ -86,6 +86,12 @@ func (h *history) add(c call, a answer, client int, started int64, open openCall
 		if !a.unknown {
 			one(opEndFinish, ended, ended)
 		}
+	case opLimit:
+		a.unknown = true // others decide meanwhile which are the newest
+		for i := range h.slots {
+			c.slot = i
+			one(opEndPass, started, ended)
+		}
 	case opAll:
 		seen := a.seen
 		for i := range h.slots {
@@ -243,7 +249,7 @@ func connected(operations []porcupine.Operation) []porcupine.Operation {
 		grown = false
 		for _, o := range operations {
 			c, a := o.Input.(call), o.Output.(answer)
-			everywhere = everywhere || !a.unknown && (c.kind == opFind || c.kind == opEndBegin || c.kind == opEndFinish)
+			everywhere = everywhere || !a.unknown && (c.kind == opFindByUser || c.kind == opEndBegin || c.kind == opEndFinish)
 			if a.unknown && !slots[c.slot] && !(c.kind.moves() && slots[c.to]) {
 				continue
 			}

@@ -26,7 +26,7 @@ func (t *torture) startCitus(ctx context.Context) (err error) {
 	t.cluster = t.citus.Coordinator
 	// No snapshot spans the shards, so that a list may show a session that moves twice, or not at all.
 	for i := range t.profiles {
-		t.profiles[i].weights[opFind], t.profiles[i].weights[opAll] = 0, 0
+		t.profiles[i].weights[opFindByUser], t.profiles[i].weights[opAll] = 0, 0
 	}
 	if t.faults {
 		t.fast = append(t.fast, faultsOf([]fault{

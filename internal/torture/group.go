@@ -20,6 +20,7 @@ type group struct {
 	mu       sync.Mutex
 	ids      map[int]pgsession.ID // by slot
 	slots    map[pgsession.Handle]int
+	purposes map[int]string               // of the ids, by slot
 	free     []int                        // slots for the ids that Renew makes
 	renewals map[string]int               // by the values that Renew stores under an id which is not known yet
 	kept     map[int][]*pgsession.Session // by slot: some of those that calls returned, from any node and of any age
@@ -27,7 +28,7 @@ type group struct {
 
 func (r *round) newGroup(name int) *group {
 	p := r.profile
-	g := &group{name: name, ids: make(map[int]pgsession.ID), slots: make(map[pgsession.Handle]int), renewals: make(map[string]int),
+	g := &group{name: name, ids: make(map[int]pgsession.ID), slots: make(map[pgsession.Handle]int), purposes: make(map[int]string), renewals: make(map[string]int),
 		kept: make(map[int][]*pgsession.Session)}
 	g.history.slots, g.history.timeline = p.slots+p.renewed, r.clock
 	for slot := p.slots; slot < g.history.slots; slot++ {
@@ -49,10 +50,16 @@ func (r *round) newEntries() *group {
 	return g
 }
 
-func (g *group) bind(slot int, id pgsession.ID) {
+func (g *group) bind(slot int, id pgsession.ID, purpose string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.ids[slot], g.slots[id.Handle()] = id, slot
+	g.ids[slot], g.slots[id.Handle()], g.purposes[slot] = id, slot, purpose
+}
+
+func (g *group) purpose(slot int) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.purposes[slot]
 }
 
 func (g *group) id(slot int) pgsession.ID {

@@ -11,16 +11,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What no operation may do, whatever the faults: take longer than WithTimeout and a second, or fail
-// because of a connection that is stale.
+// What no operation may do, whatever the faults: end later than it may, or fail because of a connection that is stale.
 
-const overtime = time.Second
+// overtime is how long after its caller's context, or WithTimeout, an operation may end.
+const overtime = 200 * time.Millisecond
 
-// Durations counts the operations that took too long, and keeps the longest of those that WithTimeout
-// bounds as a whole.
+// Durations counts the operations that took too long, and keeps the longest.
 type durations struct {
 	mu      sync.Mutex
-	longest time.Duration // beyond WithTimeout
+	longest time.Duration // beyond what bounds it
 	kind    kind
 	late    int
 }
@@ -28,17 +27,24 @@ type durations struct {
 func (d *durations) String() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return fmt.Sprintf("longest %v beyond WithTimeout (%s), %d too long", d.longest.Round(time.Millisecond), d.kind, d.late)
+	return fmt.Sprintf("longest %v beyond WithTimeout or its context (%s), %d too long", d.longest.Round(time.Millisecond), d.kind, d.late)
 }
 
-// checkDuration reports an operation that took longer than WithTimeout and a second. Of those that work
-// through the whole table WithTimeout bounds each statement only.
-func (r *round) checkDuration(k kind, began time.Time, took time.Duration) {
+// checkDuration reports an operation that ended too late. Of those that work through the whole table WithTimeout bounds each
+// statement only.
+func (r *round) checkDuration(ctx context.Context, k kind, began time.Time, took time.Duration) {
+	bound, isBounded := r.timeout, true
 	switch k {
 	case opAll, opEndAll, opClean, opReseal:
+		bound, isBounded = time.Hour, false
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		bound, isBounded = min(bound, deadline.Sub(began)), true
+	}
+	if !isBounded {
 		return
 	}
-	over := took - r.timeout
+	over := took - bound
 	stalled := r.stalls.since(began)
 	d := &r.durations
 	d.mu.Lock()
@@ -51,7 +57,7 @@ func (r *round) checkDuration(k kind, began time.Time, took time.Duration) {
 	}
 	d.mu.Unlock()
 	if late {
-		r.complain(fmt.Sprintf("round %d: %s took %v, with a WithTimeout of %v", r.number, k, took, r.timeout))
+		r.complain(fmt.Sprintf("round %d: %s took %v, and had %v; this process stood still for %v", r.number, k, took, bound, stalled))
 	}
 }
 

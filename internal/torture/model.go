@@ -34,11 +34,14 @@ const (
 	opRevoke
 	opRevokeAny
 	opFind
+	opFindByUser
+	opLimit   // in a history, it is an opEndPass for each slot, which may end nothing
+	opCount   // changes nothing that can be seen, so no history shows it
 	opAll     // in a history, it is opShow for each slot
 	opEndUser // in a history, it is the three that begin with opEnd
 	opEndAll  // the same, for everybody's sessions
 	opClean
-	opReseal // changes nothing that can be seen, so no history shows it
+	opReseal // as opCount
 	opPutEntry
 	opGetEntry
 	opTakeEntry
@@ -54,16 +57,19 @@ const (
 var kindNames = map[kind]string{
 	opCreate: "create", opCreateAs: "create as", opLoad: "load", opSave: "save", opUpdate: "update", opTouch: "touch",
 	opCycle: "cycle", opRenew: "renew", opDelete: "delete", opPut: "put", opRevoke: "revoke", opRevokeAny: "revoke any",
-	opFind: "find by user", opAll: "all", opEndUser: "delete by user", opEndAll: "delete all", opClean: "clean up",
+	opFind: "find", opFindByUser: "find by user", opLimit: "limit by user", opCount: "count", opAll: "all", opEndUser: "delete by user", opEndAll: "delete all", opClean: "clean up",
 	opReseal: "reseal", opPutEntry: "put entry", opGetEntry: "get entry", opTakeEntry: "take entry",
 	opRemoveEntry: "delete entry", opShow: "all passes", opEndBegin: "begin", opEndPass: "pass", opEndFinish: "return",
 }
 
 func (k kind) String() string { return kindNames[k] }
 
+// isOfHistory reports whether a history shows the call.
+func (k kind) isOfHistory() bool { return k != opCount && k != opReseal }
+
 // reads reports whether the call changes nothing, whatever it returns.
 func (k kind) reads() bool {
-	return k == opLoad || k == opFind || k == opAll || k == opShow || k == opGetEntry
+	return k == opLoad || k == opFind || k == opFindByUser || k == opCount || k == opAll || k == opShow || k == opGetEntry
 }
 
 // ofEntries reports whether the call is one of a KeyValue.
@@ -76,13 +82,15 @@ func (k kind) moves() bool { return k == opCycle || k == opRenew }
 type call struct {
 	kind      kind
 	slot, to  int
-	parsed    bool // the id was read by ParseID
+	parsed    bool // the id was read by ParseIDFor
+	misread   bool // the token was read for another purpose than its own
 	user      string
 	values    string // what it writes; unique; "" in an Update that keeps the values
 	ttl       time.Duration
 	lifetime  time.Duration      // that it names; 0 for the store's
 	absolute  time.Duration      // the store's
 	except    int                // the slot that DeleteByUser spares, or -1
+	keep      int                // of LimitByUser
 	everybody bool               // the end of all sessions, not of a user's
 	mark      marks              // of a DeleteByUser or DeleteAll
 	atRest    bool               // nothing else is going on
@@ -306,7 +314,7 @@ func (s state) decide(c call) []state {
 // meets reports whether what the call does depends on the row in the slot.
 func (c call) meets(slot int) bool {
 	switch c.kind {
-	case opFind, opEndFinish:
+	case opFindByUser, opEndFinish:
 		return true
 	case opClean, opEndBegin:
 		return false
@@ -323,7 +331,7 @@ func partition(operations []porcupine.Operation) [][]porcupine.Operation {
 	}
 	for _, o := range operations {
 		c := o.Input.(call)
-		if c.kind == opFind {
+		if c.kind == opFindByUser {
 			return [][]porcupine.Operation{operations}
 		}
 		if c.kind.moves() {
@@ -369,7 +377,7 @@ func (s state) step(c call, a answer, at time.Time) (after state, ok bool) {
 	case opCreate, opCreateAs:
 		row, outcome = row.Insert(c.begin(w), at)
 		marked = marks{}
-	case opLoad:
+	case opLoad, opFind:
 		outcome = row.Load(at)
 		return s, outcome == a.outcome && (outcome != rows.OK || shows(a.seen, before.show(c.slot)))
 	case opShow:
@@ -377,7 +385,7 @@ func (s state) step(c call, a answer, at time.Time) (after state, ok bool) {
 			return s, len(a.seen) == 0
 		}
 		return s, shows(a.seen, before.show(c.slot))
-	case opFind:
+	case opFindByUser:
 		return s, slices.Equal(a.seen, s.find(c.user, at))
 	case opSave:
 		row, outcome = row.Save(w, at)
@@ -557,7 +565,7 @@ func (c call) String() string {
 	}
 	text.WriteString(c.kind.String())
 	switch c.kind {
-	case opFind, opEndBegin, opEndFinish:
+	case opFindByUser, opEndBegin, opEndFinish:
 	case opCycle, opRenew:
 		fmt.Fprintf(&text, " id %d to id %d", c.slot, c.to)
 	default:

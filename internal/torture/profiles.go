@@ -35,7 +35,7 @@ type profile struct {
 var profiles = map[string]profile{
 	"default": {
 		weights: [kinds]int{opLoad: 20, opCreateAs: 4, opSave: 12, opUpdate: 10, opTouch: 10, opCycle: 8, opRenew: 8, opDelete: 4, opPut: 14,
-			opRevoke: 3, opRevokeAny: 2, opFind: 6, opEndUser: 3, opEndAll: 1, opClean: 4, opReseal: 1,
+			opRevoke: 3, opRevokeAny: 2, opFind: 3, opFindByUser: 6, opLimit: 1, opCount: 1, opEndUser: 3, opEndAll: 1, opClean: 4, opReseal: 1,
 			opPutEntry: 5, opGetEntry: 3, opTakeEntry: 5, opRemoveEntry: 1},
 		groups: 4, slots: 4, renewed: 2, entries: 3, workers: 10, calls: 12, epochs: 3, moves: 2,
 	},
@@ -50,7 +50,7 @@ var profiles = map[string]profile{
 	},
 	// Racing cycles of one id, to ids that are mostly new.
 	"cycle": {
-		weights: [kinds]int{opLoad: 5, opCycle: 40, opFind: 10, opDelete: 5},
+		weights: [kinds]int{opLoad: 5, opCycle: 40, opFindByUser: 10, opDelete: 5},
 		groups:  2, slots: 8, workers: 8, calls: 4, epochs: 1, plain: true,
 	},
 	// Renew against other writers of its session, and against others of its kind.
@@ -63,7 +63,12 @@ var profiles = map[string]profile{
 		weights: [kinds]int{opLoad: 5, opCycle: 30, opRenew: 10, opEndUser: 15},
 		groups:  2, slots: 5, renewed: 3, workers: 6, calls: 3, epochs: 1, plain: true,
 	},
-	// The same against DeleteAll, which meets the entries of a KeyValue too.
+	// Racing log-ins, each with a limit of its own, and sessions that move away from under it.
+	"limits": {
+		weights: [kinds]int{opCreateAs: 20, opCycle: 10, opRenew: 10, opLimit: 10, opDelete: 2},
+		groups:  2, slots: 5, renewed: 3, workers: 6, calls: 4, epochs: 2, plain: true,
+	},
+	// Cycle and Renew against DeleteAll, which leaves the entries of a KeyValue alone.
 	"everybody": {
 		weights: [kinds]int{opLoad: 5, opCycle: 30, opRenew: 10, opEndAll: 8, opPutEntry: 5, opGetEntry: 5, opTakeEntry: 2},
 		groups:  2, slots: 5, renewed: 3, entries: 2, workers: 6, calls: 3, epochs: 1, plain: true,
@@ -75,7 +80,7 @@ var profiles = map[string]profile{
 	},
 	// Sessions that end however often they are touched, and others that are over, with the clock on its way.
 	"expiry": {
-		weights: [kinds]int{opLoad: 20, opCreateAs: 4, opSave: 10, opUpdate: 10, opTouch: 20, opCycle: 6, opRenew: 8, opPut: 14, opDelete: 2, opFind: 3},
+		weights: [kinds]int{opLoad: 20, opCreateAs: 4, opSave: 10, opUpdate: 10, opTouch: 20, opCycle: 6, opRenew: 8, opPut: 14, opDelete: 2, opFindByUser: 3},
 		groups:  4, slots: 4, renewed: 4, workers: 8, calls: 10, epochs: 4, moves: 3,
 	},
 	// A KeyValue, of which Take has one winner.
@@ -177,6 +182,7 @@ func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
 	}
 	c.ttl = ttls[random.IntN(len(ttls))]
 	c.parsed = random.IntN(4) == 0
+	c.misread = c.opensByToken() && random.IntN(16) == 0
 	switch k {
 	case opCreate, opCreateAs, opSave, opPut, opUpdate, opCycle, opRenew:
 		c.values = fmt.Sprintf("w%d", r.written.Add(1))
@@ -186,7 +192,7 @@ func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
 	}
 	switch k {
 	case opUpdate, opRenew, opTouch:
-		c.parsed = false // what the call begins with may be of an id that was
+		c.parsed, c.misread = false, false // what the call begins with may be of an id that was
 		if c.base = g.base(c.slot, random); c.base == nil {
 			return r.newCall(opLoad, g, random)
 		}
@@ -222,16 +228,17 @@ func (r *round) newCall(k kind, g *group, random *rand.Rand) call {
 		}
 	case opLoad, opDelete:
 		c.user, c.ttl = "", 0
-	case opRevokeAny:
+	case opFind, opRevokeAny:
 		c.user, c.ttl, c.parsed = "", 0, false
-	case opRevoke, opFind:
+	case opRevoke, opFindByUser, opLimit:
+		c.keep = 1 + random.IntN(3)
 		c.ttl, c.parsed = 0, false
 	case opEndUser:
 		c.ttl, c.parsed = 0, false
 		if !r.profile.plain && random.IntN(3) == 0 {
 			c.except = c.slot
 		}
-	case opAll, opEndAll, opClean, opReseal:
+	case opAll, opCount, opEndAll, opClean, opReseal:
 		c.user, c.ttl, c.slot, c.parsed = "", 0, 0, false
 		c.everybody = k == opEndAll
 	}

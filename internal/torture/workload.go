@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsession/pgsession"
@@ -84,10 +85,11 @@ func (r *round) begin(ctx context.Context, random *rand.Rand) error {
 		g := r.newGroup(name)
 		for slot := range r.profile.slots {
 			if slot%2 == 1 || r.profile.fresh {
-				g.bind(slot, pgsession.NewID())
+				purpose := purposes[slot/2%2]
+				g.bind(slot, pgsession.NewIDFor(purpose), purpose)
 				continue
 			}
-			g.bind(slot, pgsession.ID{}) // so that newCall has a slot to pick
+			g.bind(slot, pgsession.ID{}, "") // so that newCall has a slot to pick
 			c := r.newCall(opCreate, g, random)
 			c.slot = slot
 			c.user = g.users[slot%len(g.users)]
@@ -96,11 +98,19 @@ func (r *round) begin(ctx context.Context, random *rand.Rand) error {
 			}
 			c.reading = r.clock.reading()
 			started := tick()
-			s, err := r.stores[slot%2].Create(ctx, pgsession.Data{UserID: c.user, Lifetime: c.lifetime, Values: values{Name: c.values}}, c.ttl)
+			data := pgsession.Data{UserID: c.user, Lifetime: c.lifetime, Values: values{Name: c.values}}
+			purpose := purposes[slot/2%2]
+			var s *pgsession.Session
+			var err error
+			if purpose == "" {
+				s, err = r.stores[slot%2].Create(ctx, data, c.ttl)
+			} else {
+				s, err = r.stores[slot%2].CreateAs(ctx, pgsession.NewIDFor(purpose), data, c.ttl)
+			}
 			if err != nil {
 				return err
 			}
-			g.bind(slot, s.ID)
+			g.bind(slot, s.ID, purpose)
 			g.keep(slot, s)
 			g.history.add(c, answer{returned: r.returned(slot, s, true)}, 0, started, openCall{})
 		}
@@ -218,7 +228,7 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 	result := r.perform(ctx, store, g, c, random)
 	took := time.Since(began)
 	r.operations.Add(1)
-	r.checkDuration(c.kind, began, took)
+	r.checkDuration(ctx, c.kind, began, took)
 	outOfTime := ctx.Err() != nil || took >= r.timeout
 
 	a := answer{seen: result.seen, value: result.value, expires: microsecondsOf(result.expires)}
@@ -228,6 +238,14 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 	verdict := r.judge(c, result.err, &a)
 	if c.kind == opRenew {
 		r.endRenew(g, c, result, verdict, a.outcome)
+	}
+	if c.misread {
+		ended := c.kind == opDelete && result.err == nil
+		refused := errors.Is(result.err, pgsession.ErrNotFound) && !errors.Is(result.err, pgsession.ErrRevoked)
+		if verdict == definite && !ended && !refused {
+			r.complain(fmt.Sprintf("round %d: %s took a token for another purpose than its own: %v", r.number, c.kind, result.err))
+		}
+		return verdict != definite
 	}
 	if c.isForeign() {
 		if !errors.Is(result.err, pgsession.ErrForeignID) {
@@ -256,7 +274,7 @@ func (r *round) do(ctx context.Context, worker int, store *pgsession.Store, g *g
 	if c.kind == opEndAll || c.kind == opClean { // each of their statements has that time
 		open.deadline = open.givenUp.Add(r.timeout)
 	}
-	if c.kind == opReseal {
+	if !c.kind.isOfHistory() {
 		return failed
 	}
 	for i, each := range histories {
@@ -275,7 +293,8 @@ func (r *round) endRenew(g *group, c call, result result, verdict verdict, outco
 	switch {
 	case verdict == unknown && len(result.seen) > 0:
 	case verdict == definite && outcome == rows.OK:
-		g.bind(c.to, result.session.ID)
+		g.bind(c.to, result.session.ID, g.purpose(c.slot))
+		r.parse(result.session.ID, g.purpose(c.slot))
 	case !g.release(c.values):
 		r.complain(fmt.Sprintf("round %d, group %d: a renewal failed, and its new session was seen: %v", r.number, g.name, result.err))
 	}
@@ -301,10 +320,12 @@ func (r *round) perform(ctx context.Context, store *pgsession.Store, g *group, c
 	}
 	id, to := g.id(c.slot), g.id(c.to)
 	switch {
+	case c.misread:
+		id = misread(id)
 	case c.parsed && c.kind == opCycle:
-		to = r.parse(to)
+		to = r.parse(to, g.purpose(c.to))
 	case c.parsed:
-		id = r.parse(id)
+		id = r.parse(id, g.purpose(c.slot))
 	}
 	switch c.kind {
 	case opCreateAs:
@@ -314,6 +335,18 @@ func (r *round) perform(ctx context.Context, store *pgsession.Store, g *group, c
 		if loaded, result.err = store.Load(ctx, id); result.err == nil {
 			result.seen = r.show(g, loaded)
 		}
+	case opFind:
+		var found *pgsession.Session
+		if found, result.err = store.Find(ctx, id.Handle()); result.err == nil {
+			result.seen = r.show(g, found)
+			if !found.ID.IsZero() {
+				r.complain(fmt.Sprintf("round %d: Find returned a session with an ID", r.number))
+			}
+		}
+	case opCount:
+		_, result.err = store.Count(ctx)
+	case opLimit:
+		_, result.err = store.LimitByUser(ctx, c.user, c.keep)
 	case opSave:
 		result.err = store.Save(ctx, id, data, c.ttl)
 	case opUpdate:
@@ -344,7 +377,7 @@ func (r *round) perform(ctx context.Context, store *pgsession.Store, g *group, c
 		result.err = store.Revoke(ctx, c.user, id.Handle())
 	case opRevokeAny:
 		result.err = store.RevokeAny(ctx, id.Handle())
-	case opFind:
+	case opFindByUser:
 		var found []*pgsession.Session
 		if found, result.err = store.FindByUser(ctx, c.user, 0); result.err == nil {
 			r.checkOrder(found)
@@ -386,13 +419,23 @@ func (r *round) performOnEntry(ctx context.Context, entries *pgsession.KeyValue,
 	return result
 }
 
+// purposes are those of the ids. Store.Create makes ids for the first.
+var purposes = []string{"", "staff"}
+
 // parse returns the id as a request's cookie gives it.
-func (r *round) parse(id pgsession.ID) pgsession.ID {
-	parsed, err := pgsession.ParseID(id.Token())
-	if err != nil {
-		r.complain(fmt.Sprintf("round %d: an id does not parse: %v", r.number, err))
+func (r *round) parse(id pgsession.ID, purpose string) pgsession.ID {
+	parsed, err := pgsession.ParseIDFor(purpose, id.Token())
+	if err != nil || parsed.Handle() != id.Handle() {
+		r.complain(fmt.Sprintf("round %d: an id does not parse for its purpose, %q: %v", r.number, purpose, err))
 	}
 	return parsed
+}
+
+// misread returns the id of a token that is read for a purpose which none has.
+func misread(id pgsession.ID) pgsession.ID {
+	other, err := pgsession.ParseIDFor("customers", id.Token())
+	must(err)
+	return other
 }
 
 func (r *round) callContext(ctx context.Context, random *rand.Rand) (context.Context, context.CancelFunc) {
@@ -494,6 +537,11 @@ func (r *round) checkOrder(found []*pgsession.Session) {
 // errRefused is what the change of an Update returns that is to write nothing.
 var errRefused = errors.New("refused")
 
+// opensByToken reports whether the call names its session by a token.
+func (c call) opensByToken() bool {
+	return slices.Contains([]kind{opLoad, opSave, opPut, opDelete, opCycle}, c.kind)
+}
+
 // isForeign reports whether the store must refuse the call, since nothing may begin under its id.
 func (c call) isForeign() bool {
 	return c.parsed && (c.kind == opCreateAs || c.kind == opCycle) || c.kind == opRenew && c.base.ID.IsZero()
@@ -552,7 +600,7 @@ func (r *round) judge(c call, err error, a *answer) verdict {
 	switch {
 	case k.reads() || k == opReseal:
 		return leftNoTrace
-	case k == opEndUser || k == opEndAll || k == opClean: // several transactions
+	case k == opEndUser || k == opLimit || k == opEndAll || k == opClean: // several transactions
 		return unknown
 	case errors.As(err, &connecting):
 		return leftNoTrace
@@ -585,17 +633,19 @@ func (r *round) recovers(ctx context.Context) error {
 func (r *round) audit(ctx context.Context) {
 	for pass := range 2 {
 		if pass == 1 {
+			r.auditLimits(ctx)
 			r.auditCall(ctx, r.groups[0], call{kind: opClean, atRest: true})
+			r.auditCount(ctx)
 		}
 		for _, g := range r.groups {
 			for _, slot := range g.known() {
 				r.auditCall(ctx, g, call{kind: opLoad, slot: slot})
 			}
-			if r.profile.weights[opFind] == 0 || pass == 1 {
+			if r.profile.weights[opFindByUser] == 0 || pass == 1 {
 				continue // it would tie together what has nothing else to do with each other
 			}
 			for _, user := range g.users[:2] {
-				r.auditCall(ctx, g, call{kind: opFind, user: user})
+				r.auditCall(ctx, g, call{kind: opFindByUser, user: user})
 			}
 		}
 		if r.entries != nil {
@@ -620,4 +670,92 @@ func (r *round) auditCall(ctx context.Context, g *group, c call) {
 			r.complain(fmt.Sprintf("round %d: %s fails at rest", r.number, c.kind))
 		}
 	}
+}
+
+// auditLimits leaves the newest sessions of each user, at rest: those that FindByUser shows first.
+func (r *round) auditLimits(ctx context.Context) {
+	if r.profile.weights[opLimit] == 0 {
+		return
+	}
+	keep := 1 + r.number%3
+	for _, g := range r.groups {
+		for _, user := range g.users[:2] {
+			before := r.newest(ctx, user)
+			kept, over := before[:min(keep, len(before))], before[min(keep, len(before)):]
+			c := call{kind: opLimit, user: user, reading: r.clock.reading(), except: -1}
+			started := tick()
+			var total int64 // a call that failed has ended some
+			r.atRest(ctx, c.kind, func(ctx context.Context) error {
+				ended, err := r.stores[0].LimitByUser(ctx, user, keep)
+				total += ended
+				if err == nil && int(total) != len(over) {
+					r.complain(fmt.Sprintf("round %d: LimitByUser ended %d sessions, not %d", r.number, total, len(over)))
+				}
+				return err
+			})
+			for _, s := range over {
+				c.kind = opEndPass
+				c.slot, _ = g.slotOf(s.Handle, "")
+				g.history.add(c, answer{}, -1, started, openCall{})
+			}
+			after := r.newest(ctx, user)
+			if !slices.EqualFunc(after, kept, func(a, b *pgsession.Session) bool { return a.Handle == b.Handle }) {
+				r.complain(fmt.Sprintf("round %d: of %d sessions, LimitByUser was to keep the newest %d: it left %d, or others", r.number, len(before), keep, len(after)))
+			}
+		}
+	}
+}
+
+func (r *round) newest(ctx context.Context, user string) (found []*pgsession.Session) {
+	r.atRest(ctx, opFindByUser, func(ctx context.Context) (err error) {
+		found, err = r.stores[1].FindByUser(ctx, user, 0)
+		return err
+	})
+	return found
+}
+
+// auditCount compares what Count says after a clean-up with what All shows, and with the rows that there are.
+func (r *round) auditCount(ctx context.Context) {
+	if r.profile.weights[opCount] == 0 {
+		return
+	}
+	var count, listed pgsession.Count
+	r.atRest(ctx, opCount, func(ctx context.Context) (err error) {
+		count, err = r.stores[2].Count(ctx)
+		return err
+	})
+	r.atRest(ctx, opAll, func(ctx context.Context) error {
+		listed = pgsession.Count{Tombstones: count.Tombstones, Entries: count.Entries}
+		for s, err := range r.stores[1].All(ctx) {
+			switch {
+			case err != nil:
+				return err
+			case s.UserID == "":
+				listed.Guests++
+			default:
+				listed.Users++
+			}
+		}
+		return nil
+	})
+	var total int64
+	r.atRest(ctx, opCount, func(ctx context.Context) error {
+		return r.administer(ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, `SELECT count(*) FROM `+table).Scan(&total)
+		})
+	})
+	if count != listed || count.Users+count.Guests+count.Tombstones+count.Entries != total {
+		r.complain(fmt.Sprintf("round %d: Count says %+v; All shows %d and %d, and there are %d rows", r.number, count, listed.Users, listed.Guests, total))
+	}
+}
+
+// atRest calls do until it succeeds: connections may still be what a fault has left.
+func (r *round) atRest(ctx context.Context, k kind, do func(context.Context) error) {
+	var err error
+	for range 10 {
+		if err = do(ctx); err == nil || ctx.Err() != nil {
+			return
+		}
+	}
+	r.complain(fmt.Sprintf("round %d: %s fails at rest: %v", r.number, k, err))
 }
