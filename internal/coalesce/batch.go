@@ -32,30 +32,30 @@ func (e *panicError) Error() string {
 type batch[C, R any] struct {
 	run      run
 	requests []C
-	parent   context.Context
-	deadline time.Time // zero if there is none
+	parent   context.Context // of the run's context
+	cancel   func()          // cancels parent; for a single call, whose caller does that, it does nothing
+	deadline time.Time       // zero if there is none
 
 	mu      sync.Mutex
-	cancel  context.CancelFunc // nil until the run begins
-	calls   []*call[C, R]      // nil if answered or abandoned
-	waiting int                // how many are not nil
-	last    *result[R]         // the answer to the only one of them
+	calls   []*call[C, R] // nil if answered or abandoned
+	waiting int           // how many are not nil
+	last    *result[R]    // the answer to the only one of them
 }
 
-// onSlowRun is called by the timer of inFlight.
+// onSlowRun is called by the timer of places.
 func (g *Group[C, R]) onSlowRun() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.inFlight.timerFired()
+	g.places.timerFired()
 	g.startBatches()
 	if len(g.queue) > 0 {
-		g.inFlight.watch()
+		g.places.watch()
 	}
 }
 
 // startBatches gives the free places to queued calls.
 func (g *Group[C, R]) startBatches() {
-	for len(g.queue) > 0 && !g.inFlight.full() {
+	for len(g.queue) > 0 && !g.places.full() {
 		if b := g.takeBatch(); b != nil {
 			go g.runBatches(b)
 		}
@@ -67,7 +67,7 @@ func (g *Group[C, R]) startBatches() {
 func (g *Group[C, R]) next(ended *run) *batch[C, R] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.inFlight.remove(ended) || g.inFlight.full() {
+	if !g.places.remove(ended) || g.places.full() {
 		return nil
 	}
 	b := g.takeBatch()
@@ -113,17 +113,19 @@ func (g *Group[C, R]) takeBatch() *batch[C, R] {
 	for i, q := range calls {
 		q.batch, q.index, b.requests[i] = b, i, q.c
 	}
-	b.parent, b.deadline = contextOf(calls)
-	g.inFlight.add(&b.run)
+	if len(calls) == 1 {
+		b.parent, b.cancel, b.deadline = calls[0].ctx, func() {}, calls[0].deadline
+	} else {
+		b.parent, b.cancel = context.WithCancel(context.Background())
+		b.deadline = deadlineOf(calls)
+	}
+	g.places.add(&b.run)
 	return b
 }
 
-// contextOf returns the parent and the deadline of a batch's context. The batch must not outlive
-// the interest of its last caller. An abandoned call must not take effect after its own deadline.
-func contextOf[C, R any](calls []*call[C, R]) (parent context.Context, deadline time.Time) {
-	if len(calls) == 1 {
-		return calls[0].ctx, calls[0].deadline
-	}
+// deadlineOf returns the deadline of a batch, or zero. The batch must not go on when no caller waits
+// for it any more. An abandoned call must not take effect after the deadline that was passed to Do.
+func deadlineOf[C, R any](calls []*call[C, R]) time.Time {
 	var (
 		latest    time.Time // of the deadlines of the callers' contexts
 		unbounded bool      // if one of them has none
@@ -141,9 +143,14 @@ func contextOf[C, R any](calls []*call[C, R]) (parent context.Context, deadline 
 		}
 	}
 	if unbounded || isEarlier(earliest, latest) {
-		return context.Background(), earliest
+		return earliest
 	}
-	return context.Background(), latest
+	return latest
+}
+
+// isEarlier compares deadlines. A zero deadline is none.
+func isEarlier(a, b time.Time) bool {
+	return !a.IsZero() && (b.IsZero() || a.Before(b))
 }
 
 // abandon removes a call whose caller stops waiting.
@@ -155,7 +162,7 @@ func (b *batch[C, R]) abandon(q *call[C, R]) {
 	}
 	b.calls[q.index] = nil
 	b.waiting--
-	if b.waiting == 0 && b.cancel != nil {
+	if b.waiting == 0 {
 		b.cancel()
 	}
 }
@@ -191,9 +198,7 @@ func (b *batch[C, R]) end(err error) {
 			q.done <- left
 		}
 	}
-	if b.cancel != nil {
-		b.cancel()
-	}
+	b.cancel()
 }
 
 // runBatches runs a batch, and then the batches that take its place.
@@ -230,22 +235,8 @@ func (g *Group[C, R]) runRecovered(b *batch[C, R]) (err error) {
 			err = &panicError{value: value, stack: debug.Stack()}
 		}
 	}()
-	ctx := b.context(g.config.WithDeadline)
+	ctx, cancel := g.config.Context(b.parent, b.deadline)
+	defer cancel()
 	g.runs.Add(1)
 	return g.config.Run(ctx, b.requests, b.answer)
-}
-
-// context returns the context of the run.
-func (b *batch[C, R]) context(withDeadline func(context.Context, time.Time) (context.Context, context.CancelFunc)) (ctx context.Context) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.deadline.IsZero() {
-		ctx, b.cancel = context.WithCancel(b.parent)
-	} else {
-		ctx, b.cancel = withDeadline(b.parent, b.deadline)
-	}
-	if b.waiting == 0 {
-		b.cancel() // all callers have gone since the batch was taken
-	}
-	return ctx
 }

@@ -31,14 +31,15 @@ import (
 
 // Config sets how a [Group] runs its calls. C is the type of a call, and R the type of its result.
 type Config[C, R any] struct {
-	// MaxInFlight is the number of runs in flight from which on calls queue, or the largest such number if
-	// InFlight is set. 0 turns coalescing off: every call runs at once, by itself.
+	// MaxInFlight is how many runs may be in flight. While there are as many, calls queue. 0 turns
+	// coalescing off: every call runs at once, by itself.
 	MaxInFlight int
 
-	// InFlight returns that number, 1 to MaxInFlight, from how long the fastest of the latest runs took;
-	// 0 before any has succeeded. Where most of a run is the way there and back, more of them hide it.
-	// InFlight must be quick, and must not call the group. If it is nil, the number is always MaxInFlight.
-	InFlight func(fastest time.Duration) int
+	// Limit returns how many runs may be in flight now, 1 to MaxInFlight. Its argument is how long
+	// the fastest of the latest runs took, or 0 before any has succeeded. If a run mostly waits for
+	// the network, more runs in flight make better use of the server. Limit must be quick, and must
+	// not call the group. If it is nil, the limit is always MaxInFlight.
+	Limit func(fastest time.Duration) int
 
 	// MaxBatch is the largest number of calls in one run. 0 means no limit.
 	MaxBatch int
@@ -61,14 +62,16 @@ type Config[C, R any] struct {
 	// error, every call without an answer gets that error. Run must not keep the slice, and must
 	// not answer after it has returned. It is called from several goroutines at once.
 	//
-	// The context of a single call has the values and the cancellation of its caller's. The
-	// context of a batch has no values. It is cancelled when every caller without an answer has
-	// stopped waiting. Its deadline is the earlier of two times: the latest time at which one of
-	// its callers stops waiting, and the earliest deadline that was passed to Do.
+	// The context comes from Context. Run must return soon after it ends.
 	Run func(ctx context.Context, calls []C, answer func(i int, r R)) error
 
-	// WithDeadline returns the context for a run. nil is [context.WithDeadline].
-	WithDeadline func(context.Context, time.Time) (context.Context, context.CancelFunc)
+	// Context returns the context of a run. The parent of a single call's is its caller's context.
+	// The parent of a batch's has no values, and is cancelled when every caller without an answer
+	// has stopped waiting. The deadline is zero if there is none. Otherwise it is, for a single
+	// call, what was passed to Do. For a batch it is the earlier of two times: the latest deadline
+	// of its callers' contexts, and the earliest deadline that was passed to Do. If Context is nil,
+	// the context of a run ends with its parent, and at the deadline.
+	Context func(parent context.Context, deadline time.Time) (context.Context, context.CancelFunc)
 
 	// RunAgain decides what follows the error of a run of more than one call. If it returns true,
 	// each call without an answer whose caller still waits runs again, by itself, so that the bad
@@ -85,33 +88,46 @@ type Group[C, R any] struct {
 	calls, runs atomic.Uint64
 	pool        sync.Pool // of *call[C, R]
 
-	mu       sync.Mutex
-	inFlight inFlight
-	queue    []*call[C, R] // oldest first; if it is not empty, inFlight is full
+	mu     sync.Mutex
+	places places
+	queue  []*call[C, R] // oldest first; if it is not empty, all places are taken
 
-	// Calls of failed batches have places of their own. So a failed batch neither floods
-	// the database nor delays calls that were not in it.
-	rerunsInFlight inFlight
-	rerunQueue     []*call[C, R]
+	// The calls of failed batches run again in a group of their own, each by itself. So a failed
+	// batch neither floods the database nor delays calls that were not in it. It is nil if RunAgain
+	// is.
+	again *Group[C, R]
 }
 
 // New returns an idle Group.
 func New[C, R any](config Config[C, R]) *Group[C, R] {
-	if config.WithDeadline == nil {
-		config.WithDeadline = context.WithDeadline
+	if config.Context == nil {
+		config.Context = defaultContext
 	}
 	g := &Group[C, R]{config: config}
-	g.inFlight = newInFlight(config.MaxInFlight, config.InFlight, config.SlowAfter, g.onSlowRun)
-	g.rerunsInFlight = newInFlight(config.MaxInFlight, config.InFlight, config.SlowAfter, g.onSlowRerun)
+	g.places = newPlaces(config.MaxInFlight, config.Limit, config.SlowAfter, g.onSlowRun)
+	if config.RunAgain != nil {
+		config.MaxBatch, config.RunAgain = 1, nil
+		g.again = New(config)
+	}
 	return g
+}
+
+func defaultContext(parent context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+	if deadline.IsZero() {
+		return parent, func() {}
+	}
+	return context.WithDeadline(parent, deadline)
 }
 
 // Do runs c, by itself or in a batch, and returns its result.
 //
-// If ctx or the deadline ends first, Do returns the error of ctx or [context.DeadlineExceeded]. A
-// call that is still queued is then never run. A call in a batch is abandoned: Do returns at once,
-// and the batch goes on for the other callers. A call that runs by itself returns when Run does. A
-// zero deadline is none.
+// If ctx ends first, Do returns its error. A call that is still queued is then never run. A call in
+// a batch is abandoned: Do returns at once, and the batch goes on for the other callers. A call that
+// runs by itself returns when Run does.
+//
+// A call that is still queued at its deadline is never run, and fails with
+// [context.DeadlineExceeded] when its turn comes. The context of a run ends at the deadline, and Do
+// returns when Run does. A zero deadline is none.
 //
 // If Run panics, so does Do.
 func (g *Group[C, R]) Do(ctx context.Context, deadline time.Time, c C) (R, error) {
@@ -135,12 +151,15 @@ func (g *Group[C, R]) Do(ctx context.Context, deadline time.Time, c C) (R, error
 		return g.runAlone(ctx, deadline, alone)
 	}
 
-	if isEarlier(deadline, made.ctxDeadline) {
-		queued.startTimer()
-	}
 	result := g.wait(queued)
 	if result.err == errRunAgain {
-		return g.runAgain(queued)
+		switch {
+		case ctx.Err() != nil:
+			return result.r, ctx.Err()
+		case made.hasExpired(time.Now()):
+			return result.r, context.DeadlineExceeded
+		}
+		return g.again.Do(ctx, deadline, c)
 	}
 	if panicked, ok := result.err.(*panicError); ok {
 		panic(panicked)
@@ -151,33 +170,34 @@ func (g *Group[C, R]) Do(ctx context.Context, deadline time.Time, c C) (R, error
 // Stats returns how many calls were made and how many runs have begun. calls/runs is the average
 // number of calls that share a run.
 func (g *Group[C, R]) Stats() (calls, runs uint64) {
-	return g.calls.Load(), g.runs.Load()
+	if g.again != nil {
+		_, runs = g.again.Stats()
+	}
+	return g.calls.Load(), g.runs.Load() + runs
 }
 
 // Waiting returns how many calls are queued now.
-func (g *Group[C, R]) Waiting() int {
+func (g *Group[C, R]) Waiting() (calls int) {
+	if g.again != nil {
+		calls = g.again.Waiting()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.queue)
+	return calls + len(g.queue)
 }
 
-// call is a call that was queued. Its caller alone uses the first fields of it; Group.mu guards the
-// last ones.
+// call is a call that was queued. Group.mu guards the last two fields; the others do not change.
 type call[C, R any] struct {
-	timer   *time.Timer      // kept when the call is reused
-	expired <-chan time.Time // the timer's channel; nil if ctx ends before deadline, or there is none
-	ended   <-chan struct{}  // the channel of ctx
-
 	c           C
 	size        int
 	ctx         context.Context
-	ctxDeadline time.Time      // zero if ctx has none
-	deadline    time.Time      // the argument of Do
-	done        chan result[R] // has a buffer of one, so that a send never blocks
+	ended       <-chan struct{} // the channel of ctx
+	ctxDeadline time.Time       // zero if ctx has none
+	deadline    time.Time       // the argument of Do
+	done        chan result[R]  // has a buffer of one, so that a send never blocks
 
-	batch *batch[C, R]  // nil while queued
-	index int           // in the batch
-	rerun *single[C, R] // set once the call is to run again
+	batch *batch[C, R] // nil while queued
+	index int          // in the batch
 }
 
 type result[R any] struct {
@@ -190,41 +210,25 @@ func (g *Group[C, R]) enter(made *call[C, R]) (*single[C, R], *call[C, R]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.queue) == 0 {
-		if g.inFlight.full() {
-			g.inFlight.removeSlow()
+		if g.places.full() {
+			g.places.removeSlow()
 		}
-		if !g.inFlight.full() {
+		if !g.places.full() {
 			alone := newSingle[C, R](made.c)
-			g.inFlight.add(&alone.run)
+			g.places.add(&alone.run)
 			return alone, nil
 		}
 	}
 	queued, reused := g.pool.Get().(*call[C, R])
 	if reused {
-		made.done, made.timer = queued.done, queued.timer
+		made.done = queued.done
 	} else {
 		queued, made.done = new(call[C, R]), make(chan result[R], 1)
 	}
 	*queued = *made
 	g.queue = append(g.queue, queued)
-	g.inFlight.watch()
+	g.places.watch()
 	return nil, queued
-}
-
-// isEarlier compares deadlines. A zero deadline is none.
-func isEarlier(a, b time.Time) bool {
-	return !a.IsZero() && (b.IsZero() || a.Before(b))
-}
-
-// startTimer sets the timer to the deadline.
-func (q *call[C, R]) startTimer() {
-	wait := time.Until(q.deadline)
-	if q.timer == nil {
-		q.timer = time.NewTimer(wait)
-	} else {
-		q.timer.Reset(wait)
-	}
-	q.expired = q.timer.C
 }
 
 // hasExpired reports whether the caller has no time left.
@@ -236,55 +240,30 @@ func hasPassed(deadline, now time.Time) bool {
 	return !deadline.IsZero() && !now.Before(deadline)
 }
 
-// wait returns what the call is sent, which may be errRunAgain. It abandons the call if its time
+// wait returns what the call is sent, which may be errRunAgain. It abandons the call if its context
 // ends first.
 func (g *Group[C, R]) wait(q *call[C, R]) result[R] {
 	select {
 	case result := <-q.done:
-		if result.err != errRunAgain {
-			g.free(q)
-		}
+		*q = call[C, R]{done: q.done} // no queue and no batch refers to it any more
+		g.pool.Put(q)
 		return result
 	case <-q.ended:
+		err := q.ctx.Err()
 		g.abandon(q)
-		return result[R]{err: q.ctx.Err()}
-	case <-q.expired:
-		g.abandon(q)
-		return result[R]{err: context.DeadlineExceeded}
+		return result[R]{err: err}
 	}
 }
 
-// free keeps a call, to which no queue and no batch refers, for reuse.
-func (g *Group[C, R]) free(q *call[C, R]) {
-	if q.timer != nil {
-		q.timer.Stop()
-	}
-	*q = call[C, R]{done: q.done, timer: q.timer}
-	g.pool.Put(q)
-}
-
-// abandon removes a call whose caller stops waiting from its queue or its batch. The call is not
+// abandon removes a call whose caller stops waiting from the queue or its batch. The call is not
 // reused, because it may have been sent a result at the same time.
 func (g *Group[C, R]) abandon(q *call[C, R]) {
-	if q.timer != nil {
-		q.timer.Stop()
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch {
-	case q.rerun != nil:
-		if i := slices.Index(g.rerunQueue, q); i >= 0 {
-			g.rerunQueue = slices.Delete(g.rerunQueue, i, i+1)
-		} else { // its turn came at the same time
-			g.rerunsInFlight.remove(&q.rerun.run)
-			g.startReruns()
-		}
-	case q.batch != nil:
+	if q.batch != nil {
 		q.batch.abandon(q)
-	default:
-		if i := slices.Index(g.queue, q); i >= 0 { // if not, it had expired when a batch left
-			g.queue = slices.Delete(g.queue, i, i+1)
-		}
+	} else if i := slices.Index(g.queue, q); i >= 0 { // if not, it had expired when a batch left
+		g.queue = slices.Delete(g.queue, i, i+1)
 	}
 }
 
@@ -315,11 +294,8 @@ func (s *single[C, R]) answer(_ int, r R) {
 }
 
 func (g *Group[C, R]) runAlone(ctx context.Context, deadline time.Time, s *single[C, R]) (r R, err error) {
-	if own, _ := ctx.Deadline(); isEarlier(deadline, own) {
-		var cancel context.CancelFunc
-		ctx, cancel = g.config.WithDeadline(ctx, deadline)
-		defer cancel()
-	}
+	ctx, cancel := g.config.Context(ctx, deadline)
+	defer cancel()
 	g.runs.Add(1)
 	err = g.config.Run(ctx, s.calls[:], s.answer)
 	s.run.ok = err == nil
@@ -330,62 +306,4 @@ func (g *Group[C, R]) runAlone(ctx context.Context, deadline time.Time, s *singl
 		err = errUnanswered
 	}
 	return r, err
-}
-
-// runAgain runs a call of a failed batch by itself, on its caller's goroutine.
-func (g *Group[C, R]) runAgain(q *call[C, R]) (r R, err error) {
-	alone := newSingle[C, R](q.c)
-	g.enterRerun(q, alone)
-	if turn := g.wait(q); turn.err != errRunAgain {
-		return r, turn.err
-	}
-	defer g.leaveRerun(alone)
-	ctx, deadline, late := q.ctx, q.deadline, q.hasExpired(time.Now())
-	g.free(q)
-	switch {
-	case ctx.Err() != nil:
-		return r, ctx.Err()
-	case late:
-		return r, context.DeadlineExceeded
-	}
-	return g.runAlone(ctx, deadline, alone)
-}
-
-// enterRerun queues the call. It is sent errRunAgain when its turn comes, or at once if a place is
-// free.
-func (g *Group[C, R]) enterRerun(q *call[C, R], alone *single[C, R]) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	q.batch, q.rerun = nil, alone
-	g.rerunQueue = append(g.rerunQueue, q)
-	g.startReruns()
-}
-
-// startReruns gives free places to queued calls.
-func (g *Group[C, R]) startReruns() {
-	for len(g.rerunQueue) > 0 && !g.rerunsInFlight.full() {
-		first := g.rerunQueue[0]
-		g.rerunQueue = slices.Delete(g.rerunQueue, 0, 1)
-		g.rerunsInFlight.add(&first.rerun.run)
-		first.done <- result[R]{err: errRunAgain}
-	}
-	if len(g.rerunQueue) > 0 {
-		g.rerunsInFlight.watch()
-	}
-}
-
-// onSlowRerun is called by the timer of rerunsInFlight.
-func (g *Group[C, R]) onSlowRerun() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.rerunsInFlight.timerFired()
-	g.startReruns()
-}
-
-// leaveRerun ends a run and lets queued calls take its place.
-func (g *Group[C, R]) leaveRerun(alone *single[C, R]) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.rerunsInFlight.remove(&alone.run)
-	g.startReruns()
 }

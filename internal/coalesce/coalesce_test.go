@@ -22,14 +22,47 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-type (
-	group  = coalesce.Group[string, string]
-	config = coalesce.Config[string, string]
-)
+type config = coalesce.Config[string, string]
 
-// server is behind a group. A run waits until the test ends it, even if its context ends.
-type server struct{ begun chan *run }
+// A scene is a group whose runs wait until the test ends them, even if their contexts end. Its clock is a
+// fake one.
+type scene struct {
+	*testing.T
+	*coalesce.Group[string, string]
+	begun chan *run
+}
 
+// A scenes table has the tests of one subject. MaxInFlight is 1 unless the config says otherwise.
+type scenes map[string]struct {
+	config config
+	test   func(s *scene)
+}
+
+func (tests scenes) run(t *testing.T) {
+	t.Parallel()
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inScene(t, test.config, test.test)
+		})
+	}
+}
+
+// inScene fails the test if a goroutine is left over at its end.
+func inScene(t *testing.T, c config, test func(s *scene)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &scene{T: t, begun: make(chan *run, 100)}
+		c.Run = s.run
+		if c.MaxInFlight == 0 {
+			c.MaxInFlight = 1
+		}
+		s.Group = coalesce.New(c)
+		test(s)
+	})
+}
+
+// A run has begun.
 type run struct {
 	ctx        context.Context
 	calls      []string
@@ -37,29 +70,52 @@ type run struct {
 	end        chan func() error
 }
 
-func newServer() *server { return &server{begun: make(chan *run, 100)} }
-
-func (s *server) Run(ctx context.Context, calls []string, answer func(int, string)) error {
+func (s *scene) run(ctx context.Context, calls []string, answer func(int, string)) error {
 	r := &run{ctx: ctx, calls: slices.Clone(calls), answerWith: answer, end: make(chan func() error, 1)}
 	s.begun <- r
 	return (<-r.end)()
 }
 
 // next returns the run that has begun. It must be a run of these calls.
-func (s *server) next(t *testing.T, calls ...string) *run {
-	t.Helper()
+func (s *scene) next(calls ...string) *run {
+	s.Helper()
 	synctest.Wait()
-	require.NotEmpty(t, s.begun, "no run has begun")
+	require.NotEmpty(s, s.begun, "no run has begun")
 	r := <-s.begun
-	require.Equal(t, calls, r.calls)
+	require.Equal(s, calls, r.calls)
 	return r
 }
 
 // idle checks that no further run has begun.
-func (s *server) idle(t *testing.T) {
-	t.Helper()
+func (s *scene) idle() {
+	s.Helper()
 	synctest.Wait()
-	require.Empty(t, s.begun)
+	require.Empty(s, s.begun)
+}
+
+// occupy makes a call that runs by itself, so that the next calls queue.
+func (s *scene) occupy() *run {
+	s.Helper()
+	s.call("first")
+	return s.next("first")
+}
+
+// batch makes calls that run together.
+func (s *scene) batch(calls ...string) (*run, []*caller) {
+	s.Helper()
+	first := s.occupy()
+	var callers []*caller
+	for _, call := range calls {
+		callers = append(callers, s.call(call))
+	}
+	first.succeed()
+	return s.next(calls...), callers
+}
+
+// advance moves the clock.
+func (s *scene) advance(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func (r *run) answer(i int) { r.answerWith(i, "did "+r.calls[i]) }
@@ -75,8 +131,9 @@ func (r *run) fail(err error)  { r.end <- func() error { return err } }
 func (r *run) panic(value any) { r.end <- func() error { panic(value) } }
 func (r *run) goexit()         { r.end <- func() error { runtime.Goexit(); return nil } }
 
-// caller is a goroutine that makes one call.
+// A caller is a goroutine that makes one call.
 type caller struct {
+	call     string
 	value    string
 	err      error
 	panicked any
@@ -84,49 +141,46 @@ type caller struct {
 	returned atomic.Bool // Do has returned, without a panic or Goexit
 }
 
-// start makes a call, and returns once it runs or is queued.
-func start(ctx context.Context, g *group, call string) *caller {
-	return startBefore(ctx, time.Time{}, g, call)
-}
+// call makes a call, and returns once it runs or is queued.
+func (s *scene) call(call string) *caller { return s.callWith(s.Context(), time.Time{}, call) }
 
-func startBefore(ctx context.Context, deadline time.Time, g *group, call string) *caller {
-	c := &caller{}
+func (s *scene) callWith(ctx context.Context, deadline time.Time, call string) *caller {
+	c := &caller{call: call}
 	go func() {
 		defer func() { c.panicked = recover(); c.ended.Store(true) }()
-		c.value, c.err = g.Do(ctx, deadline, call)
+		c.value, c.err = s.Do(ctx, deadline, call)
 		c.returned.Store(true)
 	}()
 	synctest.Wait()
 	return c
 }
 
-func (c *caller) succeeded(t *testing.T, call string) {
-	t.Helper()
+func (s *scene) succeeded(callers ...*caller) {
+	s.Helper()
 	synctest.Wait()
-	require.True(t, c.returned.Load(), "still waiting")
-	require.NoError(t, c.err)
-	require.Equal(t, "did "+call, c.value)
+	for _, c := range callers {
+		require.True(s, c.returned.Load(), "still waiting")
+		require.NoError(s, c.err)
+		require.Equal(s, "did "+c.call, c.value)
+	}
 }
 
-func (c *caller) failed(t *testing.T, err error) {
-	t.Helper()
+func (s *scene) failed(err error, callers ...*caller) {
+	s.Helper()
 	synctest.Wait()
-	require.True(t, c.returned.Load(), "still waiting")
-	require.ErrorIs(t, c.err, err)
-	require.Empty(t, c.value)
+	for _, c := range callers {
+		require.True(s, c.returned.Load(), "still waiting")
+		require.ErrorIs(s, c.err, err)
+		require.Empty(s, c.value)
+	}
 }
 
-func (c *caller) waits(t *testing.T) {
-	t.Helper()
+func (s *scene) waits(callers ...*caller) {
+	s.Helper()
 	synctest.Wait()
-	require.False(t, c.ended.Load(), "no longer waiting")
-}
-
-// bubble runs a test with a fake clock. A goroutine that is left over at the end fails the test.
-func bubble(t *testing.T, test func(t *testing.T)) {
-	t.Helper()
-	t.Parallel()
-	synctest.Test(t, test)
+	for _, c := range callers {
+		require.False(s, c.ended.Load(), "no longer waiting")
+	}
 }
 
 var errServer = errors.New("server error")
@@ -135,148 +189,85 @@ func always(error) bool { return true }
 
 type contextKey struct{}
 
-// panickingValue is a context that can be waited for, but not be the parent of another one.
-type panickingValue struct{ context.Context }
-
-func (panickingValue) Value(any) any { panic("no value") }
+// mine returns a context with a value.
+func (s *scene) mine() context.Context { return context.WithValue(s.Context(), contextKey{}, "mine") }
 
 func TestGroup_Do(t *testing.T) {
-	t.Parallel()
-
-	t.Run("runs at once by itself while a place is free", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 2, Run: s.Run})
-			ctx := context.WithValue(t.Context(), contextKey{}, "mine")
-			a, b := start(ctx, g, "a"), start(ctx, g, "b")
-			first, second := s.next(t, "a"), s.next(t, "b")
-			require.Equal(t, "mine", first.ctx.Value(contextKey{}))
-
+	scenes{
+		"runs at once by itself while a place is free": {config{MaxInFlight: 2}, func(s *scene) {
+			a, b := s.callWith(s.mine(), time.Time{}, "a"), s.call("b")
+			first, second := s.next("a"), s.next("b")
+			require.Equal(s, "mine", first.ctx.Value(contextKey{}))
 			second.succeed()
-			b.succeeded(t, "b")
-			a.waits(t)
+			s.succeeded(b)
+			s.waits(a)
 			first.succeed()
-			a.succeeded(t, "a")
-		})
-	})
-
-	t.Run("queues when no place is free, and leaves in order as one batch", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 2, Run: s.Run})
-			start(t.Context(), g, "a")
-			start(t.Context(), g, "b")
-			first, second := s.next(t, "a"), s.next(t, "b")
-			c, d, e := start(t.Context(), g, "c"), start(t.Context(), g, "d"), start(t.Context(), g, "e")
-			s.idle(t)
-
+			s.succeeded(a)
+		}},
+		"queues when no place is free, and leaves in order as one batch": {config{MaxInFlight: 2}, func(s *scene) {
+			first, second := s.occupy(), s.occupy()
+			c, d, e := s.call("c"), s.call("d"), s.call("e")
+			s.idle()
 			first.succeed()
-			batch := s.next(t, "c", "d", "e")
+			batch := s.next("c", "d", "e")
 			second.succeed()
-			s.idle(t)
+			s.idle()
 			batch.succeed()
-			c.succeeded(t, "c")
-			d.succeeded(t, "d")
-			e.succeeded(t, "e")
-		})
-	})
-
-	t.Run("never joins a batch that has been sent", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			b, c := start(t.Context(), g, "b"), start(t.Context(), g, "c")
-			first.succeed()
-			second := s.next(t, "b", "c")
-
-			d := start(t.Context(), g, "d")
-			s.idle(t)
-			second.succeed()
-			b.succeeded(t, "b")
-			c.succeeded(t, "c")
-			d.waits(t)
-			s.next(t, "d").succeed()
-			d.succeeded(t, "d")
-		})
-	})
-
-	t.Run("a batch holds at most MaxBatch calls", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, MaxBatch: 2, Run: s.Run})
+			s.succeeded(c, d, e)
+		}},
+		"never joins a batch that has been sent": {config{}, func(s *scene) {
+			batch, callers := s.batch("b", "c")
+			d := s.call("d")
+			s.idle()
+			batch.succeed()
+			s.succeeded(callers...)
+			s.waits(d)
+			s.next("d").succeed()
+			s.succeeded(d)
+		}},
+		"a batch holds at most MaxBatch calls": {config{MaxBatch: 2}, func(s *scene) {
 			for _, call := range []string{"a", "b", "c", "d", "e", "f"} {
-				start(t.Context(), g, call)
+				s.call(call)
 			}
-			s.next(t, "a").succeed()
-			s.next(t, "b", "c").succeed()
-			s.next(t, "d", "e").succeed()
-			s.next(t, "f").succeed()
-		})
-	})
-
-	t.Run("a place is free again if no call is queued", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
+			s.next("a").succeed()
+			s.next("b", "c").succeed()
+			s.next("d", "e").succeed()
+			s.next("f").succeed()
+		}},
+		"a place is free again if no call is queued": {config{}, func(s *scene) {
 			for range 3 { // alone, then alone, then a batch of one
-				start(t.Context(), g, "a")
-				first := s.next(t, "a")
-				start(t.Context(), g, "b")
+				s.call("a")
+				first := s.next("a")
+				s.call("b")
 				first.succeed()
-				s.next(t, "b").succeed()
-				s.idle(t)
+				s.next("b").succeed()
+				s.idle()
 			}
-		})
-	})
-
-	t.Run("MaxInFlight 0: every call runs at once by itself", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{Run: s.Run})
+		}},
+		"MaxInFlight below 1: every call runs at once by itself": {config{MaxInFlight: -1}, func(s *scene) {
 			var runs []*run
 			for range 20 {
-				start(t.Context(), g, "a")
-				runs = append(runs, s.next(t, "a"))
+				s.call("a")
+				runs = append(runs, s.next("a"))
 			}
 			for _, r := range runs {
 				r.succeed()
 			}
-		})
-	})
-
-	t.Run("an answered caller does not wait for the run to end", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			b, c, d := start(t.Context(), g, "b"), start(t.Context(), g, "c"), start(t.Context(), g, "d")
-			first.succeed()
-			batch := s.next(t, "b", "c", "d")
+		}},
+		"an answered caller does not wait for the run to end": {config{}, func(s *scene) {
+			batch, callers := s.batch("b", "c", "d")
 			batch.answer(1)
 			batch.answer(1) // as a second attempt does
-			c.succeeded(t, "c")
-			b.waits(t)
-			d.waits(t)
-			e := start(t.Context(), g, "e")
-			s.idle(t)
+			s.succeeded(callers[1])
+			s.waits(callers[0], callers[2])
+			e := s.call("e")
+			s.idle()
 			batch.succeed()
-			b.succeeded(t, "b")
-			d.succeeded(t, "d")
-			s.next(t, "e").succeed()
-			e.succeeded(t, "e")
-		})
-	})
-
-	t.Run("of several answers the first counts", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			a := start(t.Context(), g, "a")
-			alone := s.next(t, "a")
-			b, c, d := start(t.Context(), g, "b"), start(t.Context(), g, "c"), start(t.Context(), g, "d")
+			s.succeeded(callers[0], callers[2])
+			s.next("e").succeed()
+			s.succeeded(e)
+		}},
+		"of several answers the first counts": {config{}, func(s *scene) {
 			answerTwice := func(r *run) {
 				for i := range r.calls {
 					r.answer(i)
@@ -286,44 +277,36 @@ func TestGroup_Do(t *testing.T) {
 				}
 				r.fail(nil)
 			}
-			answerTwice(alone)
-			answerTwice(s.next(t, "b", "c", "d"))
-			for call, caller := range map[string]*caller{"a": a, "b": b, "c": c, "d": d} {
-				caller.succeeded(t, call)
-			}
-		})
-	})
-
-	t.Run("a call without an answer fails", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: always})
-			a := start(t.Context(), g, "a")
-			b, c := start(t.Context(), g, "b"), start(t.Context(), g, "c")
-			s.next(t, "a").fail(nil)
-			batch := s.next(t, "b", "c")
+			a := s.call("a")
+			answerTwice(s.next("a"))
+			s.succeeded(a)
+			batch, callers := s.batch("b", "c", "d")
+			answerTwice(batch)
+			s.succeeded(callers...)
+		}},
+		"a call without an answer fails": {config{RunAgain: always}, func(s *scene) {
+			a := s.call("a")
+			s.next("a").fail(nil)
+			batch, callers := s.batch("b", "c")
 			batch.answer(0)
 			batch.fail(nil)
-			b.succeeded(t, "b")
-			for _, forgotten := range []*caller{a, c} {
-				synctest.Wait()
-				require.True(t, forgotten.returned.Load())
-				require.ErrorContains(t, forgotten.err, "without an answer")
+			s.succeeded(callers[0])
+			for _, forgotten := range []*caller{a, callers[1]} {
+				require.True(s, forgotten.returned.Load())
+				require.ErrorContains(s, forgotten.err, "without an answer")
 			}
-			s.idle(t)
-		})
-	})
+			s.idle()
+		}},
+	}.run(t)
 }
 
 // Calls leave in the order in which they were made, each with the next run that begins, in whatever
 // order runs end. So a call waits for one run to end, and for its own.
 func TestGroup_Do_WaitsForTwoRunsAtMost(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		const maxInFlight = 3
-		s := newServer()
-		g := coalesce.New(config{MaxInFlight: maxInFlight, Run: s.Run})
+	t.Parallel()
+	const maxInFlight = 3
+	inScene(t, config{MaxInFlight: maxInFlight}, func(s *scene) {
 		random := rand.New(rand.NewPCG(1, 2))
-
 		var inFlight []*run
 		var made, sent, begun int
 		begunWhenMade := map[string]int{}
@@ -332,10 +315,10 @@ func TestGroup_Do_WaitsForTwoRunsAtMost(t *testing.T) {
 				r := <-s.begun
 				begun++
 				inFlight = append(inFlight, r)
-				require.LessOrEqual(t, len(inFlight), maxInFlight)
+				require.LessOrEqual(s, len(inFlight), maxInFlight)
 				for _, call := range r.calls {
-					require.Equal(t, fmt.Sprint(sent), call, "out of order")
-					require.Equal(t, begunWhenMade[call]+1, begun, "call %s let another run go first", call)
+					require.Equal(s, fmt.Sprint(sent), call, "out of order")
+					require.Equal(s, begunWhenMade[call]+1, begun, "call %s let another run go first", call)
 					sent++
 				}
 			}
@@ -354,13 +337,13 @@ func TestGroup_Do_WaitsForTwoRunsAtMost(t *testing.T) {
 			call := fmt.Sprint(made)
 			begunWhenMade[call] = begun
 			made++
-			start(t.Context(), g, call)
+			s.call(call)
 			observe()
 		}
 		for len(inFlight) > 0 {
 			endOne()
 		}
-		require.Equal(t, made, sent)
+		require.Equal(s, made, sent)
 	})
 }
 
@@ -391,312 +374,218 @@ func TestGroup_Do_CallersWhoReturnShareARun(t *testing.T) {
 	})
 }
 
+// panickingValue is a context that can be waited for, but not be the parent of another one.
+type panickingValue struct{ context.Context }
+
+func (panickingValue) Value(any) any { panic("no value") }
+
 func TestGroup_Do_ContextEnds(t *testing.T) {
-	t.Parallel()
-
-	t.Run("while queued: it is never sent", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			b := start(t.Context(), g, "b")
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	scenes{
+		"while queued: it is never sent": {config{}, func(s *scene) {
+			first := s.occupy()
+			b := s.call("b")
+			ctx, cancel := context.WithTimeout(s.Context(), time.Second)
 			defer cancel()
-			c := start(ctx, g, "c")
-			d := start(t.Context(), g, "d")
-
+			c := s.callWith(ctx, time.Time{}, "c")
+			d := s.call("d")
 			<-ctx.Done()
-			c.failed(t, context.DeadlineExceeded)
+			s.failed(context.DeadlineExceeded, c)
+			require.Equal(s, 2, s.Waiting())
 			first.succeed()
-			s.next(t, "b", "d").succeed()
-			b.succeeded(t, "b")
-			d.succeeded(t, "d")
-		})
-	})
-
-	t.Run("while its batch runs: the batch goes on for the others", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ctx, cancel := context.WithCancel(context.WithValue(t.Context(), contextKey{}, "of b alone"))
-			b := start(ctx, g, "b")
-			c := start(t.Context(), g, "c")
+			s.next("b", "d").succeed()
+			s.succeeded(b, d)
+		}},
+		"while its batch runs: the batch goes on for the others": {config{}, func(s *scene) {
+			first := s.occupy()
+			ctx, cancel := context.WithCancel(s.mine())
+			b, c := s.callWith(ctx, time.Time{}, "b"), s.call("c")
 			first.succeed()
-			batch := s.next(t, "b", "c")
-
+			batch := s.next("b", "c")
 			cancel()
-			b.failed(t, context.Canceled)
-			c.waits(t)
-			require.NoError(t, batch.ctx.Err())
-			require.Nil(t, batch.ctx.Value(contextKey{}))
+			s.failed(context.Canceled, b)
+			s.waits(c)
+			require.NoError(s, batch.ctx.Err())
+			require.Nil(s, batch.ctx.Value(contextKey{}))
 			batch.succeed()
-			c.succeeded(t, "c")
-			require.Error(t, batch.ctx.Err(), "the context of a finished batch is still held")
-		})
-	})
-
-	t.Run("of all callers in a batch: the context of the batch ends", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ctx, cancel := context.WithCancel(t.Context())
-			b, c := start(ctx, g, "b"), start(ctx, g, "c")
+			s.succeeded(c)
+			require.Error(s, batch.ctx.Err(), "the context of a finished batch is still held")
+		}},
+		"of all callers in a batch: the context of the batch ends": {config{RunAgain: always}, func(s *scene) {
+			first := s.occupy()
+			ctx, cancel := context.WithCancel(s.Context())
+			b, c := s.callWith(ctx, time.Time{}, "b"), s.callWith(ctx, time.Time{}, "c")
 			first.succeed()
-			batch := s.next(t, "b", "c")
-			d := start(t.Context(), g, "d")
-
+			batch := s.next("b", "c")
+			d := s.call("d")
 			cancel()
-			b.failed(t, context.Canceled)
-			c.failed(t, context.Canceled)
-			require.ErrorIs(t, batch.ctx.Err(), context.Canceled)
-			s.idle(t) // the place is taken until the run has returned
+			s.failed(context.Canceled, b, c)
+			require.ErrorIs(s, batch.ctx.Err(), context.Canceled)
+			s.idle() // the place is taken until the run has returned
 			batch.fail(batch.ctx.Err())
-			s.next(t, "d").succeed()
-			d.succeeded(t, "d")
-			s.idle(t)
-		})
-	})
-
-	t.Run("of all callers without an answer: the context of the batch ends", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ctx, cancel := context.WithCancel(t.Context())
-			b, c, d := start(t.Context(), g, "b"), start(ctx, g, "c"), start(ctx, g, "d")
+			s.next("d").succeed()
+			s.succeeded(d)
+			s.idle()
+		}},
+		"of all callers without an answer: the context of the batch ends": {config{}, func(s *scene) {
+			first := s.occupy()
+			ctx, cancel := context.WithCancel(s.Context())
+			b, c, d := s.call("b"), s.callWith(ctx, time.Time{}, "c"), s.callWith(ctx, time.Time{}, "d")
 			first.succeed()
-			batch := s.next(t, "b", "c", "d")
+			batch := s.next("b", "c", "d")
 			batch.answer(0)
-			b.succeeded(t, "b")
+			s.succeeded(b)
 			batch.answer(2)
-			d.succeeded(t, "d")
+			s.succeeded(d)
 			batch.answer(1)
-			c.waits(t) // the context of a caller must bound the run
-			require.NoError(t, batch.ctx.Err())
+			s.waits(c) // the context of a caller must bound the run
+			require.NoError(s, batch.ctx.Err())
 			cancel()
-			c.failed(t, context.Canceled)
-			require.ErrorIs(t, batch.ctx.Err(), context.Canceled)
+			s.failed(context.Canceled, c)
+			require.ErrorIs(s, batch.ctx.Err(), context.Canceled)
 			batch.fail(batch.ctx.Err())
-		})
-	})
-
-	t.Run("with a panic: the place is not lost", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			a := start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			for _, bad := range []context.Context{nil, struct{ context.Context }{}} {
-				b := start(bad, g, "b")
-				require.True(t, b.ended.Load())
-				require.NotNil(t, b.panicked)
-			}
-			c := start(t.Context(), g, "c")
+		}},
+		"in a batch of one: the context of the batch ends": {config{}, func(s *scene) {
+			first := s.occupy()
+			ctx, cancel := context.WithCancel(s.mine())
+			b := s.callWith(ctx, time.Time{}, "b")
 			first.succeed()
-			a.succeeded(t, "a")
-			s.next(t, "c").succeed()
-			c.succeeded(t, "c")
-		})
-	})
-
-	t.Run("with a panic while a batch of one begins: its caller panics", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			b := start(panickingValue{t.Context()}, g, "b")
+			batch := s.next("b")
+			require.Equal(s, "mine", batch.ctx.Value(contextKey{}))
+			cancel()
+			s.failed(context.Canceled, b)
+			require.ErrorIs(s, batch.ctx.Err(), context.Canceled)
+			batch.succeed()
+		}},
+		"with a panic: the place is not lost": {config{}, func(s *scene) {
+			first := s.occupy()
+			for _, bad := range []context.Context{nil, struct{ context.Context }{}} {
+				b := s.callWith(bad, time.Time{}, "b")
+				require.True(s, b.ended.Load())
+				require.NotNil(s, b.panicked)
+			}
+			c := s.call("c")
+			first.succeed()
+			s.next("c").succeed()
+			s.succeeded(c)
+		}},
+		"with a panic while a batch of one begins: its caller panics": {config{}, func(s *scene) {
+			first := s.occupy()
+			b := s.callWith(panickingValue{s.Context()}, time.Now().Add(time.Hour), "b")
 			first.succeed()
 			synctest.Wait()
-			require.True(t, b.ended.Load())
-			require.ErrorContains(t, b.panicked.(error), "no value")
-			start(t.Context(), g, "c")
-			s.next(t, "c").succeed()
-		})
-	})
-
-	t.Run("in a batch of one: the context of the batch ends", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ctx, cancel := context.WithCancel(context.WithValue(t.Context(), contextKey{}, "mine"))
-			b := start(ctx, g, "b")
-			first.succeed()
-			batch := s.next(t, "b")
-			require.Equal(t, "mine", batch.ctx.Value(contextKey{}))
-
-			cancel()
-			b.failed(t, context.Canceled)
-			require.ErrorIs(t, batch.ctx.Err(), context.Canceled)
-			batch.succeed()
-		})
-	})
+			require.True(s, b.ended.Load())
+			require.ErrorContains(s, b.panicked.(error), "no value")
+			s.occupy().succeed()
+		}},
+	}.run(t)
 }
 
 func TestGroup_Do_BatchFails(t *testing.T) {
-	t.Parallel()
-
-	t.Run("run again: call by call, for the callers who still wait", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			var judged []error
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: func(err error) bool {
-				judged = append(judged, err)
-				return true
-			}})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ctx := context.WithValue(t.Context(), contextKey{}, "mine")
-			b := start(ctx, g, "b")
-			leaving, cancel := context.WithCancel(t.Context())
-			gone := start(leaving, g, "gone")
-			bad, d := start(ctx, g, "bad"), start(ctx, g, "d")
+	failsEverybody := func(s *scene) {
+		batch, callers := s.batch("b", "c")
+		batch.fail(errServer)
+		s.failed(errServer, callers...)
+		s.idle()
+	}
+	var judged atomic.Pointer[error]
+	judge := func(err error) bool { return judged.CompareAndSwap(nil, &err) }
+	scenes{
+		"run again: call by call, for the callers who still wait": {config{RunAgain: judge}, func(s *scene) {
+			first := s.occupy()
+			leaving, cancel := context.WithCancel(s.Context())
+			b, gone := s.callWith(s.mine(), time.Time{}, "b"), s.callWith(leaving, time.Time{}, "gone")
+			bad, d := s.callWith(s.mine(), time.Time{}, "bad"), s.callWith(s.mine(), time.Time{}, "d")
 			first.succeed()
-			batch := s.next(t, "b", "gone", "bad", "d")
+			batch := s.next("b", "gone", "bad", "d")
 			cancel()
-			gone.failed(t, context.Canceled)
+			s.failed(context.Canceled, gone)
 			batch.fail(errServer)
 
 			errBad := errors.New("bad input")
 			for range 3 { // the order is the scheduler's
 				synctest.Wait()
-				require.Len(t, s.begun, 1, "MaxInFlight is 1")
+				require.Len(s, s.begun, 1, "MaxInFlight is 1")
 				again := <-s.begun
-				require.Len(t, again.calls, 1)
-				require.Equal(t, "mine", again.ctx.Value(contextKey{}))
+				require.Len(s, again.calls, 1)
+				require.Equal(s, "mine", again.ctx.Value(contextKey{}))
 				if again.calls[0] == "bad" {
 					again.fail(errBad)
 				} else {
 					again.succeed()
 				}
 			}
-			b.succeeded(t, "b")
-			bad.failed(t, errBad)
-			d.succeeded(t, "d")
-			s.idle(t)
-			require.Equal(t, []error{errServer}, judged)
-			calls, runs := g.Stats()
-			require.Equal(t, []uint64{5, 5}, []uint64{calls, runs})
-		})
-	})
-
-	t.Run("run again: other calls are not delayed, and a call whose caller leaves is not run", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ctx, cancel := context.WithCancel(t.Context())
-			callers := []*caller{start(ctx, g, "same"), start(ctx, g, "same"), start(ctx, g, "same")}
+			s.succeeded(b)
+			s.failed(errBad, bad)
+			s.succeeded(d)
+			s.idle()
+			require.Equal(s, errServer, *judged.Load())
+			calls, runs := s.Stats()
+			require.Equal(s, []uint64{5, 5}, []uint64{calls, runs})
+		}},
+		"run again: other calls are not delayed, and a call whose caller leaves is not run": {config{RunAgain: always}, func(s *scene) {
+			first := s.occupy()
+			ctx, cancel := context.WithCancel(s.Context())
+			var callers []*caller
+			for range 3 {
+				callers = append(callers, s.callWith(ctx, time.Time{}, "same"))
+			}
 			first.succeed()
-			s.next(t, "same", "same", "same").fail(errServer)
-			again := s.next(t, "same")
+			s.next("same", "same", "same").fail(errServer)
+			again := s.next("same")
+			require.Equal(s, 2, s.Waiting())
 
-			other := start(t.Context(), g, "other")
-			s.next(t, "other").succeed()
-			other.succeeded(t, "other")
+			other := s.call("other")
+			s.next("other").succeed()
+			s.succeeded(other)
 
 			cancel()
-			s.idle(t)
+			s.idle()
 			again.fail(ctx.Err())
-			for _, c := range callers {
-				c.failed(t, context.Canceled)
-			}
-			s.idle(t)
-			runs, reruns := g.InFlight()
-			require.Zero(t, runs+reruns)
-		})
-	})
-
-	for name, runAgain := range map[string]func(error) bool{
-		"nil":   nil,
-		"false": func(error) bool { return false },
-	} {
-		t.Run("RunAgain "+name+": every caller gets the error", func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newServer()
-				g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: runAgain})
-				start(t.Context(), g, "a")
-				b, c := start(t.Context(), g, "b"), start(t.Context(), g, "c")
-				s.next(t, "a").succeed()
-				s.next(t, "b", "c").fail(errServer)
-				b.failed(t, errServer)
-				c.failed(t, errServer)
-				s.idle(t)
-			})
-		})
-	}
-
-	t.Run("the error of a single call goes to its caller without RunAgain", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: always})
-			a, b := start(t.Context(), g, "a"), start(t.Context(), g, "b")
-			s.next(t, "a").fail(errServer)
-			s.next(t, "b").fail(errServer)
-			a.failed(t, errServer)
-			b.failed(t, errServer)
-			s.idle(t)
-		})
-	})
+			s.failed(context.Canceled, callers...)
+			s.idle()
+			require.Zero(s, s.InFlight())
+		}},
+		"RunAgain nil: every caller gets the error": {config{}, failsEverybody},
+		"RunAgain false: every caller gets the error": {
+			config{RunAgain: func(error) bool { return false }}, failsEverybody},
+		"the error of a single call goes to its caller without RunAgain": {config{RunAgain: always}, func(s *scene) {
+			a, b := s.call("a"), s.call("b")
+			s.next("a").fail(errServer)
+			s.next("b").fail(errServer)
+			s.failed(errServer, a, b)
+			s.idle()
+		}},
+	}.run(t)
 }
 
 func TestGroup_Do_RunPanics(t *testing.T) {
-	t.Parallel()
-
-	t.Run("by itself", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			a, b := start(t.Context(), g, "a"), start(t.Context(), g, "b")
-			s.next(t, "a").panic("boom")
-			s.next(t, "b").succeed()
-			require.Equal(t, "boom", a.panicked)
-			b.succeeded(t, "b")
-		})
-	})
-
-	t.Run("in a batch: every caller panics", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			b, c := start(t.Context(), g, "b"), start(t.Context(), g, "c")
-			s.next(t, "a").succeed()
-			batch := s.next(t, "b", "c")
-			d := start(t.Context(), g, "d")
+	scenes{
+		"by itself": {config{}, func(s *scene) {
+			a, b := s.call("a"), s.call("b")
+			s.next("a").panic("boom")
+			s.next("b").succeed()
+			require.Equal(s, "boom", a.panicked)
+			s.succeeded(b)
+		}},
+		"in a batch: every caller panics": {config{}, func(s *scene) {
+			batch, callers := s.batch("b", "c")
+			d := s.call("d")
 			batch.panic("boom")
-			s.next(t, "d").succeed()
-			d.succeeded(t, "d")
-			for _, c := range []*caller{b, c} {
+			s.next("d").succeed()
+			s.succeeded(d)
+			for _, c := range callers {
 				err, isError := c.panicked.(error)
-				require.True(t, isError)
-				require.ErrorContains(t, err, "boom")
-				require.ErrorContains(t, err, "coalesce_test.go", "where it panicked")
+				require.True(s, isError)
+				require.ErrorContains(s, err, "boom")
+				require.ErrorContains(s, err, "coalesce_test.go", "where it panicked")
 			}
-		})
-	})
-
-	t.Run("in a batch that is run again: only the caller of the bad call panics", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 2, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			start(t.Context(), g, "a")
-			first, second := s.next(t, "a"), s.next(t, "a")
-			bad, c := start(t.Context(), g, "bad"), start(t.Context(), g, "c")
-			first.succeed()
-			s.next(t, "bad", "c").panic("boom")
+		}},
+		"in a batch that is run again: only the caller of the bad call panics": {config{MaxInFlight: 2, RunAgain: always}, func(s *scene) {
+			second := s.occupy()
+			batch, callers := s.batch("bad", "c")
+			batch.panic("boom")
 			synctest.Wait()
-			require.Len(t, s.begun, 2)
+			require.Len(s, s.begun, 2)
 			for range 2 {
 				if again := <-s.begun; again.calls[0] == "bad" {
 					again.panic("boom")
@@ -704,304 +593,167 @@ func TestGroup_Do_RunPanics(t *testing.T) {
 					again.succeed()
 				}
 			}
-			c.succeeded(t, "c")
-			require.Equal(t, "boom", bad.panicked)
+			s.succeeded(callers[1])
+			require.Equal(s, "boom", callers[0].panicked)
 			second.succeed()
-		})
-	})
+		}},
+	}.run(t)
 }
 
 func TestGroup_Do_RunEndsItsGoroutine(t *testing.T) {
-	t.Parallel()
-
-	t.Run("by itself: the caller's goroutine ends", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			a, b := start(t.Context(), g, "a"), start(t.Context(), g, "b")
-			s.next(t, "a").goexit()
-			s.next(t, "b").succeed()
-			b.succeeded(t, "b")
-			require.True(t, a.ended.Load())
-			require.False(t, a.returned.Load())
-			require.Nil(t, a.panicked)
-		})
-	})
-
-	t.Run("in a batch: every caller gets an error", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			b, c := start(t.Context(), g, "b"), start(t.Context(), g, "c")
-			s.next(t, "a").succeed()
-			batch := s.next(t, "b", "c")
-			d := start(t.Context(), g, "d")
+	scenes{
+		"by itself: the caller's goroutine ends": {config{}, func(s *scene) {
+			a, b := s.call("a"), s.call("b")
+			s.next("a").goexit()
+			s.next("b").succeed()
+			s.succeeded(b)
+			require.True(s, a.ended.Load())
+			require.False(s, a.returned.Load())
+			require.Nil(s, a.panicked)
+		}},
+		"in a batch: every caller gets an error": {config{RunAgain: always}, func(s *scene) {
+			batch, callers := s.batch("b", "c")
+			d := s.call("d")
 			batch.goexit()
-			s.next(t, "d").succeed()
-			d.succeeded(t, "d")
-			for _, c := range []*caller{b, c} {
-				require.True(t, c.returned.Load())
-				require.EqualError(t, c.err, "coalesce: the run ended its goroutine")
+			s.next("d").succeed()
+			s.succeeded(d)
+			for _, c := range callers {
+				require.True(s, c.returned.Load())
+				require.EqualError(s, c.err, "coalesce: the run ended its goroutine")
 			}
-		})
-	})
+		}},
+	}.run(t)
 }
 
-// advance moves the clock of the bubble.
-func advance(d time.Duration) {
-	time.Sleep(d)
-	synctest.Wait()
-}
-
-// badContext has a deadline or an error, but is never done: its caller does not notice.
-type badContext struct {
+// neverDone is a context that has a deadline or an error, but is never done: its caller does not notice.
+type neverDone struct {
 	context.Context
 	deadline time.Time
 	err      error
 }
 
-func (c *badContext) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
-func (c *badContext) Err() error                  { return c.err }
-func (c *badContext) Done() <-chan struct{}       { return nil }
+func (c *neverDone) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+func (c *neverDone) Err() error                  { return c.err }
+func (c *neverDone) Done() <-chan struct{}       { return nil }
+
+func requireDeadline(s *scene, want time.Time, r *run) {
+	s.Helper()
+	deadline, ok := r.ctx.Deadline()
+	require.True(s, ok)
+	require.Equal(s, want, deadline)
+}
 
 func TestGroup_Do_Deadline(t *testing.T) {
-	t.Parallel()
-
-	t.Run("by itself: it bounds the context of the run", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			for _, maxInFlight := range []int{0, 1} {
-				s := newServer()
-				g := coalesce.New(config{MaxInFlight: maxInFlight, Run: s.Run})
-				deadline := time.Now().Add(time.Second)
-				ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), contextKey{}, "mine"), time.Minute)
-				defer cancel()
-				a := startBefore(ctx, deadline, g, "a")
-				r := s.next(t, "a")
-				require.Equal(t, "mine", r.ctx.Value(contextKey{}))
-				of, ok := r.ctx.Deadline()
-				require.True(t, ok)
-				require.Equal(t, deadline, of)
-				advance(time.Second)
-				require.ErrorIs(t, r.ctx.Err(), context.DeadlineExceeded)
-				r.fail(r.ctx.Err())
-				a.failed(t, context.DeadlineExceeded)
-			}
-		})
-	})
-
-	t.Run("by itself: the context of the run is released at once", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			a := startBefore(t.Context(), time.Now().Add(time.Second), g, "a")
-			r := s.next(t, "a")
+	bySingle := func(s *scene) {
+		deadline := time.Now().Add(time.Second)
+		ctx, cancel := context.WithTimeout(s.mine(), time.Minute)
+		defer cancel()
+		a := s.callWith(ctx, deadline, "a")
+		r := s.next("a")
+		require.Equal(s, "mine", r.ctx.Value(contextKey{}))
+		requireDeadline(s, deadline, r)
+		s.advance(time.Second)
+		require.ErrorIs(s, r.ctx.Err(), context.DeadlineExceeded)
+		r.fail(r.ctx.Err())
+		s.failed(context.DeadlineExceeded, a)
+	}
+	scenes{
+		"by itself: it bounds the context of the run":                      {config{}, bySingle},
+		"by itself, MaxInFlight below 1: it bounds the context of the run": {config{MaxInFlight: -1}, bySingle},
+		"by itself: the context of the run is released at once": {config{}, func(s *scene) {
+			a := s.callWith(s.Context(), time.Now().Add(time.Second), "a")
+			r := s.next("a")
 			r.succeed()
-			a.succeeded(t, "a")
-			require.ErrorIs(t, r.ctx.Err(), context.Canceled)
-		})
-	})
-
-	t.Run("by itself: the caller's own context serves if it bounds the run", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			own, _ := ctx.Deadline()
-			for _, deadline := range []time.Time{{}, own, own.Add(1)} {
-				a := startBefore(ctx, deadline, g, "a")
-				r := s.next(t, "a")
-				require.Same(t, ctx, r.ctx)
-				r.succeed()
-				a.succeeded(t, "a")
-			}
-		})
-	})
-
-	t.Run("while queued: it is never sent", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			b := startBefore(t.Context(), time.Now().Add(time.Second), g, "b")
-			c := startBefore(ctx, time.Now().Add(time.Second), g, "c")
-			d := startBefore(ctx, time.Now().Add(time.Hour), g, "d")
-			advance(time.Second - 1)
-			b.waits(t)
-			c.waits(t)
-			advance(1)
-			b.failed(t, context.DeadlineExceeded)
-			c.failed(t, context.DeadlineExceeded)
-			require.Equal(t, 1, g.Waiting())
+			s.succeeded(a)
+			require.ErrorIs(s, r.ctx.Err(), context.Canceled)
+		}},
+		"by itself, none: the caller's own context serves": {config{}, func(s *scene) {
+			r := s.occupy()
+			require.Same(s, s.Context(), r.ctx)
+			r.succeed()
+		}},
+		"while queued: it is never sent, and fails when its turn comes": {config{}, func(s *scene) {
+			first := s.occupy()
+			over := s.callWith(s.Context(), time.Now().Add(-time.Second), "over")
+			b := s.callWith(s.Context(), time.Now().Add(time.Second), "b")
+			c := s.callWith(&neverDone{Context: s.Context(), deadline: time.Now().Add(time.Second)}, time.Time{}, "c")
+			d := s.callWith(s.Context(), time.Now().Add(time.Hour), "d")
+			s.advance(time.Second)
 			first.succeed()
-			s.next(t, "d").succeed()
-			d.succeeded(t, "d")
-		})
-	})
-
-	t.Run("already over when it queues: it is never sent", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			startBefore(t.Context(), time.Now().Add(-time.Second), g, "b").failed(t, context.DeadlineExceeded)
-			first.succeed()
-			s.idle(t)
-		})
-	})
-
-	t.Run("over, but its caller has not noticed: it is never sent", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			b := start(&badContext{Context: t.Context(), deadline: time.Now()}, g, "b")
-			c := start(t.Context(), g, "c")
-			b.waits(t)
-			first.succeed()
-			s.next(t, "c").succeed()
-			b.failed(t, context.DeadlineExceeded)
-			c.succeeded(t, "c")
-		})
-	})
-
-	t.Run("while its batch runs: the others wait for the run", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			b := startBefore(t.Context(), time.Now().Add(time.Second), g, "b")
-			c := startBefore(t.Context(), time.Now().Add(time.Minute), g, "c")
-			d := start(t.Context(), g, "d")
-			first.succeed()
-			batch := s.next(t, "b", "c", "d")
-			advance(time.Second)
-			b.failed(t, context.DeadlineExceeded)
-			require.ErrorIs(t, batch.ctx.Err(), context.DeadlineExceeded, "b could take effect after its deadline")
-			c.waits(t)
-			d.waits(t)
+			batch := s.next("d")
+			s.failed(context.DeadlineExceeded, over, b, c)
 			batch.succeed()
-			c.succeeded(t, "c")
-			d.succeeded(t, "d")
-		})
-	})
-
-	t.Run("of one call: it has no effect on later ones", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			for range 20 { // calls are reused, but the race detector makes the pool drop some
-				start(t.Context(), g, "a")
-				first := s.next(t, "a")
-				b := startBefore(t.Context(), time.Now().Add(time.Second), g, "b")
-				first.succeed()
-				second := s.next(t, "b")
-				second.succeed()
-				b.succeeded(t, "b")
-
-				start(t.Context(), g, "a")
-				third := s.next(t, "a")
-				c := start(t.Context(), g, "c")
-				advance(time.Minute)
-				c.waits(t)
-				third.succeed()
-				fourth := s.next(t, "c")
-				_, ok := fourth.ctx.Deadline()
-				require.False(t, ok)
-				fourth.succeed()
-				c.succeeded(t, "c")
-
-				start(t.Context(), g, "a")
-				fifth := s.next(t, "a")
-				d := startBefore(t.Context(), time.Now().Add(time.Second), g, "d")
-				advance(time.Second)
-				d.failed(t, context.DeadlineExceeded)
-				fifth.succeed()
-			}
-		})
-	})
-
-	t.Run("run again: it bounds the context of the run", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 2, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			start(t.Context(), g, "a")
-			first, other := s.next(t, "a"), s.next(t, "a")
-			deadline := time.Now().Add(time.Second)
-			ctx := context.WithValue(t.Context(), contextKey{}, "mine")
-			callers := []*caller{startBefore(ctx, deadline, g, "same"), startBefore(ctx, deadline, g, "same")}
+			s.succeeded(d)
+		}},
+		"while its batch runs: the context of the run ends, and all wait for the run": {config{}, func(s *scene) {
+			first := s.occupy()
+			b := s.callWith(s.Context(), time.Now().Add(time.Second), "b")
+			c := s.callWith(s.Context(), time.Now().Add(time.Minute), "c")
 			first.succeed()
-			s.next(t, "same", "same").fail(errServer)
-			for _, again := range []*run{s.next(t, "same"), s.next(t, "same")} {
-				of, ok := again.ctx.Deadline()
-				require.True(t, ok)
-				require.Equal(t, deadline, of)
-				require.Equal(t, "mine", again.ctx.Value(contextKey{}))
+			batch := s.next("b", "c")
+			s.advance(time.Second)
+			require.ErrorIs(s, batch.ctx.Err(), context.DeadlineExceeded, "b could take effect after its deadline")
+			s.waits(b, c)
+			batch.answer(1)
+			s.succeeded(c)
+			batch.fail(batch.ctx.Err())
+			s.failed(context.DeadlineExceeded, b)
+		}},
+		"of one call: it has no effect on later ones": {config{}, func(s *scene) {
+			for range 20 { // calls are reused, but the race detector makes the pool drop some
+				for _, deadline := range []time.Time{time.Now().Add(time.Second), {}} {
+					first := s.occupy()
+					b := s.callWith(s.Context(), deadline, "b")
+					first.succeed()
+					second := s.next("b")
+					_, ok := second.ctx.Deadline()
+					require.Equal(s, !deadline.IsZero(), ok)
+					second.succeed()
+					s.succeeded(b)
+				}
+			}
+		}},
+		"run again: it bounds the context of the run": {config{MaxInFlight: 2, RunAgain: always}, func(s *scene) {
+			other, first := s.occupy(), s.occupy()
+			deadline := time.Now().Add(time.Second)
+			callers := []*caller{s.callWith(s.mine(), deadline, "same"), s.callWith(s.mine(), deadline, "same")}
+			first.succeed()
+			s.next("same", "same").fail(errServer)
+			for _, again := range []*run{s.next("same"), s.next("same")} {
+				requireDeadline(s, deadline, again)
+				require.Equal(s, "mine", again.ctx.Value(contextKey{}))
 				again.succeed()
 			}
-			for _, c := range callers {
-				c.succeeded(t, "same")
-			}
+			s.succeeded(callers...)
 			other.succeed()
-		})
-	})
-
-	t.Run("while it waits to run again: it is not run", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
+		}},
+		"while it waits to run again: it is not run": {config{RunAgain: always}, func(s *scene) {
+			first := s.occupy()
 			deadline := time.Now().Add(time.Second)
-			callers := []*caller{
-				startBefore(t.Context(), deadline, g, "same"),
-				startBefore(t.Context(), deadline, g, "same"),
-			}
+			callers := []*caller{s.callWith(s.Context(), deadline, "same"), s.callWith(s.Context(), deadline, "same")}
 			first.succeed()
-			s.next(t, "same", "same").fail(errServer)
-			again := s.next(t, "same")
-			advance(time.Second)
-			ended := slices.IndexFunc(callers, func(c *caller) bool { return c.ended.Load() })
-			require.GreaterOrEqual(t, ended, 0, "both calls wait")
-			callers[ended].failed(t, context.DeadlineExceeded)
-			callers[1-ended].waits(t)
+			s.next("same", "same").fail(errServer)
+			again := s.next("same")
+			s.advance(time.Second)
 			again.fail(again.ctx.Err())
-			callers[1-ended].failed(t, context.DeadlineExceeded)
-			s.idle(t)
-		})
-	})
-
-	t.Run("over when its turn to run again comes: it is not run", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			ended := &badContext{Context: t.Context()}
-			b := start(ended, g, "b")
-			c := start(&badContext{Context: t.Context(), deadline: time.Now().Add(time.Second)}, g, "c")
-			d := start(t.Context(), g, "d")
+			s.failed(context.DeadlineExceeded, callers...)
+			s.idle()
+		}},
+		"over when its turn to run again comes: it is not run": {config{RunAgain: always}, func(s *scene) {
+			first := s.occupy()
+			ended := &neverDone{Context: s.Context()}
+			b := s.callWith(ended, time.Time{}, "b")
+			c := s.callWith(&neverDone{Context: s.Context(), deadline: time.Now().Add(time.Second)}, time.Time{}, "c")
 			first.succeed()
-			batch := s.next(t, "b", "c", "d")
+			batch := s.next("b", "c")
 			ended.err = errServer
-			advance(time.Second)
+			s.advance(time.Second)
 			batch.fail(context.DeadlineExceeded)
-			again := s.next(t, "d")
-			again.succeed()
-			b.failed(t, errServer)
-			c.failed(t, context.DeadlineExceeded)
-			d.succeeded(t, "d")
-			s.idle(t)
-		})
-	})
+			s.idle()
+			s.failed(errServer, b)
+			s.failed(context.DeadlineExceeded, c)
+		}},
+	}.run(t)
 }
 
 // The context of a batch ends when its last caller stops waiting, and at the earliest deadline that
@@ -1026,15 +778,12 @@ func TestGroup_Do_DeadlineOfABatch(t *testing.T) {
 		"one call: none":                 {[]bounds{{}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newServer()
-				g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-				start(t.Context(), g, "first")
-				first := s.next(t, "first")
-				begin := time.Now()
+			t.Parallel()
+			inScene(t, config{}, func(s *scene) {
+				first, begin := s.occupy(), time.Now()
 				var calls []string
 				for _, caller := range test.callers {
-					ctx, cancel := context.WithCancel(context.WithValue(t.Context(), contextKey{}, "mine"))
+					ctx, cancel := context.WithCancel(s.mine())
 					if caller.ctx > 0 {
 						ctx, cancel = context.WithDeadline(ctx, begin.Add(time.Duration(caller.ctx)*time.Second))
 					}
@@ -1043,25 +792,60 @@ func TestGroup_Do_DeadlineOfABatch(t *testing.T) {
 					if caller.deadline > 0 {
 						deadline = begin.Add(time.Duration(caller.deadline) * time.Second)
 					}
-					startBefore(ctx, deadline, g, "call")
+					s.callWith(ctx, deadline, "call")
 					calls = append(calls, "call")
 				}
 				first.succeed()
-				batch := s.next(t, calls...)
-				deadline, ok := batch.ctx.Deadline()
-				require.Equal(t, test.want > 0, ok)
-				if ok {
-					require.Equal(t, time.Duration(test.want)*time.Second, deadline.Sub(begin))
+				batch := s.next(calls...)
+				if test.want > 0 {
+					requireDeadline(s, begin.Add(time.Duration(test.want)*time.Second), batch)
+				} else {
+					_, ok := batch.ctx.Deadline()
+					require.False(s, ok)
 				}
 				if len(calls) == 1 {
-					require.Equal(t, "mine", batch.ctx.Value(contextKey{}))
+					require.Equal(s, "mine", batch.ctx.Value(contextKey{}))
 				} else {
-					require.Nil(t, batch.ctx.Value(contextKey{}))
+					require.Nil(s, batch.ctx.Value(contextKey{}))
 				}
 				batch.succeed()
 			})
 		})
 	}
+}
+
+// Every run has the context that Config.Context makes, which is cancelled when the run has ended.
+func TestGroup_Do_Context(t *testing.T) {
+	t.Parallel()
+	type madeKey struct{}
+	var made, cancelled int
+	c := config{RunAgain: always, Context: func(parent context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
+		made++
+		return context.WithValue(parent, madeKey{}, deadline), func() { cancelled++ }
+	}}
+	inScene(t, c, func(s *scene) {
+		ctx, cancel := context.WithCancel(s.mine())
+		defer cancel()
+		deadline := time.Now().Add(time.Second)
+		begun := func(calls ...string) *run {
+			r := s.next(calls...)
+			require.Equal(s, deadline, r.ctx.Value(madeKey{}))
+			return r
+		}
+		s.callWith(ctx, deadline, "alone")
+		alone := begun("alone")
+		s.callWith(ctx, deadline, "queued")
+		alone.succeed()
+		queued := begun("queued")
+		b, c := s.callWith(ctx, deadline, "same"), s.callWith(ctx, deadline, "same")
+		queued.succeed()
+		begun("same", "same").fail(errServer)
+		begun("same").succeed()
+		begun("same").succeed()
+		s.succeeded(b, c)
+		require.Equal(s, 5, made)
+		require.Equal(s, 5, cancelled)
+	})
 }
 
 func TestGroup_Do_MaxBatchBytes(t *testing.T) {
@@ -1095,297 +879,279 @@ func TestGroup_Do_MaxBatchBytes(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := newServer()
-				test.config.MaxInFlight, test.config.Run = 1, s.Run
-				g := coalesce.New(test.config)
-				start(t.Context(), g, "the first call, longer than any limit")
-				first := s.next(t, "the first call, longer than any limit")
+			t.Parallel()
+			inScene(t, test.config, func(s *scene) {
+				first := s.occupy() // longer than any limit
 				for _, batch := range test.want {
 					for _, call := range batch {
-						start(t.Context(), g, call)
+						s.call(call)
 					}
 				}
 				first.succeed()
 				for _, batch := range test.want {
-					s.next(t, batch...).succeed()
+					s.next(batch...).succeed()
 				}
-				s.idle(t)
+				s.idle()
 			})
 		})
 	}
 }
 
 func TestGroup_Do_SlowRuns(t *testing.T) {
-	t.Parallel()
 	const slow = 100 * time.Millisecond
-
-	t.Run("queued calls leave as soon as a run is slow", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run})
-			a := start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			advance(60 * time.Millisecond)
-			b, c := start(t.Context(), g, "b"), start(t.Context(), g, "c")
-			advance(40*time.Millisecond - 1)
-			s.idle(t)
-			advance(1)
-			s.next(t, "b", "c").succeed()
-			b.succeeded(t, "b")
-			c.succeeded(t, "c")
-			a.waits(t)
+	one, two := config{SlowAfter: slow, RunAgain: always}, config{MaxInFlight: 2, MaxBatch: 1, SlowAfter: slow}
+	scenes{
+		"queued calls leave as soon as a run is slow": {one, func(s *scene) {
+			first := s.occupy()
+			s.advance(60 * time.Millisecond)
+			b, c := s.call("b"), s.call("c")
+			s.advance(40*time.Millisecond - 1)
+			s.idle()
+			s.advance(1)
+			s.next("b", "c").succeed()
+			s.succeeded(b, c)
 			first.succeed()
-			a.succeeded(t, "a")
-		})
-	})
-
-	t.Run("a slow batch stops counting too", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			start(t.Context(), g, "b")
-			start(t.Context(), g, "c")
-			first.succeed()
-			batch := s.next(t, "b", "c")
-			start(t.Context(), g, "d")
-			advance(slow)
-			second := s.next(t, "d")
+		}},
+		"a slow batch stops counting too": {one, func(s *scene) {
+			batch, _ := s.batch("b", "c")
+			s.call("d")
+			s.advance(slow)
+			second := s.next("d")
 			batch.succeed()
-			start(t.Context(), g, "e")
-			s.idle(t) // the slow batch gives no place back
+			s.call("e")
+			s.idle() // the slow batch gives no place back
 			second.succeed()
-			s.next(t, "e").succeed()
-		})
-	})
-
-	t.Run("a slow run gives no place back when it ends", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			start(t.Context(), g, "b")
-			advance(slow)
-			second := s.next(t, "b")
-			start(t.Context(), g, "c")
+			s.next("e").succeed()
+		}},
+		"a slow run gives no place back when it ends": {one, func(s *scene) {
+			first := s.occupy()
+			s.call("b")
+			s.advance(slow)
+			second := s.next("b")
+			s.call("c")
 			first.succeed()
-			s.idle(t)
-			start(t.Context(), g, "d")
-			s.idle(t)
+			s.idle()
+			s.call("d")
+			s.idle()
 			second.succeed()
-			s.next(t, "c", "d").succeed()
+			s.next("c", "d").succeed()
 			// nothing is in flight: exactly one place is free
-			start(t.Context(), g, "e")
-			third := s.next(t, "e")
-			start(t.Context(), g, "f")
-			s.idle(t)
+			third := s.occupy()
+			s.call("f")
+			s.idle()
 			third.succeed()
-			s.next(t, "f").succeed()
-		})
-	})
-
-	t.Run("a new call runs by itself if only slow runs are in flight", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 2, SlowAfter: slow, Run: s.Run})
-			start(t.Context(), g, "a")
-			start(t.Context(), g, "b")
-			runs := []*run{s.next(t, "a"), s.next(t, "b")}
-			advance(slow)
-			require.False(t, g.TimerSet())
-			for _, call := range []string{"c", "d"} {
-				start(t.Context(), g, call)
-				r := s.next(t, call)
-				require.Same(t, t.Context(), r.ctx, "it ran on a goroutine of its own")
-				runs = append(runs, r)
-			}
-			start(t.Context(), g, "e")
-			s.idle(t)
+			s.next("f").succeed()
+		}},
+		"a new call runs by itself if only slow runs are in flight": {two, func(s *scene) {
+			runs := []*run{s.occupy(), s.occupy()}
+			s.advance(slow)
+			require.False(s, s.TimerSet())
+			c := s.call("c")
+			s.next("c").goexit()
+			synctest.Wait()
+			require.False(s, c.returned.Load(), "it ran on a goroutine of its own")
+			runs = append(runs, s.occupy(), s.occupy())
+			s.call("e")
+			s.idle()
 			runs[0].succeed()
 			runs[1].succeed()
-			s.idle(t)
+			s.idle()
 			runs[2].succeed()
-			s.next(t, "e").succeed()
+			s.next("e").succeed()
 			runs[3].succeed()
-		})
-	})
-
-	t.Run("several slow runs: as many batches leave", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 2, MaxBatch: 1, SlowAfter: slow, Run: s.Run})
-			var runs []*run
-			for _, call := range []string{"a", "b"} {
-				start(t.Context(), g, call)
-				runs = append(runs, s.next(t, call))
-			}
+		}},
+		"several slow runs: as many batches leave": {two, func(s *scene) {
+			runs := []*run{s.occupy(), s.occupy()}
 			for _, call := range []string{"c", "d", "e"} {
-				start(t.Context(), g, call)
+				s.call(call)
 			}
-			advance(slow)
-			require.Len(t, s.begun, 2)
+			s.advance(slow)
+			require.Len(s, s.begun, 2)
 			runs = append(runs, <-s.begun, <-s.begun)
-			require.ElementsMatch(t, []string{"c", "d"}, []string{runs[2].calls[0], runs[3].calls[0]})
-			advance(slow)
-			runs = append(runs, s.next(t, "e")) // the timer was set again
+			require.ElementsMatch(s, []string{"c", "d"}, []string{runs[2].calls[0], runs[3].calls[0]})
+			s.advance(slow)
+			runs = append(runs, s.next("e")) // the timer was set again
 			for _, r := range runs {
 				r.succeed()
 			}
-			s.idle(t)
-		})
-	})
-
-	t.Run("the time of one run is not counted for the next", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			start(t.Context(), g, "b")
-			advance(slow / 2)
+			s.idle()
+		}},
+		"the time of one run is not counted for the next": {one, func(s *scene) {
+			first := s.occupy()
+			s.call("b")
+			s.advance(slow / 2)
 			first.succeed()
-			second := s.next(t, "b")
-			start(t.Context(), g, "c")
-			advance(slow - 1)
-			s.idle(t)
-			advance(1)
-			third := s.next(t, "c")
+			second := s.next("b")
+			s.call("c")
+			s.advance(slow - 1)
+			s.idle()
+			s.advance(1)
+			third := s.next("c")
 			second.succeed()
 			third.succeed()
-		})
-	})
-
-	t.Run("run again: a slow one does not delay the others, and gives no place back", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			for range 4 {
-				start(t.Context(), g, "same")
-			}
-			first.succeed()
-			s.next(t, "same", "same", "same", "same").fail(errServer)
-			again := s.next(t, "same")
-			advance(slow - 1)
-			s.idle(t)
-			advance(1)
-			second := s.next(t, "same")
+		}},
+		"run again: a slow one does not delay the others, and gives no place back": {one, func(s *scene) {
+			batch, _ := s.batch("same", "same", "same", "same")
+			batch.fail(errServer)
+			again := s.next("same")
+			s.advance(slow - 1)
+			s.idle()
+			s.advance(1)
+			second := s.next("same")
 			again.succeed()
-			s.idle(t)
+			s.idle()
 			second.succeed()
-			third := s.next(t, "same")
-			s.idle(t)
+			third := s.next("same")
+			s.idle()
 			third.succeed()
-			s.next(t, "same").succeed()
-			s.idle(t)
-		})
-	})
-
-	t.Run("run again: a call runs at once if only slow ones are in flight", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run, RunAgain: always})
-			failedBatch := func() {
-				start(t.Context(), g, "a")
-				first := s.next(t, "a")
-				leaving, cancel := context.WithCancel(t.Context())
-				start(leaving, g, "gone")
-				start(t.Context(), g, "b")
-				first.succeed()
-				batch := s.next(t, "gone", "b")
-				cancel()
-				synctest.Wait()
-				batch.fail(errServer)
-			}
-			failedBatch()
-			first := s.next(t, "b")
-			advance(slow)
-			require.False(t, g.TimerSet())
-			failedBatch()
-			second := s.next(t, "b")
+			s.next("same").succeed()
+			s.idle()
+		}},
+		"the timer is not set again if nothing is queued": {one, func(s *scene) {
+			first := s.occupy()
+			s.call("b")
+			s.advance(slow / 2)
 			first.succeed()
+			second := s.next("b")
+			s.advance(slow / 2)
+			require.False(s, s.TimerSet())
+			require.Equal(s, 1, s.InFlight(), "b is not slow yet")
 			second.succeed()
-		})
-	})
-
-	t.Run("the timer is not set again if nothing is queued", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			start(t.Context(), g, "b")
-			advance(slow / 2)
+		}},
+		"SlowAfter 0: every run counts until it ends": {config{}, func(s *scene) {
+			first := s.occupy()
+			s.call("b")
+			s.advance(time.Hour)
+			s.call("c")
+			s.idle()
+			require.False(s, s.TimerSet())
 			first.succeed()
-			second := s.next(t, "b")
-			advance(slow / 2)
-			require.False(t, g.TimerSet())
-			runs, _ := g.InFlight()
-			require.Equal(t, 1, runs, "b is not slow yet")
-			second.succeed()
-		})
-	})
-
-	t.Run("SlowAfter 0: every run counts until it ends", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			start(t.Context(), g, "b")
-			advance(time.Hour)
-			start(t.Context(), g, "c")
-			s.idle(t)
-			require.False(t, g.TimerSet())
+			s.next("b", "c").succeed()
+		}},
+		"the timer is set only while a call is queued": {one, func(s *scene) {
+			first := s.occupy()
+			require.False(s, s.TimerSet())
+			s.call("b")
+			s.call("c")
+			require.True(s, s.TimerSet())
 			first.succeed()
-			s.next(t, "b", "c").succeed()
-		})
-	})
-
-	t.Run("the timer is set only while a call is queued", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := coalesce.New(config{MaxInFlight: 1, SlowAfter: slow, Run: s.Run, RunAgain: always})
-			start(t.Context(), g, "a")
-			first := s.next(t, "a")
-			require.False(t, g.TimerSet())
-			start(t.Context(), g, "b")
-			start(t.Context(), g, "c")
-			require.True(t, g.TimerSet())
-			first.succeed()
-			batch := s.next(t, "b", "c")
-			advance(slow)
-			require.False(t, g.TimerSet())
+			batch := s.next("b", "c")
+			s.advance(slow)
+			require.False(s, s.TimerSet())
 			batch.fail(errServer)
 			synctest.Wait()
-			require.True(t, g.TimerSet(), "a call waits to run again")
+			require.True(s, s.TimerSet(), "a call waits to run again")
 			for range 2 {
 				(<-s.begun).succeed()
 				synctest.Wait()
 			}
-			advance(slow)
-			require.False(t, g.TimerSet())
-		})
-	})
+			s.advance(slow)
+			require.False(s, s.TimerSet())
+		}},
+	}.run(t)
 }
 
-func TestGroup_Stats(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := newServer()
-		g := coalesce.New(config{MaxInFlight: 1, Run: s.Run})
-		start(t.Context(), g, "a")
-		start(t.Context(), g, "b")
-		start(t.Context(), g, "c")
-		s.next(t, "a").succeed()
-		s.next(t, "b", "c").succeed()
-		calls, runs := g.Stats()
-		require.EqualValues(t, 3, calls)
-		require.EqualValues(t, 2, runs)
-	})
+// How many runs may be in flight follows from how long the fastest of the latest took.
+func TestGroup_Limit(t *testing.T) {
+	c := config{MaxInFlight: 8, RunAgain: always, Limit: func(fastest time.Duration) int {
+		return min(1+int(fastest/time.Millisecond), 8)
+	}}
+	single := c
+	single.MaxBatch = 1
+	// alone makes one call that takes so long.
+	alone := func(s *scene, took time.Duration, end func(*run)) {
+		s.Helper()
+		r := s.occupy()
+		time.Sleep(took)
+		end(r)
+		synctest.Wait()
+	}
+	// together makes two calls whose run takes so long.
+	together := func(s *scene, took time.Duration, end func(*run)) {
+		s.Helper()
+		var before []*run
+		for range s.Places() {
+			before = append(before, s.occupy())
+		}
+		s.call("b")
+		s.call("c")
+		for _, r := range before {
+			r.fail(errServer)
+		}
+		batch := s.next("b", "c")
+		time.Sleep(took)
+		end(batch)
+		synctest.Wait()
+	}
+	scenes{
+		"more and fewer places": {c, func(s *scene) {
+			a := s.occupy()
+			s.call("b")
+			s.idle() // before any has ended, the least number
+			time.Sleep(3 * time.Millisecond)
+			a.succeed()
+			b := s.next("b")
+			more := []*run{s.occupy(), s.occupy(), s.occupy()}
+			s.call("f")
+			s.idle()
+
+			time.Sleep(time.Millisecond)
+			b.succeed() // two places now
+			s.idle()
+			more[0].succeed()
+			s.idle()
+			more[1].succeed()
+			s.next("f").succeed()
+			more[2].succeed()
+		}},
+		"new places are given to queued calls at once": {single, func(s *scene) {
+			a := s.occupy()
+			for _, call := range []string{"b", "c", "d"} {
+				s.call(call)
+			}
+			time.Sleep(2 * time.Millisecond)
+			a.succeed()
+			synctest.Wait()
+			require.Len(s, s.begun, 3)
+			for range 3 {
+				(<-s.begun).succeed()
+			}
+		}},
+		"a slower run counts little": {c, func(s *scene) {
+			alone(s, time.Millisecond/10, (*run).succeed)
+			for range 10 {
+				alone(s, 10*time.Second, (*run).succeed)
+			}
+			require.Equal(s, 1, s.Places())
+			for range 1000 {
+				alone(s, 5*time.Millisecond, (*run).succeed)
+			}
+			require.Equal(s, 5, s.Places(), "a little below 5 ms")
+			alone(s, time.Millisecond/10, (*run).succeed)
+			require.Equal(s, 1, s.Places())
+		}},
+		"a run that fails counts for nothing": {c, func(s *scene) {
+			alone(s, 3*time.Millisecond, (*run).succeed)
+			alone(s, 0, func(r *run) { r.fail(errServer) })
+			alone(s, 0, func(r *run) { r.panic("in a run") })
+			alone(s, 0, (*run).goexit)
+			together(s, 0, (*run).goexit)
+			together(s, 0, func(r *run) { r.fail(errServer) })
+			(<-s.begun).succeed() // the calls run again
+			synctest.Wait()
+			(<-s.begun).succeed()
+			require.Equal(s, 4, s.Places())
+		}},
+		"a batch counts only if it is faster": {c, func(s *scene) {
+			alone(s, 3*time.Millisecond, (*run).succeed)
+			for range 200 {
+				together(s, 8*time.Millisecond, (*run).succeed)
+			}
+			require.Equal(s, 4, s.Places())
+			together(s, time.Millisecond, (*run).succeed)
+			require.Equal(s, 2, s.Places())
+		}},
+	}.run(t)
 }
 
 // Not parallel: it counts goroutines.
@@ -1401,20 +1167,25 @@ func TestGroup_NoGoroutineWhenIdle(t *testing.T) {
 	runtime.KeepAlive(g)
 }
 
-// Hundreds of callers, some of whom leave or have a short deadline, and runs that fail and panic.
-// Every caller gets the answer to its own call, no call runs more often than it may, and places are
-// neither exceeded nor lost.
+// Hundreds of callers, some of whom leave or have a short deadline, runs that fail, panic, are slow and
+// end their goroutines, and a limit that jumps. Every caller gets the answer to its own call, no call runs
+// more often than it may, and places are neither exceeded nor lost.
 func TestGroup_Stress(t *testing.T) {
 	t.Parallel()
+	const maxInFlight = 4
 	errBad := errors.New("bad input")
+	jumping := func(time.Duration) int { return 1 + rand.IntN(maxInFlight) }
 	for name, test := range map[string]struct {
-		runAgain    bool
-		slowAfter   time.Duration
-		maxInFlight int64 // MaxInFlight, and as many for the calls that are run again; 0 if slow runs may exceed it
+		runAgain  bool
+		slowAfter time.Duration
+		limit     func(time.Duration) int
+		most      int64 // runs in flight, those of calls that are run again included; 0 if slow runs may exceed it
 	}{
-		"run again":                   {runAgain: true, maxInFlight: 8},
-		"every caller gets the error": {runAgain: false, maxInFlight: 4},
+		"run again":                   {runAgain: true, most: 2 * maxInFlight},
+		"every caller gets the error": {runAgain: false, most: maxInFlight},
 		"slow runs":                   {runAgain: true, slowAfter: 50 * time.Microsecond},
+		"a limit that jumps":          {runAgain: true, limit: jumping, most: 2 * maxInFlight},
+		"slow runs, jumping limit":    {runAgain: true, slowAfter: 50 * time.Microsecond, limit: jumping},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -1423,7 +1194,8 @@ func TestGroup_Stress(t *testing.T) {
 			var batched atomic.Bool
 			var times [callers * callsEach]atomic.Int64
 			g := coalesce.New(coalesce.Config[int, int]{
-				MaxInFlight:   4,
+				MaxInFlight:   maxInFlight,
+				Limit:         test.limit,
 				MaxBatch:      64,
 				MaxBatchBytes: 50,
 				Size:          func(call int) int { return call % 3 },
@@ -1446,6 +1218,8 @@ func TestGroup_Stress(t *testing.T) {
 						switch {
 						case call%1000 == 13 && test.runAgain:
 							panic("boom")
+						case call%1000 == 19 && test.runAgain:
+							runtime.Goexit()
 						case call%100 == 7:
 							return fmt.Errorf("%w: %d", errBad, call)
 						}
@@ -1475,6 +1249,7 @@ func TestGroup_Stress(t *testing.T) {
 						switch {
 						case errors.Is(err, context.Canceled) && call%5 == 0:
 						case errors.Is(err, context.DeadlineExceeded) && call%5 == 1:
+						case errors.Is(err, errEnded) && test.runAgain: // in a batch with a call that does so
 						case test.runAgain && call%1000 == 13:
 							assert.NotNil(t, panicked)
 						case test.runAgain && call%100 == 7:
@@ -1491,8 +1266,8 @@ func TestGroup_Stress(t *testing.T) {
 			}
 			done.Wait()
 
-			if test.maxInFlight > 0 {
-				require.LessOrEqual(t, mostInFlight.Load(), test.maxInFlight)
+			if test.most > 0 {
+				require.LessOrEqual(t, mostInFlight.Load(), test.most)
 				require.True(t, batched.Load(), "no run of more than one call")
 			}
 			calls, _ := g.Stats()
@@ -1505,147 +1280,31 @@ func TestGroup_Stress(t *testing.T) {
 				require.LessOrEqual(t, times[call].Load(), most, "call %d", call)
 			}
 			require.Zero(t, g.Waiting())
-			for { // the last goroutine may not have given its place back; a lost place hangs here
-				if runs, reruns := g.InFlight(); runs+reruns == 0 {
-					break
-				}
+			for g.InFlight() > 0 { // the last goroutine may not have given its place back; a lost place hangs here
 				runtime.Gosched()
 			}
 		})
 	}
 }
 
+// errEnded stands for the error of a call whose run ended its goroutine.
+var errEnded = errors.New("the run ended its goroutine")
+
+// try makes a call on a goroutine of its own, which a run may end.
 func try(ctx context.Context, deadline time.Time, g *coalesce.Group[int, int], call int) (value int, panicked any, err error) {
-	defer func() { panicked = recover() }()
-	value, err = g.Do(ctx, deadline, call)
-	return value, nil, err
-}
-
-// How many runs may be in flight follows from how long the fastest of the latest took.
-func TestGroup_InFlight(t *testing.T) {
-	t.Parallel()
-	oneEachMillisecond := func(fastest time.Duration) int { return min(1+int(fastest/time.Millisecond), 8) }
-	newGroup := func(s *server, maxBatch int) *group {
-		return coalesce.New(config{MaxInFlight: 8, InFlight: oneEachMillisecond, MaxBatch: maxBatch, Run: s.Run, RunAgain: always})
+	err = errEnded
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer func() { panicked = recover() }()
+		value, err = g.Do(ctx, deadline, call)
+		if err != nil && err.Error() == "coalesce: the run ended its goroutine" {
+			err = errEnded
+		}
+	}()
+	<-ended
+	if panicked != nil {
+		err = nil
 	}
-	// alone makes one call that takes so long.
-	alone := func(t *testing.T, g *group, s *server, took time.Duration, end func(*run)) {
-		t.Helper()
-		start(t.Context(), g, "alone")
-		r := s.next(t, "alone")
-		time.Sleep(took)
-		end(r)
-		synctest.Wait()
-	}
-
-	t.Run("more and fewer places", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := newGroup(s, 0)
-			start(t.Context(), g, "a")
-			start(t.Context(), g, "b")
-			a := s.next(t, "a")
-			s.idle(t) // before any has ended, the least number
-			time.Sleep(3 * time.Millisecond)
-			a.succeed()
-			b := s.next(t, "b")
-
-			var more []*run
-			for _, call := range []string{"c", "d", "e"} {
-				start(t.Context(), g, call)
-				more = append(more, s.next(t, call))
-			}
-			start(t.Context(), g, "f")
-			s.idle(t)
-
-			time.Sleep(time.Millisecond)
-			b.succeed() // two places now
-			s.idle(t)
-			more[0].succeed()
-			s.idle(t)
-			more[1].succeed()
-			f := s.next(t, "f")
-			f.succeed()
-			more[2].succeed()
-		})
-	})
-
-	t.Run("new places are given to queued calls at once", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := newGroup(s, 1)
-			for _, call := range []string{"a", "b", "c", "d"} {
-				start(t.Context(), g, call)
-			}
-			a := s.next(t, "a")
-			time.Sleep(2 * time.Millisecond)
-			a.succeed()
-			synctest.Wait()
-			require.Len(t, s.begun, 3)
-			for range 3 {
-				(<-s.begun).succeed()
-			}
-		})
-	})
-
-	t.Run("a slower run counts little", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := newGroup(s, 0)
-			alone(t, g, s, time.Millisecond/10, (*run).succeed)
-			for range 10 {
-				alone(t, g, s, 10*time.Second, (*run).succeed)
-			}
-			require.Equal(t, 1, g.Places())
-			for range 1000 {
-				alone(t, g, s, 5*time.Millisecond, (*run).succeed)
-			}
-			require.Equal(t, 5, g.Places(), "a little below 5 ms")
-			alone(t, g, s, time.Millisecond/10, (*run).succeed)
-			require.Equal(t, 1, g.Places())
-		})
-	})
-
-	t.Run("a run that fails counts for nothing", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := newGroup(s, 0)
-			alone(t, g, s, 3*time.Millisecond, (*run).succeed)
-			alone(t, g, s, 0, func(r *run) { r.fail(errServer) })
-			alone(t, g, s, 0, func(r *run) { r.panic("in a run") })
-			alone(t, g, s, 0, (*run).goexit)
-			require.Equal(t, 4, g.Places())
-		})
-	})
-
-	t.Run("a batch counts only if it is faster", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
-			s := newServer()
-			g := newGroup(s, 0)
-			together := func(took time.Duration) {
-				t.Helper()
-				var before []*run
-				for range g.Places() {
-					start(t.Context(), g, "before")
-					before = append(before, s.next(t, "before"))
-				}
-				start(t.Context(), g, "b")
-				start(t.Context(), g, "c")
-				for _, r := range before {
-					r.fail(errServer)
-				}
-				batch := s.next(t, "b", "c")
-				time.Sleep(took)
-				batch.succeed()
-				synctest.Wait()
-			}
-			alone(t, g, s, 3*time.Millisecond, (*run).succeed)
-			for range 200 {
-				together(8 * time.Millisecond)
-			}
-			require.Equal(t, 4, g.Places())
-			together(time.Millisecond)
-			require.Equal(t, 2, g.Places())
-		})
-	})
+	return value, panicked, err
 }

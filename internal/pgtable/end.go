@@ -147,7 +147,7 @@ func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (ou
 
 // revoke waits for the row's lock, and reports whether it ended a session and whether that was live.
 func (t *Table) revoke(ctx context.Context, key []byte, userKeys [][]byte) (ended, live bool, err error) {
-	err = t.runAlone(ctx, turnOf(key), func(ctx context.Context, conn *pgx.Conn) error {
+	err = t.runInTurn(ctx, turnOf(key), func(ctx context.Context, conn *pgx.Conn) error {
 		ended, live = false, false
 		result, err := conn.Query(ctx, t.sql.Load().revoke, t.now(), key, userKeys)
 		if err != nil {

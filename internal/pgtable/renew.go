@@ -33,7 +33,7 @@ func (t *Table) Renew(ctx context.Context, seen rows.Row, w rows.Write) (row row
 	sealed, data := t.payload(w.Payload)
 	err = t.operate(ctx, func(ctx context.Context) error {
 		var renewed bool
-		err := t.runAlone(ctx, seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
+		err := t.runInTurn(ctx, seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
 			now := t.now()
 			row = seen.Move(w, now)
 			tag, err := conn.Exec(ctx, t.sql.Load().renew, now, seen.Key.Bytes(), seen.Version, seen.CreatedAt,

@@ -41,12 +41,12 @@ func (t *Table) newShared() shared {
 	return shared{
 		loads: coalesce.New(coalesce.Config[rows.Key, rows.Row]{
 			MaxInFlight:   t.config.MaxInFlight,
-			InFlight:      t.inFlight,
+			Limit:         t.limitInFlight,
 			MaxBatch:      maxBatch,
 			MaxBatchBytes: maxBatchBytes,
 			Size:          func(rows.Key) int { return t.loadSize.estimate() },
 			SlowAfter:     t.config.SlowAfter,
-			WithDeadline:  t.deadlines.With,
+			Context:       t.withDeadline,
 			Run:           t.runLoads,
 			RunAgain:      func(error) bool { return true },
 		}),
@@ -66,12 +66,12 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 	one func(context.Context, C) (R, error), many func(context.Context, []C, func(int, R)) error) *coalesce.Group[C, R] {
 	return coalesce.New(coalesce.Config[C, R]{
 		MaxInFlight:   t.config.MaxInFlight,
-		InFlight:      t.inFlight,
+		Limit:         t.limitInFlight,
 		MaxBatch:      maxBatch,
 		MaxBatchBytes: maxBatchBytes,
 		Size:          sizeOf,
 		SlowAfter:     t.config.SlowAfter,
-		WithDeadline:  t.deadlines.With,
+		Context:       t.withDeadline,
 		Run: func(ctx context.Context, calls []C, answer func(int, R)) error {
 			if len(calls) == 1 {
 				key := keyOf(calls[0])
@@ -101,16 +101,18 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 	})
 }
 
-// defaultInFlight returns how many statements of one kind may be in flight at most, and how many where the
-// fastest of them takes so long: an eighth of the pool's connections, at least 2, and one more for each half of
-// a millisecond, up to half of the connections and never more than 16.
+// defaultInFlight returns how many statements of one kind may be in flight at most, and a function that
+// lowers this number for a server that is near. The function's argument is how long the fastest of the
+// latest statements took. It starts with an eighth of the pool's connections, at least 2, and adds one
+// for each half of a millisecond, up to half of the connections and never more than 16.
 //
-// The figures are in docs/performance.md (bench/sidebyside -inflight). Near the server, statements compete for
-// processors, and few are best. Far from it, each further one hides some of the way.
+// The figures are in docs/performance.md. If the server is near, statements compete for its processors,
+// and few in flight are best. If it is far away, a statement mostly waits for the network, and more in
+// flight make better use of the server.
 //
-// A pool with a hook that sees the caller's context gets none: such hooks choose tenants, and a
-// shared statement has no single caller's context.
-func defaultInFlight(pool *pgxpool.Pool) (most int, forNetwork func(fastest time.Duration) int) {
+// If the pool has a hook that sees the caller's context, calls share no statement: such hooks choose
+// tenants, and a shared statement has no single caller's context.
+func defaultInFlight(pool *pgxpool.Pool) (most int, limit func(fastest time.Duration) int) {
 	config := pool.Config()
 	//lint:ignore SA1019 a pool may still have it
 	if config.BeforeAcquire != nil || config.PrepareConn != nil {

@@ -94,8 +94,9 @@ type Table struct {
 	waits     waits
 	deadlines deadline.Watch
 	shared    shared
-	inFlight  func(fastest time.Duration) int // see coalesce.Config
 	loadSize  sizeEstimate
+
+	limitInFlight func(fastest time.Duration) int // see coalesce.Config.Limit
 
 	sql atomic.Pointer[statements] // as the layout wants them; see distributed.go
 
@@ -112,7 +113,7 @@ func New(config Config) *Table {
 	t := &Table{config: config, pool: config.Pool, name: name}
 	t.sql.Store(newStatements(name, config.Plaintext, false))
 	if config.MaxInFlight < 0 {
-		t.config.MaxInFlight, t.inFlight = defaultInFlight(config.Pool)
+		t.config.MaxInFlight, t.limitInFlight = defaultInFlight(config.Pool)
 	}
 	if config.SlowAfter == 0 {
 		t.config.SlowAfter = defaultSlowAfter
@@ -235,7 +236,7 @@ func (t *Table) write(ctx context.Context, do func(ctx context.Context, conn *pg
 
 // writeRow runs a statement that changes one row, and waits for its lock.
 func (t *Table) writeRow(ctx context.Context, key rows.Key, do func(ctx context.Context, conn *pgx.Conn) error) error {
-	return t.operate(ctx, func(ctx context.Context) error { return t.runAlone(ctx, key, do) })
+	return t.operate(ctx, func(ctx context.Context) error { return t.runInTurn(ctx, key, do) })
 }
 
 // operate bounds an operation by the table's timeout.
@@ -245,7 +246,7 @@ func (t *Table) operate(ctx context.Context, do func(ctx context.Context) error)
 	return t.explain(ctx, do(bounded))
 }
 
-func (t *Table) runAlone(ctx context.Context, key rows.Key, do func(ctx context.Context, conn *pgx.Conn) error) error {
+func (t *Table) runInTurn(ctx context.Context, key rows.Key, do func(ctx context.Context, conn *pgx.Conn) error) error {
 	if err := t.waits.enter(ctx, key); err != nil {
 		return err
 	}
