@@ -20,6 +20,9 @@ func init() {
 	bridge.SealPlaintext = func(ctx context.Context, store any, report func(int64)) (int64, error) {
 		return store.(*Store).sealPlaintext(ctx, report)
 	}
+	bridge.CleanUp = func(ctx context.Context, store any, report func(int64)) (int64, error) {
+		return store.(*Store).cleanup(ctx, false, report)
+	}
 	bridge.EndBegunBefore = func(ctx context.Context, store any, begun time.Time) (int64, error) {
 		return store.(*Store).endBegunBefore(ctx, begun)
 	}

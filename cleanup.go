@@ -19,12 +19,12 @@ import (
 // It reads every row that expires within the current hour, which [Store.SpawnCleanup] does not. Where
 // millions do, that takes longer than the default of [WithTimeout] allows. If it returns an error,
 // the number says how many rows it had removed.
-func (s *Store) CleanupExpired(ctx context.Context) (int64, error) { return s.cleanup(ctx, false) }
+func (s *Store) CleanupExpired(ctx context.Context) (int64, error) { return s.cleanup(ctx, false, nil) }
 
-func (s *Store) cleanup(ctx context.Context, wholeHours bool) (removed int64, err error) {
+func (s *Store) cleanup(ctx context.Context, wholeHours bool, report func(int64)) (removed int64, err error) {
 	now, started := s.now(), time.Now()
 	defer s.stats.observe(opCleanup, started, &err)
-	removed, err = s.table.RemoveExpired(ctx, wholeHours)
+	removed, err = s.table.RemoveExpired(ctx, wholeHours, report)
 	s.stats.cleaned.Add(removed)
 	if err != nil {
 		return removed, wrap("clean up", err)
@@ -94,7 +94,7 @@ func (c *Cleanup) run(ctx context.Context) {
 func (c *Cleanup) runOnce(ctx context.Context) {
 	log := c.store.logger
 	started := time.Now()
-	removed, err := c.store.cleanup(ctx, true)
+	removed, err := c.store.cleanup(ctx, true, nil)
 	switch {
 	case ctx.Err() != nil:
 		return

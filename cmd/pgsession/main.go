@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -50,7 +51,7 @@ const examples = `  pgsession check                             is it well, how 
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -118,6 +119,7 @@ func (a *app) command() *cobra.Command {
 		Use:           "pgsession",
 		Short:         "See and end sessions, rotate keys, keep the table in order",
 		Long:          help,
+		Version:       version(),
 		Example:       examples,
 		Args:          cobra.NoArgs,
 		SilenceErrors: true,
@@ -148,6 +150,15 @@ func (a *app) command() *cobra.Command {
 		a.keygenCommand(), a.schemaCommand(), a.initCommand(), a.importCommand(),
 	)
 	return root
+}
+
+// version is that of the module, as go run and go install know it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
 }
 
 // runs returns the function of a command, for cobra.

@@ -23,7 +23,9 @@ SpawnCleanup, or once if rows have piled up. It needs no keys.`,
 		Args: cobra.NoArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, noKeys, func(ctx context.Context, d *database) error {
-				removed, err := d.CleanupExpired(ctx)
+				meter := a.newMeter("removed", 0)
+				removed, err := bridge.CleanUp(ctx, d.Store, meter.report)
+				meter.end()
 				if err != nil && removed == 0 {
 					return err
 				}

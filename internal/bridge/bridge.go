@@ -21,6 +21,9 @@ var (
 	// store made by pgsession.New. Its report and errors are Reseal's.
 	SealPlaintext func(ctx context.Context, store any, report func(sealed int64)) (int64, error)
 
+	// CleanUp is Store.CleanupExpired, and calls report after each batch with the number of rows so far.
+	CleanUp func(ctx context.Context, store any, report func(removed int64)) (int64, error)
+
 	// EndBegunBefore ends the sessions whose log-in began before a time, and returns how many were
 	// live.
 	EndBegunBefore func(ctx context.Context, store any, begun time.Time) (int64, error)

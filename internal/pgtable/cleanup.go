@@ -16,7 +16,7 @@ import (
 const lookSize = 10 * batchSize
 
 // RemoveExpired is part of [rows.Table].
-func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool) (removed int64, err error) {
+func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool, report func(int64)) (removed int64, err error) {
 	bound := t.now()
 	if wholeHours {
 		bound = bound.Truncate(time.Hour).Add(-time.Microsecond)
@@ -33,6 +33,9 @@ func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool) (removed int
 			removed += int64(len(gone))
 			if err != nil {
 				return removed, err
+			}
+			if report != nil {
+				report(removed)
 			}
 			if len(gone) == len(batch) {
 				continue

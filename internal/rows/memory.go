@@ -247,7 +247,7 @@ func (m *Memory) Count(ctx context.Context) (count Count, err error) {
 }
 
 // RemoveExpired is part of [Table].
-func (m *Memory) RemoveExpired(ctx context.Context, wholeHours bool) (removed int64, err error) {
+func (m *Memory) RemoveExpired(ctx context.Context, wholeHours bool, _ func(int64)) (removed int64, err error) {
 	if err := m.enter(ctx); err != nil {
 		return 0, err
 	}

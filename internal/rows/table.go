@@ -73,9 +73,10 @@ type Table interface {
 	// Count reads the whole table.
 	Count(ctx context.Context) (Count, error)
 
-	// RemoveExpired removes what has expired, or only what expired in hours that are over. It
-	// returns how many rows, also with an error.
-	RemoveExpired(ctx context.Context, wholeHours bool) (int64, error)
+	// RemoveExpired removes what has expired, or only what expired in hours that are over. It returns
+	// how many rows, also with an error. It calls report, which may be nil, after each batch with the
+	// number of rows so far.
+	RemoveExpired(ctx context.Context, wholeHours bool, report func(removed int64)) (int64, error)
 
 	PutEntry(ctx context.Context, w Write) error
 	RemoveEntry(ctx context.Context, key Key) error

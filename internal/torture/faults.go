@@ -370,7 +370,7 @@ func (t *torture) makeReadOnly(ctx context.Context, _ []*group, random *rand.Ran
 // cleanUpAhead runs a clean-up on a node whose clock is more than a day ahead. By the server's clock all sessions of the ledger
 // are live.
 func (t *torture) cleanUpAhead(ctx context.Context, _ []*group, _ *rand.Rand) error {
-	t.books.ahead.RemoveExpired(ctx, false) // an error is another fault's doing
+	t.books.ahead.RemoveExpired(ctx, false, nil) // an error is another fault's doing
 	return nil
 }
 
