@@ -3,10 +3,7 @@
 #
 # make torture           random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
 # make test-citus        the library's tests on a table that Citus distributes, if this machine's PostgreSQL has it
-# make bench             side by side with other stores: BENCH=-quick for a minute, BENCH=-full for all there is
-# make bench-trouble     what a locked row and large values cost the others
-# make bench-middleware  httpsession beside scs, as middleware
-# make bench-growth      how it fares as the table grows and ages: GROWTH='-sizes 10000,1000000'
+# make bench             benchmarks beside other libraries: BENCH=Store, ROUNDS=2, BEFORE=/another/checkout; see bench/README.md
 # make lint              gofmt, go vet and staticcheck in every module, actionlint
 # make help              this list
 # make ci                all of the above tests on a Debian machine, as root
@@ -52,19 +49,7 @@ torture: setup
 
 .PHONY: bench
 bench: setup
-	cd bench && go run ./sidebyside $(BENCH)
-
-.PHONY: bench-trouble
-bench-trouble: setup
-	cd bench && go run ./trouble
-
-.PHONY: bench-middleware
-bench-middleware: setup
-	cd bench && go run ./middleware
-
-.PHONY: bench-growth
-bench-growth: setup
-	cd bench && go run ./growth $(GROWTH)
+	@bench/run $(ARGS)
 
 # The modules are checked with the build tags of the tests that need more than Go and PostgreSQL.
 .PHONY: lint

@@ -1,77 +1,102 @@
-// Package results holds the figures that README and docs quote. Its test keeps the quotations true.
+// Package results holds the figures that README and docs quote. Its tests keep the quotations true.
 package results
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/perf/benchfmt"
+	"golang.org/x/perf/benchproc"
 )
 
-type sideBySide struct {
-	Results     []result
-	Checkpoints []struct {
-		Contender       string
-		Size            int     `json:"value_bytes"`
-		Share           float64 `json:"share_of_sessions"`
-		WALBytesPerSave float64 `json:"wal_bytes_per_save"`
-	}
+// figures are a file of results, as benchstat reads it.
+type figures struct {
+	t       *testing.T
+	results []*benchfmt.Result
 }
 
-type result struct {
-	Operation        string
-	Size             int     `json:"value_bytes"`
-	AddedRoundTripMS float64 `json:"added_round_trip_ms"`
-	Callers          int
-	Contender        string
-	Ratio            float64
-	P99              float64 `json:"p99_ms"`
-	WALBytesPerCall  float64 `json:"wal_bytes_per_call"`
-	ServerMicros     float64 `json:"server_cpu_us_per_call"`
-	ClientMicros     float64 `json:"client_cpu_us_per_call"`
-	HeapOnly         float64 `json:"hot_share"`
+func read(t *testing.T, file string) (f figures) {
+	f.t = t
+	content, err := os.Open(file)
+	require.NoError(t, err)
+	defer content.Close()
+	reader := benchfmt.NewReader(content, file)
+	for reader.Scan() {
+		switch r := reader.Result().(type) {
+		case *benchfmt.Result:
+			f.results = append(f.results, r.Clone())
+		case *benchfmt.SyntaxError:
+			require.NoError(t, r)
+		}
+	}
+	require.NoError(t, reader.Err())
+	return f
+}
+
+// all returns a unit's figures of all results that a query selects, in benchstat's language.
+func (f figures) all(unit, query string, args ...any) (values []float64) {
+	f.t.Helper()
+	query = fmt.Sprintf(query, args...)
+	filter, err := benchproc.NewFilter(query)
+	require.NoError(f.t, err, query)
+	for _, r := range f.results {
+		if match, _ := filter.Match(r); match.All() {
+			if value, isThere := r.Value(unit); isThere {
+				values = append(values, value)
+			}
+		}
+	}
+	require.NotEmpty(f.t, values, "%s of %s", unit, query)
+	return values
+}
+
+func (f figures) median(unit, query string, args ...any) float64 {
+	f.t.Helper()
+	values := slices.Sorted(slices.Values(f.all(unit, query, args...)))
+	middle := len(values) / 2
+	if len(values)%2 == 0 {
+		return (values[middle-1] + values[middle]) / 2
+	}
+	return values[middle]
 }
 
 const (
-	own   = "pgsession"
-	other = "scs pgxstore"
+	seconds = "sec/op"
+	p99     = "p99-sec"
+	log     = "WAL-B/op"
 )
 
-func read[T any](t *testing.T, file string) (content T) {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(data, &content))
-	return content
+// toSCS returns scs's median divided by this library's: how many times as many calls a second, if
+// the unit is a call's time.
+func (f figures) toSCS(unit, query string, args ...any) float64 {
+	f.t.Helper()
+	query = fmt.Sprintf(query, args...)
+	return f.median(unit, query+" /store:scs") / f.median(unit, query+" /store:pgsession")
 }
 
-func (s *sideBySide) of(t *testing.T, contender, operation string, callers int, roundTripMS float64) result {
-	t.Helper()
-	for _, r := range s.Results {
-		if r.Contender == contender && r.Operation == operation && r.Callers == callers && r.AddedRoundTripMS == roundTripMS && r.Size == 1024 {
-			return r
-		}
-	}
-	require.Fail(t, "not measured", "%s, %s, %d callers, %g ms", contender, operation, callers, roundTripMS)
-	return result{}
+// cpu returns the microseconds of CPU of a call, client and server together.
+func (f figures) cpu(query string, args ...any) float64 {
+	f.t.Helper()
+	return 1e6 * (f.median("client-sec/op", query, args...) + f.median("server-sec/op", query, args...))
 }
 
 // requireQuoted wants each claim in a document, however its lines are broken.
-func requireQuoted(t *testing.T, file string, claims ...string) {
+func requireQuoted(t *testing.T, document string, claims ...string) {
 	t.Helper()
-	data, err := os.ReadFile(file)
+	content, err := os.ReadFile("../../" + document)
 	require.NoError(t, err)
-	text := strings.Join(strings.Fields(string(data)), " ")
+	text := strings.Join(strings.Fields(string(content)), " ")
 	for _, claim := range claims {
-		require.Contains(t, text, claim, file)
+		assert.True(t, strings.Contains(text, claim), "%s does not say: %s", document, claim)
 	}
 }
 
-// thousands writes a number of bytes as prose has it.
+// thousands writes a number as prose has it.
 func thousands(n float64) string {
 	if n < 1000 {
 		return fmt.Sprintf("%.0f", n)
@@ -79,160 +104,97 @@ func thousands(n float64) string {
 	return fmt.Sprintf("%d,%03d", int(n+0.5)/1000, int(n+0.5)%1000)
 }
 
-func TestSideBySide(t *testing.T) {
+func TestHTTP(t *testing.T) {
 	t.Parallel()
-	measured := read[sideBySide](t, "sidebyside.json")
-	ratio := func(operation string, callers int) float64 { return measured.of(t, own, operation, callers, 0).Ratio }
-	requireQuoted(t, "../../README.md", fmt.Sprintf(
-		"One caller alone gets %.2f times the loads and %.2f times the saves of scs's store, which does not encrypt. 256 concurrent callers get %.1f and %.1f times as many.",
-		ratio("load", 1), ratio("save", 1), ratio("load", 256), ratio("save", 256)))
-
-	var claims []string
-	for _, row := range []struct {
-		callers     int
-		roundTripMS float64
-		name        string
-	}{
-		{1, 0, "1"}, {16, 0, "16"}, {64, 0, "64"}, {256, 0, "256"},
-		{16, 2, "16, over a network of 2 ms"}, {64, 2, "64, over a network of 2 ms"}, {256, 2, "256, over a network of 2 ms"},
-	} {
-		load, save := measured.of(t, own, "load", row.callers, row.roundTripMS), measured.of(t, own, "save", row.callers, row.roundTripMS)
-		claims = append(claims, fmt.Sprintf("| %s | %.2f | %.2f | %.2f, %.2f |", row.name, load.Ratio, save.Ratio,
-			load.P99/measured.of(t, other, "load", row.callers, row.roundTripMS).P99,
-			save.P99/measured.of(t, other, "save", row.callers, row.roundTripMS).P99))
+	f := read(t, "http.txt")
+	page, change := ".name:HTTP /op:page /keys:uniform /clients:%d", ".name:HTTP /op:change /keys:uniform /clients:%d"
+	for _, clients := range []int{64, 256} {
+		requireQuoted(t, "docs/performance.md", fmt.Sprintf("| %d | %.1f | %.1f | %.2f, %.2f | %.2f, %.2f |", clients,
+			f.toSCS(seconds, page, clients), f.toSCS(seconds, change, clients), 1/f.toSCS(p99, page, clients), 1/f.toSCS(p99, change, clients),
+			f.cpu(page+" /store:pgsession", clients)/f.cpu(page+" /store:scs", clients),
+			f.cpu(change+" /store:pgsession", clients)/f.cpu(change+" /store:scs", clients)))
 	}
-	cpu := func(contender, operation string) float64 {
-		r := measured.of(t, contender, operation, 256, 0)
-		return r.ServerMicros + r.ClientMicros
-	}
-	costs := fmt.Sprintf("%.0f µs of CPU, server and client together, and scs's costs %.0f. A save costs %.0f µs, and scs's %.0f.",
-		cpu(own, "load"), cpu(other, "load"), cpu(own, "save"), cpu(other, "save"))
-	save := measured.of(t, own, "save", 256, 0)
-	claims = append(claims, "At 256 callers a load costs "+costs,
-		fmt.Sprintf("Of the updates %.0f %% were heap-only (HOT)", 100*save.HeapOnly),
-		fmt.Sprintf("A save writes %s bytes of WAL against %s", thousands(save.WALBytesPerCall), thousands(measured.of(t, other, "save", 256, 0).WALBytesPerCall)))
-	requireQuoted(t, "../../docs/performance.md", claims...)
-	requireQuoted(t, "../../docs/scaling.md", fmt.Sprintf("A load cost %.0f µs of CPU at 256 callers, server and client together, and a save %.0f µs.",
-		cpu(own, "load"), cpu(own, "save")))
+	requireQuoted(t, "README.md", fmt.Sprintf("256 clients get %.1f times as many pages and %.1f times as many changes answered as with scs",
+		f.toSCS(seconds, page, 256), f.toSCS(seconds, change, 256)))
+	requireQuoted(t, "docs/httpsession.md", fmt.Sprintf("With 64 and 256 clients, pages that read the session came %.1f and %.1f times as often as scs's, and changes %.1f and %.1f times",
+		f.toSCS(seconds, page, 64), f.toSCS(seconds, page, 256), f.toSCS(seconds, change, 64), f.toSCS(seconds, change, 256)))
 }
 
-func TestSideBySide_FiveRuns(t *testing.T) {
+func TestStore(t *testing.T) {
 	t.Parallel()
-	measured := read[struct{ Runs []sideBySide }](t, "sidebyside-five.json")
-	require.Len(t, measured.Runs, 5)
-	var claims []string
-	for _, roundTripMS := range []float64{0, 2} {
+	f := read(t, "store.txt")
+	for _, network := range []struct{ roundTrip, words string }{{"0s", ""}, {"2ms", ", over a network of 2 ms"}} {
 		for _, callers := range []int{1, 16, 64, 256} {
-			name := fmt.Sprint(callers)
-			if roundTripMS > 0 {
-				name = fmt.Sprintf("%d, over a network of %g ms", callers, roundTripMS)
-			}
-			var ratios, p99s []string
-			for _, operation := range []string{"load", "save"} {
-				var of, tails []float64
-				for _, run := range measured.Runs {
-					r := run.of(t, own, operation, callers, roundTripMS)
-					of, tails = append(of, r.Ratio), append(tails, r.P99/run.of(t, other, operation, callers, roundTripMS).P99)
-				}
-				ratios = append(ratios, strings.Trim(fmt.Sprintf("%.2f", of), "[]"))
-				p99s = append(p99s, fmt.Sprintf("%.2f to %.2f", slices.Min(tails), slices.Max(tails)))
-			}
-			claims = append(claims, fmt.Sprintf("| %s | %s | %s | %s; %s |", name, ratios[0], ratios[1], p99s[0], p99s[1]))
+			load, save := "/op:load /clients:%d rtt:%s", "/op:save /clients:%d rtt:%s"
+			requireQuoted(t, "docs/performance.md", fmt.Sprintf("| %d%s | %.2f | %.2f | %.2f, %.2f |", callers, network.words,
+				f.toSCS(seconds, load, callers, network.roundTrip), f.toSCS(seconds, save, callers, network.roundTrip),
+				1/f.toSCS(p99, load, callers, network.roundTrip), 1/f.toSCS(p99, save, callers, network.roundTrip)))
 		}
 	}
-	requireQuoted(t, "../../docs/performance.md", claims...)
-}
-
-func TestSideBySide_Checkpoints(t *testing.T) {
-	t.Parallel()
-	measured := read[sideBySide](t, "sidebyside-full.json")
-	wal := func(contender string, share float64) string {
-		for _, c := range measured.Checkpoints {
-			if c.Contender == contender && c.Share == share && c.Size == 1024 {
-				return thousands(c.WALBytesPerSave)
-			}
-		}
-		require.Fail(t, "not measured", "%s, %g", contender, share)
-		return ""
-	}
-	requireQuoted(t, "../../docs/performance.md", fmt.Sprintf(
-		"The page images that follow a checkpoint make it %s against %s if one in a hundred sessions is saved, and %s against %s if all are.",
-		wal(own, 0.01), wal(other, 0.01), wal(own, 1), wal(other, 1)))
-}
-
-type growth struct{ Sizes []size }
-
-type size struct {
-	Sessions          int
-	Load, Save        operation
-	Load256           operation `json:"load_256_callers"`
-	FindByUser        operation `json:"find_by_user"`
-	LogIn             operation `json:"log_in"`
-	CleanupExpired    float64   `json:"cleanup_expired_us_per_row"`
-	BackgroundCleanup float64   `json:"background_cleanup_us_per_row"`
-	Bytes             []struct{ Bytes int64 }
-}
-
-type operation struct {
-	PerSecond float64 `json:"calls_per_second"`
-	WAL       float64 `json:"wal_bytes_per_call"`
-}
-
-// slower returns how many times as long an operation takes at the last size as at the first.
-func (g growth) slower(of func(size) operation) float64 {
-	return of(g.Sizes[0]).PerSecond / of(g.Sizes[len(g.Sizes)-1]).PerSecond
-}
-
-func TestGrowth_Large(t *testing.T) {
-	t.Parallel()
-	measured := read[growth](t, "growth-large.json")
-	first, last := measured.Sizes[0], measured.Sizes[len(measured.Sizes)-1]
-	var bytes int64
-	for _, relation := range last.Bytes {
-		bytes += relation.Bytes
-	}
-	requireQuoted(t, "../../docs/scaling.md",
-		fmt.Sprintf("With %d million sessions of 16 bytes, which take %d bytes each with their indexes, loads took %.2f times as long as with 10 thousand, saves %.2f and `FindByUser` %.2f times, and loads of 256 callers %.2f times. The background clean-up took %.0f µs an expired row, and %.0f before",
-			last.Sessions/1e6, bytes/int64(last.Sessions),
-			measured.slower(func(s size) operation { return s.Load }), measured.slower(func(s size) operation { return s.Save }),
-			measured.slower(func(s size) operation { return s.FindByUser }), measured.slower(func(s size) operation { return s.Load256 }),
-			last.BackgroundCleanup, first.BackgroundCleanup),
-		fmt.Sprintf("A log-in took %.2f times as long and wrote %s bytes of WAL", measured.slower(func(s size) operation { return s.LogIn }), thousands(last.LogIn.WAL)),
-		fmt.Sprintf("`CleanupExpired` took %.0f ms an expired row", last.CleanupExpired/1000))
+	const load, save = "rtt:0s /clients:256 /op:load /store:", "rtt:0s /clients:256 /op:save /store:"
+	requireQuoted(t, "docs/performance.md",
+		fmt.Sprintf("At 256 callers a load costs %.0f µs of CPU, client and server together, and scs's costs %.0f. A save costs %.0f µs, and scs's %.0f.",
+			f.cpu(load+"pgsession"), f.cpu(load+"scs"), f.cpu(save+"pgsession"), f.cpu(save+"scs")),
+		fmt.Sprintf("A save writes %s bytes of WAL against %s", thousands(f.median(log, save+"pgsession")), thousands(f.median(log, save+"scs"))))
+	requireQuoted(t, "docs/scaling.md", fmt.Sprintf("A load cost %.0f µs of CPU at 256 callers, client and server together, and a save %.0f µs.",
+		f.cpu(load+"pgsession"), f.cpu(save+"pgsession")))
 }
 
 func TestGrowth(t *testing.T) {
 	t.Parallel()
-	measured := read[growth](t, "growth.json")
-	slower := measured.slower
-	load, save := slower(func(s size) operation { return s.Load }), slower(func(s size) operation { return s.Save })
-	requireQuoted(t, "../../docs/performance.md", fmt.Sprintf("At 10 million sessions a load took %.2f times as long as at 10 thousand, a save %.2f and `FindByUser` %.2f times.",
-		load, save, slower(func(s size) operation { return s.FindByUser })))
-	requireQuoted(t, "../../docs/scaling.md", fmt.Sprintf("With 10 million sessions a load took %.2f times as long as with 10 thousand, and a save %.2f times",
-		load, save))
+	f := read(t, "growth.txt")
+	// slower returns how many times as long an operation takes with so many sessions as with 10
+	// thousand.
+	slower := func(op string, sessions int, value string) float64 {
+		query := fmt.Sprintf("value:%s %s /sessions:", value, op)
+		return f.median(seconds, "%s%d", query, sessions) / f.median(seconds, "%s10000", query)
+	}
+	const load, save, find, crowd = "/op:load /clients:16", "/op:save", "/op:find-by-user", "/op:load /clients:256"
+	of := func(op string) float64 { return slower(op, 1e7, "512B") }
+	requireQuoted(t, "docs/performance.md", fmt.Sprintf("At 10 million sessions a load took %.2f times as long as at 10 thousand, a save %.2f and `FindByUser` %.2f times.",
+		of(load), of(save), of(find)))
+	background := f.all("sec/row", "value:512B /op:cleanup")
+	requireQuoted(t, "docs/performance.md", fmt.Sprintf("The background clean-up took %.0f to %.0f µs an expired row at any size",
+		1e6*slices.Min(background), 1e6*slices.Max(background)))
+	requireQuoted(t, "docs/scaling.md", fmt.Sprintf("With 10 million sessions a load took %.2f times as long as with 10 thousand, and a save %.2f times", of(load), of(save)))
+
+	of = func(op string) float64 { return slower(op, 1e8, "16B") }
+	const large, small = "value:16B /sessions:100000000", "value:16B /sessions:10000"
+	requireQuoted(t, "docs/scaling.md",
+		fmt.Sprintf("With 100 million sessions of 16 bytes, which take %.0f bytes each with their indexes, loads took %.2f times as long as with 10 thousand, saves %.2f and `FindByUser` %.2f times, and loads of 256 callers %.2f times. The background clean-up took %.0f µs an expired row, and %.0f before",
+			f.median("B/session", large), of(load), of(save), of(find), of(crowd),
+			1e6*f.median("sec/row", large+" /op:cleanup"), 1e6*f.median("sec/row", small+" /op:cleanup")),
+		fmt.Sprintf("A log-in took %.2f times as long and wrote %s bytes of WAL", of("/op:create"), thousands(f.median(log, large+" /op:create"))),
+		fmt.Sprintf("`CleanupExpired` took %.0f ms an expired row", 1e3*f.median("sec/row", large+" /op:cleanup-expired")))
 }
 
-func TestMiddleware(t *testing.T) {
+// TestHistory is about experiments that have ended.
+func TestHistory(t *testing.T) {
 	t.Parallel()
-	type load struct {
-		Contender, Request string
-		Clients            int
-		Ratio              float64 `json:"requests_per_second_to_scs"`
-		P99                float64 `json:"p99_to_scs"`
-	}
-	measured := read[struct{ Loads []load }](t, "middleware.json")
-	of := func(request string, clients int) load {
-		for _, l := range measured.Loads {
-			if l.Contender == "httpsession" && l.Request == request && l.Clients == clients {
-				return l
-			}
+	f := read(t, "history.txt")
+	withHash := func(op, sessions string) (ratios []float64) {
+		query := ".name:HashIndex /op:" + op + " /sessions:" + sessions + " /index:"
+		without := f.all(seconds, "%snone", query)
+		for i, with := range f.all(seconds, "%shash", query) {
+			ratios = append(ratios, with/without[i])
 		}
-		require.Fail(t, "not measured", "%s, %d clients", request, clients)
-		return load{}
+		return ratios
 	}
-	page64, page256, change64, change256 := of("GET /", 64), of("GET /", 256), of("POST /count", 64), of("POST /count", 256)
-	requireQuoted(t, "../../docs/httpsession.md",
-		fmt.Sprintf("With 64 and 256 clients, pages that read the session came %.1f and %.1f times as often as scs's, at %.2f and %.2f of its p99",
-			page64.Ratio, page256.Ratio, page64.P99, page256.P99),
-		fmt.Sprintf("changes %.1f and %.1f times as often, at %.2f and %.2f of its p99", change64.Ratio, change256.Ratio, change64.P99, change256.P99))
+	loads, creates := withHash("load", "/./"), withHash("create", "/./")
+	disk := f.all("B/session", "/index:hash /sessions:(1000000 OR 10000000)")
+	sharing := func(op, size string) float64 {
+		return f.median("shared-to-alone", ".name:Sharing /op:%s /value:%s", op, size)
+	}
+	afterCheckpoint := func(store, share string) string {
+		return thousands(f.median(log, ".name:AfterCheckpoint /store:%s /share:%s", store, share))
+	}
+	requireQuoted(t, "docs/performance.md",
+		fmt.Sprintf("256 callers got up to %.0f %% more loads, but %.0f %% more at 10 million sessions; log-ins took %.0f to %.0f %% longer, and from a million on a session took %.0f to %.0f bytes more",
+			100/slices.Min(loads)-100, 100/withHash("load", "10000000")[0]-100, 100*slices.Min(creates)-100, 100*slices.Max(creates)-100, slices.Min(disk), slices.Max(disk)),
+		fmt.Sprintf("256 callers got %.1f times the loads and %.1f times the saves with values of 1 KiB, %.1f and %.1f times with 16 KiB, and %.1f and %.1f times with 64 KiB",
+			sharing("load", "1KiB"), sharing("save", "1KiB"), sharing("load", "16KiB"), sharing("save", "16KiB"), sharing("load", "64KiB"), sharing("save", "64KiB")),
+		fmt.Sprintf("a save wrote %s bytes of WAL against scs's %s if one session in a hundred was saved, and %s against %s if all were",
+			afterCheckpoint("pgsession", "1%"), afterCheckpoint("scs", "1%"), afterCheckpoint("pgsession", "100%"), afterCheckpoint("scs", "100%")),
+		fmt.Sprintf("%.0f %% of the updates were heap-only (HOT)", 100*f.median("HOT/op", ".name:HeapOnly")),
+		fmt.Sprintf("the table with its indexes was %.2f times as large as after the first hour", f.median("size-to-first-hour", ".name:Churn")))
 }

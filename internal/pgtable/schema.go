@@ -46,8 +46,8 @@ type step struct{ makes, sql string }
 // indexes that a table may turn out to lack.
 //
 // The fillfactor leaves room for a row's next version beside it (HOT). Over 24
-// simulated hours of log-ins, touches, saves, log-outs and clean-ups (bench/growth
-// -storage), with 100, 85 and 70 the updates were HOT to 81, 84 and 85 % for values of
+// simulated hours of log-ins, touches, saves, log-outs and clean-ups, with 100, 85
+// and 70 the updates were HOT to 81, 84 and 85 % for values of
 // 512 bytes, and to 69, 78 and 84 % for 1,400 bytes; 50 gained nothing more. The rest
 // ended a session or crossed an hour, which changes an index. Autovacuum's defaults
 // then keep the table within 1.1 times its size after the first hour, so that it has
