@@ -17,12 +17,16 @@ const pageSize = 500
 // are included, as in [Store.FindByUser]. Entries of a [KeyValue] are not. An error comes with a nil session and ends the sequence.
 func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	return func(yield func(*Session, error) bool) {
+		var err error
+		defer s.stats.observe(opAll, time.Now(), &err)
 		var last rows.Key
 		for {
 			now := s.now()
-			page, err := s.table.Page(ctx, last, pageSize)
+			var page []rows.Row
+			page, err = s.table.Page(ctx, last, pageSize)
 			if err != nil {
-				yield(nil, wrap("all", err))
+				err = wrap("all", err)
+				yield(nil, err)
 				return
 			}
 			if len(page) == 0 {
@@ -42,21 +46,28 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 // the same time are ended; sessions that are created at the same time may stay. It holds all their
 // keys in memory, 32 bytes a session. With an error, the number says how many sessions were ended
 // before it.
-func (s *Store) DeleteAll(ctx context.Context) (int64, error) {
-	ended, err := s.table.EndAll(ctx, time.Time{})
-	return ended, wrapIfAny("delete all", err)
+func (s *Store) DeleteAll(ctx context.Context) (ended int64, err error) {
+	defer s.stats.observe(opDeleteAll, time.Now(), &err)
+	return s.elsewhere.around(ctx, isAnySession, func() (int64, error) {
+		ended, err := s.table.EndAll(ctx, time.Time{})
+		return ended, wrapIfAny("delete all", err)
+	})
 }
 
-// endBegunBefore ends every session whose log-in began before a time, as [Store.DeleteAll] does.
-// Package cmd/pgsession calls it.
-func (s *Store) endBegunBefore(ctx context.Context, begun time.Time) (ended int64, err error) {
-	for { // a session that moves meanwhile keeps its CreatedAt
-		n, err := s.table.EndAll(ctx, begun)
-		ended += n
-		if err != nil || n == 0 {
-			return ended, wrapIfAny("end", err)
+func isAnySession(string, Handle) bool { return true }
+
+// endBegunBefore ends every session whose log-in began before a time, as [Store.DeleteAll] does, and
+// every one elsewhere, since it is not known when these began. Package cmd/pgsession calls it.
+func (s *Store) endBegunBefore(ctx context.Context, begun time.Time) (int64, error) {
+	return s.elsewhere.around(ctx, isAnySession, func() (ended int64, err error) {
+		for { // a session that moves meanwhile keeps its CreatedAt
+			n, err := s.table.EndAll(ctx, begun)
+			ended += n
+			if err != nil || n == 0 {
+				return ended, wrapIfAny("end", err)
+			}
 		}
-	}
+	})
 }
 
 // A Count says how many rows a store's table has.
@@ -69,7 +80,8 @@ type Count struct {
 }
 
 // Count returns how many rows the table has. It reads the whole table.
-func (s *Store) Count(ctx context.Context) (Count, error) {
+func (s *Store) Count(ctx context.Context) (counted Count, err error) {
+	defer s.stats.observe(opCount, time.Now(), &err)
 	count, err := s.table.Count(ctx)
 	return Count(count), wrapIfAny("count", err)
 }

@@ -26,6 +26,12 @@ func init() {
 	bridge.EndBegunBefore = func(ctx context.Context, store any, begun time.Time) (int64, error) {
 		return store.(*Store).endBegunBefore(ctx, begun)
 	}
+	bridge.Within = func(ctx context.Context, store any) (context.Context, context.CancelFunc) {
+		return store.(*Store).table.Within(ctx)
+	}
+	bridge.EndElsewhere = func(store any, end func(context.Context, func(string, any) bool) (int64, error)) {
+		store.(*Store).elsewhere.add(end)
+	}
 	bridge.KeyIDs = func(crypto any) (ids []uint32) {
 		for _, key := range crypto.(*Crypto).keys() {
 			ids = append(ids, key.id())

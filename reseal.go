@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pgsession/pgsession/internal/rows"
 )
@@ -23,7 +24,8 @@ const resealPasses = 10
 func (s *Store) Reseal(ctx context.Context) (int64, error) { return s.reseal(ctx, nil) }
 
 // reseal calls report, which may be nil, after each page, with the number of rows resealed so far.
-func (s *Store) reseal(ctx context.Context, report func(resealed int64)) (int64, error) {
+func (s *Store) reseal(ctx context.Context, report func(resealed int64)) (resealed int64, err error) {
+	defer s.stats.observe(opReseal, time.Now(), &err)
 	if s.crypto == nil {
 		return 0, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/pgsession/pgsession/internal/pgtable"
 	"github.com/pgsession/pgsession/internal/rows"
@@ -31,7 +32,8 @@ func Schema(table string) string {
 // whose rows row level security hides from this role, and if this role lacks SELECT, INSERT or
 // UPDATE on it. If a setting changes how values are written as text, Init returns an error that
 // names the setting and the cure.
-func (s *Store) Init(ctx context.Context) error {
+func (s *Store) Init(ctx context.Context) (err error) {
+	defer s.stats.observe(opInit, time.Now(), &err)
 	if err := s.table.Init(ctx); err != nil {
 		if errors.Is(err, ErrSchema) {
 			return err

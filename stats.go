@@ -27,8 +27,9 @@ type Stats struct {
 
 	// Operations has the counters of each operation that was called, by its name: create (for
 	// CreateAs too), load, save, put, update, renew, touch, cycle, delete, find, find_by_user,
-	// delete_by_user, limit_by_user, revoke (for RevokeAny too), cleanup, and entry_get, entry_take, entry_put and
-	// entry_delete for those of a KeyValue. It is nil before the first call.
+	// delete_by_user, limit_by_user, revoke (for RevokeAny too), all (when the sequence ends),
+	// delete_all, count, init, reseal, cleanup, and entry_get, entry_take, entry_put and entry_delete
+	// for those of a KeyValue. It is nil before the first call.
 	Operations map[string]OperationStats
 
 	// Sharing says how many statements calls have shared, by the kind of statement: load, save, put,
@@ -168,6 +169,11 @@ const (
 	opDeleteByUser
 	opLimitByUser
 	opRevoke
+	opAll
+	opDeleteAll
+	opCount
+	opInit
+	opReseal
 	opCleanup
 	opEntryGet
 	opEntryTake
@@ -177,7 +183,9 @@ const (
 
 var operationNames = [...]string{
 	opCreate: "create", opLoad: "load", opSave: "save", opPut: "put", opUpdate: "update", opRenew: "renew", opTouch: "touch",
-	opCycle: "cycle", opDelete: "delete", opFind: "find", opFindByUser: "find_by_user", opDeleteByUser: "delete_by_user", opLimitByUser: "limit_by_user", opRevoke: "revoke",
+	opCycle: "cycle", opDelete: "delete", opFind: "find", opFindByUser: "find_by_user",
+	opDeleteByUser: "delete_by_user", opLimitByUser: "limit_by_user", opRevoke: "revoke", opAll: "all", opDeleteAll: "delete_all",
+	opCount: "count", opInit: "init", opReseal: "reseal",
 	opCleanup: "cleanup", opEntryGet: "entry_get", opEntryTake: "entry_take", opEntryPut: "entry_put", opEntryDelete: "entry_delete",
 }
 

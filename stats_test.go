@@ -162,6 +162,53 @@ func TestStore_Stats_Operations(t *testing.T) {
 			id := live(s)
 			return func() error { return s.RevokeAny(ctx, id.Handle()) }
 		}},
+		{"Find/ErrNotFound", "find", notFound, func(s store) func() error {
+			return func() error { return second(s.Find(ctx, pgsession.NewID().Handle())) }
+		}},
+		{"LimitByUser", "limit_by_user", ok, func(s store) func() error {
+			return func() error { return second(s.LimitByUser(ctx, "ann", 1)) }
+		}},
+		{"All", "all", ok, func(s store) func() error {
+			live(s)
+			return func() error {
+				for _, err := range s.All(ctx) {
+					return err // the loop ends before the sequence
+				}
+				return nil
+			}
+		}},
+		{"All/outage", "all", failed, func(s store) func() error {
+			outage(s)
+			return func() (err error) {
+				for _, err = range s.All(ctx) {
+				}
+				return err
+			}
+		}},
+		{"DeleteAll", "delete_all", ok, func(s store) func() error {
+			return func() error { return second(s.DeleteAll(ctx)) }
+		}},
+		{"DeleteAll/outage", "delete_all", failed, func(s store) func() error {
+			outage(s)
+			return func() error { return second(s.DeleteAll(ctx)) }
+		}},
+		{"Count", "count", ok, func(s store) func() error {
+			return func() error { return second(s.Count(ctx)) }
+		}},
+		{"Count/outage", "count", failed, func(s store) func() error {
+			outage(s)
+			return func() error { return second(s.Count(ctx)) }
+		}},
+		{"Init", "init", ok, func(s store) func() error {
+			return func() error { return s.Init(ctx) }
+		}},
+		{"Init/outage", "init", failed, func(s store) func() error {
+			outage(s)
+			return func() error { return s.Init(ctx) }
+		}},
+		{"Reseal", "reseal", ok, func(s store) func() error {
+			return func() error { return second(s.Reseal(ctx)) }
+		}},
 		{"CleanupExpired", "cleanup", ok, func(s store) func() error {
 			return func() error { return second(s.CleanupExpired(ctx)) }
 		}},

@@ -58,12 +58,13 @@ const updateAttempts = 100
 // pool.
 type Store struct {
 	options
-	table    rows.Table
-	codec    codec
-	crypto   *Crypto // nil unless made by New
-	stats    counters
-	cleanups cleanupRegistry
-	watches  watches
+	table     rows.Table
+	codec     codec
+	crypto    *Crypto // nil unless made by New
+	stats     counters
+	cleanups  cleanupRegistry
+	elsewhere elsewhere
+	watches   watches
 }
 
 // New returns a store in PostgreSQL that seals what it writes with crypto. Give each table keys of

@@ -3,6 +3,7 @@ package pgsession
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/rows"
@@ -65,7 +66,10 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 	for i, h := range except {
 		spared[i] = h.key()
 	}
-	return s.endByUser(ctx, "delete by user", userID, spared, 0)
+	isDoomed := func(of string, h Handle) bool { return of == userID && of != "" && !slices.Contains(except, h) }
+	return s.elsewhere.around(ctx, isDoomed, func() (int64, error) {
+		return s.endByUser(ctx, "delete by user", userID, spared, 0)
+	})
 }
 
 // LimitByUser ends a user's sessions but for the newest log-ins, of which it keeps so many, and

@@ -35,7 +35,7 @@ type Progress struct {
 	Total int64 // live sessions that the table had when the import began
 
 	// Reason is why the last of the sessions that were left could not be moved: what the Convert
-	// returned, or pgsession.ErrTooLarge, ErrEncode, ErrInvalidID or ErrInvalidTTL.
+	// returned, or pgsession.ErrTooLarge, ErrEncode, ErrForeignID or ErrInvalidTTL.
 	Reason error
 }
 
@@ -202,7 +202,7 @@ func create(ctx context.Context, store *pgsession.Store, row Row, convert Conver
 		return err, nil
 	}
 	_, err = store.CreateAs(ctx, id, data, time.Until(expiry))
-	for _, reason := range []error{pgsession.ErrTooLarge, pgsession.ErrEncode, pgsession.ErrInvalidID, pgsession.ErrInvalidTTL} {
+	for _, reason := range []error{pgsession.ErrTooLarge, pgsession.ErrEncode, pgsession.ErrForeignID, pgsession.ErrInvalidTTL} {
 		if errors.Is(err, reason) {
 			return err, nil
 		}

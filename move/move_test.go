@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -382,6 +385,142 @@ func TestTable_Marked(t *testing.T) {
 	require.False(t, ok)
 	run(t, pool, `UPDATE sessions SET data = 'unreadable'`)
 	require.ErrorIs(t, from.Finish(t.Context(), store, "token-1", raw), errUnreadable)
+	replaced, err = from.Replace(t.Context(), move.Row{Token: "token-1", Data: []byte("changed"), Expiry: row.Expiry})
+	require.NoError(t, err)
+	require.True(t, replaced, "a row that cannot be moved can be changed again")
+}
+
+// A visitor chooses the token, and a row that is being moved lies under another one.
+func TestTable_MarkInToken(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t)
+	from, store := newSCS(t, pool, 1), newStore(t, pool)
+	begin(t, pool)
+	const token = "moving:token-0"
+	_, found, err := from.Load(t.Context(), token)
+	require.NoError(t, err)
+	require.False(t, found)
+	row := move.Row{Token: token, Data: []byte("changed"), Expiry: time.Now().Add(time.Hour)}
+	replaced, err := from.Replace(t.Context(), row)
+	require.NoError(t, err)
+	require.False(t, replaced)
+	deleted, err := from.Delete(t.Context(), token)
+	require.NoError(t, err)
+	require.False(t, deleted)
+	require.Error(t, from.Insert(t.Context(), row))
+	require.NoError(t, from.Finish(t.Context(), store, token, raw))
+	require.Equal(t, 1, count(t, pool, "sessions"))
+}
+
+// ofUser makes the part of a row's data before a dash its user.
+func ofUser(row move.Row) (pgsession.ID, pgsession.Data, time.Time, error) {
+	id, data, expiry, err := raw(row)
+	data.UserID, _, _ = strings.Cut(string(row.Data), "-")
+	return id, data, expiry, err
+}
+
+// Wherever a user's sessions are, and whatever an import has left behind, DeleteByUser ends them.
+func TestTable_EndWith(t *testing.T) {
+	t.Parallel()
+	type prepared struct {
+		store *pgsession.Store
+		from  *move.Table
+		pool  *pgxpool.Pool
+	}
+	for name, put := range map[string]func(t *testing.T, p prepared, token string){
+		"in the table": func(*testing.T, prepared, string) {},
+		"marked": func(t *testing.T, p prepared, token string) {
+			run(t, p.pool, `UPDATE sessions SET token = 'moving:' || token WHERE token = $1`, token)
+		},
+		"marked, and in the store": func(t *testing.T, p prepared, token string) {
+			row, _, err := p.from.Load(t.Context(), token)
+			require.NoError(t, err)
+			id, data, _, _ := ofUser(row)
+			_, err = p.store.CreateAs(t.Context(), id, data, time.Hour)
+			require.NoError(t, err)
+			run(t, p.pool, `UPDATE sessions SET token = 'moving:' || token WHERE token = $1`, token)
+		},
+		"in the store": func(t *testing.T, p prepared, token string) {
+			run(t, p.pool, `UPDATE sessions SET token = 'moving:' || token WHERE token = $1`, token)
+			require.NoError(t, p.from.Finish(t.Context(), p.store, token, ofUser))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.Pool(t)
+			run(t, pool, scsTable)
+			p := prepared{newStore(t, pool), move.FromSCS(pool, "sessions"), pool}
+			p.from.EndWith(p.store, ofUser)
+			all := map[string]string{"a": "ann-1", "b": "ann-2", "c": "bob-1", "d": "unreadable", "e": "-guest"}
+			for token, data := range all {
+				require.NoError(t, p.from.Insert(t.Context(), move.Row{Token: token, Data: []byte(data), Expiry: time.Now().Add(time.Hour)}))
+				if data != "unreadable" {
+					put(t, p, token)
+				}
+			}
+			requireLive := func(live ...string) {
+				t.Helper()
+				for token := range all {
+					_, err := p.store.Load(t.Context(), pgsession.DeriveID(token))
+					_, inOld, loadErr := p.from.Load(t.Context(), token)
+					require.NoError(t, loadErr)
+					isLive := err == nil || inOld && !errors.Is(err, pgsession.ErrRevoked)
+					require.Equal(t, slices.Contains(live, token), isLive, token)
+				}
+			}
+			requireLive("a", "b", "c", "d", "e")
+
+			ended, err := p.store.DeleteByUser(t.Context(), "ann", pgsession.DeriveID("b").Handle())
+			require.NoError(t, err)
+			require.EqualValues(t, 1, ended)
+			requireLive("b", "c", "d", "e")
+			ended, err = p.store.DeleteByUser(t.Context(), "")
+			require.NoError(t, err)
+			require.Zero(t, ended)
+			ended, err = p.store.DeleteByUser(t.Context(), "ann")
+			require.NoError(t, err)
+			require.EqualValues(t, 1, ended)
+			requireLive("c", "d", "e")
+			_, err = move.Import(t.Context(), p.store, p.from, ofUser, nil)
+			require.NoError(t, err)
+			requireLive("c", "d", "e")
+
+			ended, err = p.store.DeleteAll(t.Context())
+			require.NoError(t, err)
+			require.EqualValues(t, 3, ended)
+			requireLive()
+			run(t, pool, `DROP TABLE sessions`)
+			_, err = p.store.DeleteByUser(t.Context(), "ann")
+			require.ErrorContains(t, err, "42P01", "it does not say that it is done")
+		})
+	}
+}
+
+// Users log out everywhere while their sessions move.
+func TestTable_EndWith_Meanwhile(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t)
+	from, store := newSCS(t, pool, 0), newStore(t, pool)
+	from.EndWith(store, ofUser)
+	const users = 40
+	run(t, pool, `INSERT INTO sessions SELECT 'token-' || n, convert_to('user' || n % $1 || '-x', 'UTF8'), now() + '1 hour' FROM generate_series(0, 1999) AS n`, users)
+	var imported sync.WaitGroup
+	imported.Go(func() {
+		_, err := move.Import(t.Context(), store, from, ofUser, nil)
+		assert.NoError(t, err)
+	})
+	for user := range users {
+		ended, err := store.DeleteByUser(t.Context(), fmt.Sprint("user", user))
+		require.NoError(t, err)
+		require.LessOrEqual(t, ended, int64(2000/users))
+		require.Zero(t, count(t, pool, fmt.Sprintf(`sessions WHERE data = 'user%d-x'`, user)))
+	}
+	imported.Wait()
+	for session, err := range store.All(t.Context()) {
+		require.NoError(t, err)
+		require.Fail(t, "a session lives on", "%s", session.Handle)
+	}
+	require.Zero(t, count(t, pool, "sessions"))
 }
 
 // Neither Replace nor Load sees a session that is over.

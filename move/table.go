@@ -1,11 +1,13 @@
 // Package move moves live sessions from another library's table into a store of package pgsession,
 // while the application runs. No visitor is logged out, and no change is lost.
 //
-// [Import] moves the rows. The application meanwhile needs an adapter that looks in both places:
-// adapters/scs has one. An adapter follows four rules, which [Table] helps with:
+// [Import] moves the rows. Meanwhile the application needs an adapter that looks in both places, as
+// adapters/scs and adapters/gorilla do. An adapter follows these rules:
 //
-//   - To load, look in the store, then in the table ([Table.Load]), then in the store again, since the
-//     row may have moved in between. [pgsession.ErrRevoked] from the store is final.
+//   - When it is made, call [Table.EndWith]. DeleteByUser of the store then ends a user's sessions in
+//     the table too.
+//   - To load a session, look in the store, then in the table ([Table.Load]), then in the store
+//     again, since the row may have moved in between. [pgsession.ErrRevoked] from the store is final.
 //   - To save a session of the table, call [Table.Replace]. If it reports false, call [Table.Finish]
 //     and save in the store.
 //   - To end a session, call [Table.Delete]. If it reports false, call [Table.Finish] and delete in
@@ -14,12 +16,12 @@
 //
 // # How a row moves
 //
-// One statement locks some rows and marks them, by a prefix of their token. From then on Replace and
-// Delete do not reach them, and Load still does. So a marked row does not change, and copies of it
-// are all the same. Then the row is created in the store, and removed from the table. Whoever needs
-// a marked row in between finishes its move. If a process is killed at any point, the row is still
-// in the table, marked, or in the store, or in both with the same content. The next Import goes on
-// from there.
+// An import first marks a row: it puts a prefix before the row's token. Load still finds a marked
+// row. Replace and Delete do not, so that it does not change any more. Then the import creates the
+// session in the store, and removes the row. A request that wants to change a marked row first calls
+// Finish, which completes the move of this row. If the import is killed, each row is in the table,
+// marked or not, or in the store, or in both with the same content. The next import continues from
+// there.
 package move
 
 import (
@@ -34,14 +36,20 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 )
 
 // timeout bounds what is done for one session, as pgsession.WithTimeout does in the store.
 const timeout = 10 * time.Second
 
 // mark is the prefix of the token of a row that is being moved. Tokens of the libraries below hold
-// no colon. The statements spell it out, and its 7 characters.
+// no colon. A cookie may: what begins with the mark names no session. The statements spell the mark
+// out, and its 7 characters.
 const mark = "moving:"
+
+func isMarked(token string) bool { return strings.HasPrefix(token, mark) }
+
+var errMarked = errors.New("move: a token that begins with " + mark)
 
 // A Row is a session in another library's table. However it is formatted, it shows nothing of it.
 type Row struct {
@@ -161,6 +169,9 @@ const loadSQL = `
 
 // Load returns a live session. It includes one that is being moved.
 func (t *Table) Load(ctx context.Context, token string) (row Row, found bool, err error) {
+	if isMarked(token) {
+		return Row{}, false, nil
+	}
 	return t.one(ctx, token, t.load, t.parameters(names(token)))
 }
 
@@ -181,6 +192,9 @@ const insertSQL = `
 
 // Insert stores a new session. It fails if there is one under the token.
 func (t *Table) Insert(ctx context.Context, row Row) error {
+	if isMarked(row.Token) {
+		return errMarked
+	}
 	_, err := t.change(ctx, "insert", t.insert, t.parameter(row.Token), t.data(row), row.Expiry)
 	return err
 }
@@ -192,6 +206,9 @@ const replaceSQL = `
 
 // Replace changes a live session, and reports whether it is still in the table and not being moved.
 func (t *Table) Replace(ctx context.Context, row Row) (bool, error) {
+	if isMarked(row.Token) {
+		return false, nil
+	}
 	return t.change(ctx, "replace", t.replace, t.parameter(row.Token), t.data(row), row.Expiry)
 }
 
@@ -199,6 +216,9 @@ const removeSQL = `DELETE FROM sessions WHERE token = $1`
 
 // Delete ends a session, and reports whether it was still in the table and not being moved.
 func (t *Table) Delete(ctx context.Context, token string) (bool, error) {
+	if isMarked(token) {
+		return false, nil
+	}
 	return t.change(ctx, "delete", t.remove, t.parameter(token))
 }
 
@@ -208,23 +228,37 @@ const allSQL = `
 	WHERE expiry > now()`
 
 // All returns every live session.
-func (t *Table) All(ctx context.Context) ([]Row, error) {
-	result, err := t.pool.Query(ctx, t.all)
-	return collect(result, err)
+func (t *Table) All(ctx context.Context) (rows []Row, err error) {
+	err = t.each(ctx, func(row Row) { rows = append(rows, row) })
+	return rows, err
 }
 
-func collect(result pgx.Rows, err error) ([]Row, error) {
+// each calls do for every live session, while it holds a connection.
+func (t *Table) each(ctx context.Context, do func(Row)) error {
+	result, err := t.pool.Query(ctx, t.all)
+	return each(result, err, do)
+}
+
+func each(result pgx.Rows, err error, do func(Row)) error {
 	if err != nil {
-		return nil, wrapIfAny("read", err)
+		return wrapIfAny("read", err)
 	}
-	rows, err := pgx.CollectRows(result, func(r pgx.CollectableRow) (Row, error) {
+	defer result.Close()
+	for result.Next() {
 		var token []byte
 		var row Row
-		err := r.Scan(&token, &row.Data, &row.Expiry)
+		if err := result.Scan(&token, &row.Data, &row.Expiry); err != nil {
+			return wrapIfAny("read", err)
+		}
 		row.Token = string(token)
-		return row, err
-	})
-	return rows, wrapIfAny("read", err)
+		do(row)
+	}
+	return wrapIfAny("read", result.Err())
+}
+
+func collect(result pgx.Rows, err error) (rows []Row, _ error) {
+	err = each(result, err, func(row Row) { rows = append(rows, row) })
+	return rows, err
 }
 
 const (
@@ -237,19 +271,90 @@ const (
 )
 
 // Finish moves one session to the store if an import has begun to move it. Otherwise it does
-// nothing. Errors: that of convert if the row cannot be converted, those of
-// [pgsession.Store.CreateAs], and those of the database.
+// nothing. If the row cannot be moved, it stays in the table, and can be changed there again.
+//
+// Errors: that of convert if the row cannot be converted, those of [pgsession.Store.CreateAs], and
+// those of the database.
 func (t *Table) Finish(ctx context.Context, store *pgsession.Store, token string, convert Convert) error {
 	row, found, err := t.one(ctx, token, t.marked, t.parameter(mark+token))
 	if err != nil || !found {
 		return err
 	}
 	left, err := create(ctx, store, row, convert)
-	if err = errors.Join(left, err); err != nil {
+	if err != nil {
 		return err
+	}
+	if left != nil {
+		_, err = t.change(ctx, "leave", t.unmark, t.parameters([]string{mark + token}))
+		return errors.Join(left, err)
 	}
 	_, err = t.change(ctx, "finish", t.clear, t.parameters(names(token)))
 	return err
+}
+
+// EndWith makes what ends many sessions of the store end those in the table too: DeleteByUser,
+// DeleteAll, and the commands of cmd/pgsession if an adapter is made there. They then read the whole
+// table, twice, for up to a minute each time. FindByUser and LimitByUser see the sessions in the
+// store alone.
+func (t *Table) EndWith(store *pgsession.Store, convert Convert) {
+	bridge.EndElsewhere(store, func(ctx context.Context, doomed func(userID string, handle any) bool) (int64, error) {
+		return t.end(ctx, store, convert, doomed)
+	})
+}
+
+const endTimeout = time.Minute
+
+func (t *Table) end(ctx context.Context, store *pgsession.Store, convert Convert, doomed func(string, any) bool) (ended int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	type session struct {
+		token string
+		id    pgsession.ID
+	}
+	var found []session
+	err = t.each(ctx, func(row Row) {
+		id, data, _, err := convert(row)
+		if err != nil {
+			id, data = pgsession.ID{}, pgsession.Data{}
+		}
+		if doomed(data.UserID, id.Handle()) {
+			found = append(found, session{row.Token, id})
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range found {
+		wasLive, err := t.Delete(ctx, s.token)
+		if err == nil && !wasLive { // it is being moved, or has moved
+			wasLive, err = t.endMoving(ctx, store, s.token, s.id)
+		}
+		if err != nil {
+			return ended, err
+		}
+		if wasLive {
+			ended++
+		}
+	}
+	return ended, nil
+}
+
+// endMoving ends a session that an import may have marked.
+func (t *Table) endMoving(ctx context.Context, store *pgsession.Store, token string, id pgsession.ID) (wasLive bool, err error) {
+	if id.IsZero() { // the import cannot convert it either
+		return t.change(ctx, "end", t.clear, t.parameters(names(token)))
+	}
+	// After this the import finds the id taken.
+	err = t.Finish(ctx, store, token, func(row Row) (pgsession.ID, pgsession.Data, time.Time, error) {
+		return id, pgsession.Data{}, row.Expiry, nil
+	})
+	if err == nil {
+		err = store.RevokeAny(ctx, id.Handle())
+	}
+	if errors.Is(err, pgsession.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // change runs a statement about one session, and reports whether it met the row.

@@ -1,5 +1,5 @@
-// Package bridge lets package pgsessiontest and cmd/pgsession reach into a store of package pgsession,
-// which sets its variables. What would be a type of pgsession's is an any here, since pgsession imports this package.
+// Package bridge lets other packages of this module, and its nested modules, reach into a store of
+// package pgsession, which sets its variables. What would be a type of pgsession's is an any here, since pgsession imports this package.
 package bridge
 
 import (
@@ -27,6 +27,16 @@ var (
 	// EndBegunBefore ends the sessions whose log-in began before a time, and returns how many were
 	// live.
 	EndBegunBefore func(ctx context.Context, store any, begun time.Time) (int64, error)
+
+	// Within returns a context for several operations of store that together have the time of one.
+	Within func(ctx context.Context, store any) (context.Context, context.CancelFunc)
+
+	// EndElsewhere is for sessions that move to store from elsewhere. It makes what ends many
+	// sessions of store, such as DeleteByUser, call end, before and after it ends those in the
+	// table: one that moves meanwhile is in either place. end ends those that doomed reports true
+	// for, and returns how many were live. A handle is a pgsession.Handle; the zero one is for a
+	// session that cannot be read.
+	EndElsewhere func(store any, end func(ctx context.Context, doomed func(userID string, handle any) bool) (int64, error))
 
 	// KeyIDs returns the ids of the keys of a *pgsession.Crypto, the primary's first.
 	KeyIDs func(crypto any) []uint32
