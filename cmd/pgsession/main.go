@@ -141,13 +141,13 @@ func (a *app) command() *cobra.Command {
 		&cobra.Group{ID: "look", Title: "Look:"},
 		&cobra.Group{ID: "end", Title: "End:"},
 		&cobra.Group{ID: "keep", Title: "Keep in order:"},
-		&cobra.Group{ID: "begin", Title: "Set up:"},
+		&cobra.Group{ID: "begin", Title: "Set up, move in and out:"},
 	)
 	root.AddCommand(
 		a.checkCommand(), a.countCommand(), a.listCommand(), a.showCommand(),
 		a.endCommand(), a.limitCommand(),
 		a.cleanupCommand(), a.resealCommand(), a.sealCommand(),
-		a.keygenCommand(), a.schemaCommand(), a.initCommand(), a.importCommand(),
+		a.keygenCommand(), a.schemaCommand(), a.initCommand(), a.importCommand(), a.exportCommand(),
 	)
 	return root
 }

@@ -116,6 +116,7 @@ func psql() {
 //
 //	app login USER N [AGE]   logs in N times, a minute apart, the last time AGE before NOW
 //	app guest N              creates N guests' sessions
+//	app bytes N              creates N guests' sessions that hold bytes
 //	app entry N              puts N entries in the key/value view
 //	app load USER N          says whether the N-th session of the user opens
 //	app init                 says what Init logs, and Health of a store that has met all rows
@@ -155,6 +156,11 @@ func application() {
 			_, err := store.CreateAs(ctx, id, pgsession.Data{UserID: user, Values: values}, 12*time.Hour)
 			must(err)
 			fmt.Println(id.Handle())
+		}
+	case "bytes":
+		for i := range number(args[0]) {
+			_, err := store.CreateAs(ctx, sessionID("bytes", i+1), pgsession.Data{Values: []byte{0, 1, 2}}, time.Hour)
+			must(err)
 		}
 	case "entry":
 		for i := range number(args[0]) {
