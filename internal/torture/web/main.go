@@ -1,0 +1,257 @@
+// Program web lets browsers collide in applications on httpsession and on the adapters for scs, gorilla and fiber: several
+// applications and two releases on one table, two nodes, parallel requests, log-ins, log-outs everywhere, clients that hang up and
+// connections that are cut. It ends with status 1 if a page shows what it must not: a session that was ended, another's user or
+// values, or a session without a change that was acknowledged.
+//
+//	go run ./web -duration 10m -seed 42
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/httpsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
+)
+
+func main() {
+	var o options
+	flag.DurationVar(&o.duration, "duration", time.Minute, "how long to run")
+	flag.Uint64Var(&o.seed, "seed", 0, "what random choices follow from; 0 for another at each run")
+	flag.StringVar(&o.only, "only", "", "the applications, with commas between; all if it is empty")
+	flag.BoolVar(&o.patient, "patient", false, "go on after something wrong")
+	flag.BoolVar(&o.memory, "memory", false, "on a store in memory")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	summary, err := run(ctx, o)
+	fmt.Println(summary)
+	if err != nil {
+		fmt.Println("FAILED:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	duration time.Duration
+	seed     uint64
+	memory   bool
+	patient  bool
+	only     string
+}
+
+// The names of the applications, and of their cookies.
+const (
+	shopName    = "shop"
+	adminName   = "admin"
+	scsName     = "scs"
+	gorillaName = "gorilla"
+	fiberName   = "fiber"
+)
+
+const (
+	nodes    = 2
+	users    = 4
+	browsers = 8
+)
+
+// A web is the applications and those who visit them.
+type web struct {
+	oracle    *oracle
+	stores    []*pgsession.Store // of the nodes
+	apps      []*application
+	tabs      []*tab
+	url       string
+	transport http.RoundTripper
+
+	requests, ended, cut atomic.Int64
+	expected             sync.Map // requests that no handler has yet, by what their header Request says
+}
+
+func run(ctx context.Context, o options) (summary string, err error) {
+	for o.seed == 0 {
+		o.seed = rand.Uint64() >> 1
+	}
+	fmt.Printf("torture of the web: seed %d\n", o.seed)
+	w := &web{oracle: newOracle()}
+	cut, stop, err := w.openStores(ctx, o.memory)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	w.openApps(o.only)
+	server := httptest.NewUnstartedServer(w)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of clients that hang up
+	server.StartTLS()
+	defer server.Close()
+	w.url = server.URL
+	w.transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, MaxIdleConnsPerHost: 4 * browsers}
+
+	ctx, cancel := context.WithTimeout(ctx, o.duration)
+	defer cancel()
+	var visitors sync.WaitGroup
+	for i := range browsers {
+		// A user has several browsers, and a browser is lent to somebody else at times.
+		b := newBrowser(w, i, []string{userName(i % users), userName((i + 1) % users)})
+		random := rand.New(rand.NewPCG(o.seed, uint64(i)))
+		visitors.Go(func() {
+			for ctx.Err() == nil {
+				b.tabs[random.IntN(len(b.tabs))].run(ctx, random)
+				if _, n := w.oracle.wrong(); n > 0 && !o.patient {
+					cancel()
+				}
+			}
+		})
+	}
+	random := rand.New(rand.NewPCG(o.seed, browsers))
+	visitors.Go(func() { w.endUsers(ctx, random) })
+	visitors.Go(func() { cut(ctx) })
+	visitors.Wait()
+	text, n := w.oracle.wrong()
+	if n > 0 {
+		err = errors.New(text)
+	}
+	return fmt.Sprintf("web: %d requests, %d log-outs everywhere, %d connections cut: %s; seed %d",
+		w.requests.Load(), w.ended.Load(), w.cut.Load(), w.oracle.counts(), o.seed), err
+}
+
+func userName(i int) string { return fmt.Sprintf("user-%d", i) }
+
+// openStores returns what cuts connections of the stores to the database.
+func (w *web) openStores(ctx context.Context, memory bool) (cut func(context.Context), stop func(), err error) {
+	options := []pgsession.Option{pgsession.WithTimeout(3 * time.Second)}
+	if memory {
+		store := pgsession.InMemory(options...)
+		for range nodes {
+			w.stores = append(w.stores, store)
+		}
+		return func(context.Context) {}, func() {}, nil
+	}
+	cluster, err := pgtest.StartCluster(ctx, nil, pgtest.ClusterOptions{})
+	if err != nil {
+		return nil, nil, err
+	}
+	key := pgsession.GenerateKey()
+	var pools []*pgxpool.Pool
+	stop = func() {
+		for _, pool := range pools {
+			pool.Close()
+		}
+		cluster.Stop()
+	}
+	for range nodes {
+		pool, err := pgxpool.New(ctx, cluster.URL())
+		if err != nil {
+			stop()
+			return nil, nil, err
+		}
+		pools = append(pools, pool)
+		crypto, err := pgsession.NewCrypto(key)
+		must(err)
+		w.stores = append(w.stores, pgsession.New(pool, crypto, options...))
+	}
+	if err := w.stores[0].Init(ctx); err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return func(ctx context.Context) {
+		for ctx.Err() == nil {
+			pause(ctx, 300*time.Millisecond)
+			_, err := pools[0].Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' ORDER BY (state = 'active') DESC, random() LIMIT 1`)
+			if err == nil {
+				w.cut.Add(1)
+			}
+		}
+	}, stop, nil
+}
+
+func (w *web) openApps(only string) {
+	quiet := httpsession.WithLogger(slog.New(slog.DiscardHandler))
+	named := func(name string) []httpsession.Option {
+		return []httpsession.Option{quiet, httpsession.WithCookie(http.Cookie{Name: name}), httpsession.WithTTL(ttl)}
+	}
+	w.apps = []*application{
+		{shopName, []http.Handler{
+			newHTTPSession(w, httpsession.New[first](w.stores[0], named(shopName)...)),
+			newHTTPSession(w, httpsession.New[second](w.stores[1], named(shopName)...)),
+		}, true},
+		{adminName, []http.Handler{
+			newHTTPSession(w, httpsession.New[first](w.stores[0], named(adminName)...)),
+			newHTTPSession(w, httpsession.New[first](w.stores[1], named(adminName)...)),
+		}, true},
+		{scsName, []http.Handler{newSCS(w, w.stores[0]), newSCS(w, w.stores[1])}, false},
+		{gorillaName, []http.Handler{newGorilla(w, w.stores[0]), newGorilla(w, w.stores[1])}, false},
+		{fiberName, []http.Handler{newFiber(w, w.stores[0]), newFiber(w, w.stores[1])}, false},
+	}
+	w.apps = slices.DeleteFunc(w.apps, func(app *application) bool {
+		return only != "" && !slices.Contains(strings.Split(only, ","), app.name)
+	})
+}
+
+// expect returns what the header Request of a request says.
+func (w *web) expect(q *request) string {
+	name := fmt.Sprint(w.requests.Add(1))
+	w.expected.Store(name, q)
+	return name
+}
+
+// ServeHTTP sends a request to any node of its application.
+func (w *web) ServeHTTP(writer http.ResponseWriter, r *http.Request) {
+	q, ok := w.expected.LoadAndDelete(r.Header.Get("Request"))
+	if !ok {
+		return // it was sent again
+	}
+	served := &w.tab(r.Header.Get("Tab")).served
+	served.Add(1)
+	defer served.Done()
+	close(q.(*request).started)
+	for _, app := range w.apps {
+		prefix := "/" + app.name
+		if len(r.URL.Path) > len(prefix) && r.URL.Path[:len(prefix)] == prefix {
+			http.StripPrefix(prefix, app.nodes[rand.IntN(len(app.nodes))]).ServeHTTP(writer, r)
+			return
+		}
+	}
+	http.NotFound(writer, r)
+}
+
+// endUsers logs users out everywhere, one after another.
+func (w *web) endUsers(ctx context.Context, random *rand.Rand) {
+	for ctx.Err() == nil {
+		pause(ctx, time.Duration(random.IntN(150))*time.Millisecond)
+		user, store := userName(random.IntN(users)), w.stores[random.IntN(nodes)]
+		err := w.oracle.endAll(user, func() error {
+			_, err := store.DeleteByUser(ctx, user)
+			return err
+		})
+		if err == nil {
+			w.ended.Add(1)
+		}
+	}
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
