@@ -33,7 +33,7 @@ test: setup
 
 .PHONY: test-citus
 test-citus:
-	PGSESSION_TEST_SERVER=citus PGSESSION_TEST_AFTER_INIT="SELECT create_distributed_table('%s', 'key')" go test -timeout 60m . ./pgsessiontest/...
+	PGSESSION_TEST_SERVER=citus PGSESSION_TEST_AFTER_INIT="SELECT create_distributed_table('%s', 'key')" go test -timeout 60m . ./internal/test/... ./pgsessiontest/...
 
 # Makes sure that a PostgreSQL can be started.
 .PHONY: setup

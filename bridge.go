@@ -14,6 +14,8 @@ func init() {
 		return store.(*Store).session(row, loadedAt)
 	}
 	bridge.Row = func(session any) rows.Row { return session.(*Session).row }
+	bridge.Waiting = func(store any) int { return store.(*Store).table.(interface{ Waiting() int }).Waiting() }
+	bridge.WithSlowAfter = func(d time.Duration) any { return Option(func(o *options) { o.slowAfter = d }) }
 	bridge.Reseal = func(ctx context.Context, store any, report func(int64)) (int64, error) {
 		return store.(*Store).reseal(ctx, report)
 	}

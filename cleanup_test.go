@@ -17,6 +17,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // A gate is a slog.Handler that says when something is logged, and waits to be told to
@@ -37,9 +38,9 @@ func isSweep(sql string) bool { return strings.Contains(sql, "ORDER BY s.expires
 
 func TestStore_CleanupExpired(t *testing.T) {
 	t.Parallel()
-	hour := epoch.Truncate(time.Hour)
+	hour := test.Epoch.Truncate(time.Hour)
 	for name, expiry := range map[string]time.Time{
-		"within the hour":          epoch.Add(10 * time.Minute),
+		"within the hour":          test.Epoch.Add(10 * time.Minute),
 		"on the hour":              hour.Add(time.Hour),
 		"just before the hour":     hour.Add(time.Hour - time.Microsecond),
 		"just after the hour":      hour.Add(time.Hour + time.Microsecond),
@@ -47,28 +48,28 @@ func TestStore_CleanupExpired(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for name, s := range bothStores(t) {
-				id := s.create(t, ann(1), expiry.Sub(epoch))
-				s.clock.Set(expiry.Add(-time.Microsecond))
-				require.Zero(t, s.cleanUp(t), name)
-				require.Equal(t, 1, s.count(t, id), name)
-				s.clock.Set(expiry)
-				require.EqualValues(t, 1, s.cleanUp(t), name)
-				require.Zero(t, s.rows(t, "true"), name)
-				require.Zero(t, s.cleanUp(t), name)
+			for name, s := range test.BothStores(t) {
+				id := s.Begin(t, test.Ann(1), expiry.Sub(test.Epoch))
+				s.Clock.Set(expiry.Add(-time.Microsecond))
+				require.Zero(t, s.MustCleanUp(t), name)
+				require.Equal(t, 1, s.Number(t, id), name)
+				s.Clock.Set(expiry)
+				require.EqualValues(t, 1, s.MustCleanUp(t), name)
+				require.Zero(t, s.CountRows(t, "true"), name)
+				require.Zero(t, s.MustCleanUp(t), name)
 			}
 		})
 	}
 	t.Run("nothing else", func(t *testing.T) {
 		t.Parallel()
-		s := newStore(t)
-		live := s.create(t, ann(1), 2*time.Hour)
-		s.create(t, ann(2), time.Hour)
+		s := test.NewStore(t)
+		live := s.Begin(t, test.Ann(1), 2*time.Hour)
+		s.Begin(t, test.Ann(2), time.Hour)
 		require.NoError(t, s.KeyValue().Put(t.Context(), "k", nil, time.Hour))
-		s.clock.Advance(time.Hour)
-		require.EqualValues(t, 2, s.cleanUp(t))
-		require.Equal(t, 1, s.rows(t, `key = $1`, key(live)))
-		require.Equal(t, 1, s.rows(t, "true"))
+		s.Clock.Advance(time.Hour)
+		require.EqualValues(t, 2, s.MustCleanUp(t))
+		require.Equal(t, 1, s.CountRows(t, `key = $1`, test.RowKey(live)))
+		require.Equal(t, 1, s.CountRows(t, "true"))
 	})
 }
 
@@ -79,10 +80,10 @@ func TestStore_CleanupExpired_Batches(t *testing.T) {
 	for name, rows := range map[string]int{"one": 1, "a batch": 1000, "a batch and one": 1001, "a sweep": 10_000, "more than two sweeps": 23_456} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newStore(t)
-			s.expire(t, rows)
-			live := s.create(t, ann(1), time.Hour)
-			runScript(t, s.pool, `
+			s := test.NewStore(t)
+			s.AddExpired(t, rows)
+			live := s.Begin(t, test.Ann(1), time.Hour)
+			test.RunScript(t, s.Pool, `
 				CREATE TABLE removals (transaction bigint, rows bigint);
 				CREATE FUNCTION count_removals() RETURNS trigger LANGUAGE plpgsql AS $$
 				BEGIN
@@ -91,12 +92,12 @@ func TestStore_CleanupExpired_Batches(t *testing.T) {
 				END $$;
 				CREATE TRIGGER count_removals AFTER DELETE ON sessions REFERENCING OLD TABLE AS removed
 					FOR EACH STATEMENT EXECUTE FUNCTION count_removals()`)
-			require.EqualValues(t, rows, s.cleanUp(t))
-			require.Equal(t, 1, s.rows(t, "true"))
-			s.load(t, live)
+			require.EqualValues(t, rows, s.MustCleanUp(t))
+			require.Equal(t, 1, s.CountRows(t, "true"))
+			s.MustLoad(t, live)
 
 			var total, largest, transactions int
-			require.NoError(t, s.pool.QueryRow(t.Context(), `
+			require.NoError(t, s.Pool.QueryRow(t.Context(), `
 				SELECT sum(rows), max(rows), count(*)
 				FROM (SELECT sum(rows) AS rows FROM removals GROUP BY transaction) AS t`).Scan(&total, &largest, &transactions))
 			require.Equal(t, rows, total)
@@ -107,39 +108,16 @@ func TestStore_CleanupExpired_Batches(t *testing.T) {
 	}
 }
 
-// TestStore_CleanupExpired_ErrorHalfway breaks the second batch.
-func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
-	pgtest.NotDistributed(t, "there are no batches")
-	t.Parallel()
-	var removals atomic.Int32
-	var ctx context.Context
-	var cancel context.CancelFunc
-	s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
-		if strings.Contains(sql, "DELETE FROM") && removals.Add(1) == 3 {
-			cancel()
-		}
-	}}, 8)
-	s.expire(t, 5000)
-	ctx, cancel = context.WithCancel(t.Context())
-	defer cancel()
-	removed, err := s.CleanupExpired(ctx)
-	require.ErrorIs(t, err, context.Canceled)
-	require.EqualValues(t, 2000, removed, "what was removed before the error")
-	require.EqualValues(t, 2000, s.Stats().Cleaned)
-	require.Zero(t, s.Stats().LastCleanup, "it did not succeed")
-	require.EqualValues(t, 3000, s.cleanUp(t))
-}
-
 func TestStore_CleanupExpired_ManyNodes(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := test.NewStore(t)
 	const rows, nodes = 15_000, 4
-	s.expire(t, rows)
+	s.AddExpired(t, rows)
 	var removed [nodes]int64
 	var errs [nodes]error
 	var group sync.WaitGroup
 	for i := range nodes {
-		node := s.node(newCrypto(t, testKey))
+		node := s.Node(test.NewCrypto(t, test.Key))
 		group.Go(func() { removed[i], errs[i] = node.CleanupExpired(t.Context()) })
 	}
 	group.Wait()
@@ -149,7 +127,7 @@ func TestStore_CleanupExpired_ManyNodes(t *testing.T) {
 		total += n
 	}
 	require.EqualValues(t, rows, total, "each row is removed once, and counted once")
-	require.Zero(t, s.rows(t, "true"))
+	require.Zero(t, s.CountRows(t, "true"))
 }
 
 // TestStore_CleanupExpired_SparesTheLive makes an expired session live again after the sweep has seen it.
@@ -157,89 +135,19 @@ func TestStore_CleanupExpired_ManyNodes(t *testing.T) {
 func TestStore_CleanupExpired_SparesTheLive(t *testing.T) {
 	t.Parallel()
 	var revive func()
-	s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
+	s := test.NewTracedStore(t, &test.Tracer{Start: func(_ context.Context, sql string) {
 		if strings.Contains(sql, "DELETE FROM") {
 			revive()
 		}
 	}}, 8)
-	id, gone := s.create(t, ann(1), time.Minute), s.create(t, ann(1), time.Minute)
-	s.clock.Advance(time.Hour)
+	id, gone := s.Begin(t, test.Ann(1), time.Minute), s.Begin(t, test.Ann(1), time.Minute)
+	s.Clock.Advance(time.Hour)
 	revive = func() {
-		s.sql(t, `UPDATE sessions SET expires_at = $2, version = version + 1 WHERE key = $1`, key(id), s.clock.Now().Add(time.Hour))
+		s.SQL(t, `UPDATE sessions SET expires_at = $2, version = version + 1 WHERE key = $1`, test.RowKey(id), s.Clock.Now().Add(time.Hour))
 	}
-	require.EqualValues(t, 1, s.cleanUp(t))
-	require.Equal(t, 1, s.count(t, id))
-	require.Zero(t, s.rows(t, `key = $1`, key(gone)))
-}
-
-// TestStore_CleanupExpired_HeldRows leaves rows that others hold to a later run, and goes on behind them.
-func TestStore_CleanupExpired_HeldRows(t *testing.T) {
-	t.Parallel()
-	s := newStore(t)
-	s.expire(t, 12_000) // more than one look reads
-	const heldRows = 1500
-	held := s.lock(t, `key IN (SELECT key FROM sessions ORDER BY key LIMIT $1)`, heldRows)
-	require.EqualValues(t, 12_000-heldRows, s.cleanUp(t))
-	require.Equal(t, heldRows, s.rows(t, "true"))
-	held.waitFor(t, 0)
-	held.release(t)
-	require.EqualValues(t, heldRows, s.cleanUp(t))
-}
-
-// TestStore_CleanupExpired_ServerClock has a server whose clock is an hour behind the node's, by a function
-// that hides the server's own. What is live by the server's clock
-// stays, unless a test moves the clock.
-func TestStore_CleanupExpired_ServerClock(t *testing.T) {
-	t.Parallel()
-	s := newStore(t)
-	s.sql(t, `CREATE FUNCTION statement_timestamp() RETURNS timestamptz STABLE RETURN pg_catalog.statement_timestamp() - interval '1 hour'`)
-	s.sql(t, `INSERT INTO sessions (key, version, created_at, expires_at, idle_timeout)
-		SELECT i::text::bytea, 1, '2020-01-01Z', now() - i * interval '30 minutes', '1 hour' FROM generate_series(1, 3) AS i`)
-	pool := nodePool(t, s.pool.Config().ConnConfig.RuntimeParams["search_path"]+", pg_catalog", nil)
-	removed, err := storeOn(pool).CleanupExpired(t.Context())
-	require.NoError(t, err)
-	require.EqualValues(t, 2, removed)
-	require.Equal(t, 1, s.rows(t, `key = '1'`))
-	removed, err = storeOn(pool, pgsession.WithClock(shifted(0))).CleanupExpired(t.Context())
-	require.NoError(t, err)
-	require.Zero(t, removed, "a clock that wraps the machine's is not believed either")
-	removed, err = storeOn(pool, pgsession.WithClock(pgsession.NewManualClock(time.Now()))).CleanupExpired(t.Context())
-	require.NoError(t, err)
-	require.EqualValues(t, 1, removed, "a manual clock is believed")
-}
-
-// TestStore_CleanupExpired_HostileRows plants more rows than a sweep reads at once, with times that no
-// store writes.
-func TestStore_CleanupExpired_HostileRows(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		expiresAt string
-		removed   int64
-	}{
-		"for ever":    {`'infinity'`, 0},
-		"since ever":  {`'-infinity'`, 12_000},
-		"in 4713 BC":  {`'4713-01-01 BC'`, 12_000},
-		"in 294276":   {`'294276-12-31'`, 0},
-		"in the hour": {`'2026-03-14 15:00:01Z'`, 12_000},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newStore(t)
-			s.sql(t, `INSERT INTO sessions (key, sealed, version, created_at, expires_at, idle_timeout)
-				SELECT sha256(convert_to(i::text, 'UTF8')), '\x01', 1, '2020-01-01Z', `+test.expiresAt+`, '1 hour'
-				FROM generate_series(1, 12000) AS i`)
-			mine := s.expired(t)
-			require.Equal(t, test.removed+1, s.cleanUp(t))
-			require.Zero(t, s.rows(t, `key = $1`, key(mine)), "what has expired goes all the same")
-		})
-	}
-	t.Run("keys of any length", func(t *testing.T) {
-		t.Parallel()
-		s := newStore(t)
-		s.sql(t, `INSERT INTO sessions (key, version, created_at, expires_at, idle_timeout)
-			SELECT convert_to(repeat('k', i), 'UTF8'), i, 'infinity', '2020-01-01Z', '1 hour' FROM generate_series(0, 100) AS i`)
-		require.EqualValues(t, 101, s.cleanUp(t))
-	})
+	require.EqualValues(t, 1, s.MustCleanUp(t))
+	require.Equal(t, 1, s.Number(t, id))
+	require.Zero(t, s.CountRows(t, `key = $1`, test.RowKey(gone)))
 }
 
 // TestStore_SpawnCleanup_WholeHours waits for a sweep that begins after the rows are there, and for its end.
@@ -248,7 +156,7 @@ func TestStore_SpawnCleanup_WholeHours(t *testing.T) {
 	sweeps := make(chan struct{})
 	ended, end := context.WithCancel(t.Context())
 	defer end()
-	s := newTracedStore(t, &tracer{start: func(_ context.Context, sql string) {
+	s := test.NewTracedStore(t, &test.Tracer{Start: func(_ context.Context, sql string) {
 		if isSweep(sql) {
 			select {
 			case sweeps <- struct{}{}:
@@ -256,11 +164,11 @@ func TestStore_SpawnCleanup_WholeHours(t *testing.T) {
 			}
 		}
 	}}, 8)
-	hour := epoch.Truncate(time.Hour).Add(2 * time.Hour) // 17:00
+	hour := test.Epoch.Truncate(time.Hour).Add(2 * time.Hour) // 17:00
 	for _, expiry := range []time.Time{
 		hour.Add(-time.Hour), hour.Add(-time.Microsecond), hour, hour.Add(time.Microsecond), hour.Add(30 * time.Minute), hour.Add(time.Hour),
 	} {
-		s.create(t, ann(1), expiry.Sub(epoch))
+		s.Begin(t, test.Ann(1), expiry.Sub(test.Epoch))
 	}
 	cleanup := s.SpawnCleanup(t.Context(), time.Millisecond)
 	defer cleanup.Stop()
@@ -278,33 +186,33 @@ func TestStore_SpawnCleanup_WholeHours(t *testing.T) {
 		{hour.Add(time.Hour), 1},
 		{hour.Add(2 * time.Hour), 0},
 	} {
-		s.clock.Set(step.now)
+		s.Clock.Set(step.now)
 		<-sweeps // may have read the clock before
 		<-sweeps
 		<-sweeps // the one before has ended
-		require.Equal(t, step.left, s.rows(t, "true"), step.now)
+		require.Equal(t, step.left, s.CountRows(t, "true"), step.now)
 	}
-	s.clock.Set(epoch)
+	s.Clock.Set(test.Epoch)
 	<-sweeps
 	<-sweeps // by the time before, none is under way
-	s.create(t, ann(1), time.Microsecond)
-	s.clock.Set(epoch.Add(time.Microsecond))
+	s.Begin(t, test.Ann(1), time.Microsecond)
+	s.Clock.Set(test.Epoch.Add(time.Microsecond))
 	<-sweeps
 	<-sweeps
 	<-sweeps
-	require.Equal(t, 1, s.rows(t, "true"))
-	require.EqualValues(t, 1, s.cleanUpBeside(t, sweeps), "CleanupExpired takes the hour's own too")
+	require.Equal(t, 1, s.CountRows(t, "true"))
+	require.EqualValues(t, 1, cleanUpBeside(t, s, sweeps), "CleanupExpired takes the hour's own too")
 }
 
 // cleanUpBeside is cleanUp where a trace holds each sweep until it is received.
-func (f *fixture) cleanUpBeside(t testing.TB, sweeps <-chan struct{}) int64 {
+func cleanUpBeside(t testing.TB, s *test.Store, sweeps <-chan struct{}) int64 {
 	t.Helper()
 	done := make(chan struct{})
 	var removed int64
 	var err error
 	go func() {
 		defer close(done)
-		removed, err = f.CleanupExpired(t.Context())
+		removed, err = s.CleanupExpired(t.Context())
 	}()
 	for {
 		select {
@@ -318,7 +226,7 @@ func (f *fixture) cleanUpBeside(t testing.TB, sweeps <-chan struct{}) int64 {
 
 func TestStore_SpawnCleanup_Panics(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := test.NewStore(t)
 	for _, interval := range []time.Duration{0, -1, -time.Hour} {
 		require.Panics(t, func() { s.SpawnCleanup(t.Context(), interval) })
 	}
@@ -326,57 +234,57 @@ func TestStore_SpawnCleanup_Panics(t *testing.T) {
 
 func TestStore_SpawnCleanup_Log(t *testing.T) {
 	t.Parallel()
-	log := newRecorder()
+	log := test.NewRecorder()
 	swept := make(chan struct{}, 1000)
-	s := newTracedStore(t, &tracer{end: func(sql string, _ error) {
+	s := test.NewTracedStore(t, &test.Tracer{End: func(sql string, _ error) {
 		if isSweep(sql) {
 			swept <- struct{}{}
 		}
 	}}, 8, pgsession.WithLogger(slog.New(log)))
-	log.forget()
+	log.Forget()
 
 	t.Run("nothing for nothing", func(t *testing.T) {
-		s.create(t, ann(1), time.Hour)
+		s.Begin(t, test.Ann(1), time.Hour)
 		cleanup := s.SpawnCleanup(t.Context(), time.Millisecond)
 		for range 5 {
 			<-swept
 		}
 		cleanup.Stop()
 		require.Empty(t, log)
-		require.Equal(t, 1, s.rows(t, "true"))
-		require.Equal(t, epoch, s.Stats().LastCleanup)
+		require.Equal(t, 1, s.CountRows(t, "true"))
+		require.Equal(t, test.Epoch, s.Stats().LastCleanup)
 	})
 	t.Run("a failure, and then a success", func(t *testing.T) {
-		s.sql(t, `ALTER TABLE sessions RENAME TO elsewhere`)
-		s.clock.Advance(2 * time.Hour)
+		s.SQL(t, `ALTER TABLE sessions RENAME TO elsewhere`)
+		s.Clock.Advance(2 * time.Hour)
 		cleanup := s.SpawnCleanup(t.Context(), 10*time.Millisecond)
 		defer cleanup.Stop()
 		for range 2 {
 			warning := <-log
 			require.Equal(t, slog.LevelWarn, warning.Level)
 			require.Equal(t, "pgsession: clean-up failed", warning.Message)
-			require.Contains(t, attributes(warning)["error"], "pgsession: clean up: ")
-			require.Contains(t, attributes(warning)["error"], "42P01")
-			require.Equal(t, "0", attributes(warning)["removed"])
+			require.Contains(t, test.Attributes(warning)["error"], "pgsession: clean up: ")
+			require.Contains(t, test.Attributes(warning)["error"], "42P01")
+			require.Equal(t, "0", test.Attributes(warning)["removed"])
 		}
-		s.sql(t, `ALTER TABLE elsewhere RENAME TO sessions`)
+		s.SQL(t, `ALTER TABLE elsewhere RENAME TO sessions`)
 		success := <-log
 		for success.Level == slog.LevelWarn {
 			success = <-log
 		}
 		require.Equal(t, slog.LevelDebug, success.Level)
 		require.Equal(t, "pgsession: clean-up", success.Message)
-		require.Equal(t, "1", attributes(success)["removed"])
-		require.Equal(t, []string{"removed", "took"}, slices.Sorted(maps.Keys(attributes(success))))
-		require.Zero(t, s.rows(t, "true"))
+		require.Equal(t, "1", test.Attributes(success)["removed"])
+		require.Equal(t, []string{"removed", "took"}, slices.Sorted(maps.Keys(test.Attributes(success))))
+		require.Zero(t, s.CountRows(t, "true"))
 	})
 	t.Run("nothing for a cancellation", func(t *testing.T) {
-		s.expire(t, 1)
-		s.clock.Advance(time.Hour)
-		holder := s.lockTable(t)
+		s.AddExpired(t, 1)
+		s.Clock.Advance(time.Hour)
+		holder := s.LockTable(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		cleanup := s.SpawnCleanup(ctx, time.Millisecond)
-		holder.waitFor(t, 1)
+		holder.WaitFor(t, 1)
 		cancel()
 		cleanup.Stop()
 		require.Empty(t, log)
@@ -387,13 +295,13 @@ func TestCleanup_Stop(t *testing.T) {
 	t.Parallel()
 	t.Run("twice", func(t *testing.T) {
 		t.Parallel()
-		cleanup := newStore(t).SpawnCleanup(t.Context(), time.Hour)
+		cleanup := test.NewStore(t).SpawnCleanup(t.Context(), time.Hour)
 		cleanup.Stop()
 		cleanup.Stop()
 	})
 	t.Run("concurrently", func(t *testing.T) {
 		t.Parallel()
-		cleanup := newStore(t).SpawnCleanup(t.Context(), time.Millisecond)
+		cleanup := test.NewStore(t).SpawnCleanup(t.Context(), time.Millisecond)
 		var group sync.WaitGroup
 		for range 10 {
 			group.Go(cleanup.Stop)
@@ -403,14 +311,14 @@ func TestCleanup_Stop(t *testing.T) {
 	t.Run("after its context's end", func(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
-		cleanup := newStore(t).SpawnCleanup(ctx, time.Millisecond)
+		cleanup := test.NewStore(t).SpawnCleanup(ctx, time.Millisecond)
 		cancel()
 		cleanup.Stop()
 	})
 	t.Run("of one among several", func(t *testing.T) {
 		t.Parallel()
 		swept := make(chan struct{}, 1000)
-		s := newTracedStore(t, &tracer{end: func(sql string, _ error) {
+		s := test.NewTracedStore(t, &test.Tracer{End: func(sql string, _ error) {
 			if isSweep(sql) {
 				select {
 				case swept <- struct{}{}:
@@ -425,12 +333,12 @@ func TestCleanup_Stop(t *testing.T) {
 	})
 	t.Run("while a sweep waits for a lock", func(t *testing.T) {
 		t.Parallel()
-		s := newStore(t)
-		s.expire(t, 3)
-		s.clock.Advance(time.Hour)
-		holder := s.lockTable(t)
+		s := test.NewStore(t)
+		s.AddExpired(t, 3)
+		s.Clock.Advance(time.Hour)
+		holder := s.LockTable(t)
 		cleanup := s.SpawnCleanup(t.Context(), time.Millisecond)
-		holder.waitFor(t, 1)
+		holder.WaitFor(t, 1)
 		started := time.Now()
 		cleanup.Stop()
 		require.Less(t, time.Since(started), 10*time.Second, "it does not wait for the sweep's own timeout")
@@ -445,12 +353,12 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 	const interval = time.Hour
 	t.Run("begins within the interval, and keeps it", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			pool := brokenPool(t, func(context.Context) {})
+			pool := test.BrokenPool(t, func(context.Context) {})
 			started := time.Now()
 			firsts := make(map[time.Duration]bool)
 			for range 20 {
-				log := newRecorder()
-				cleanup := storeOn(pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), interval)
+				log := test.NewRecorder()
+				cleanup := test.Open(pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), interval)
 				began := time.Now()
 				first := (<-log).Time
 				require.LessOrEqual(t, first.Sub(began), interval+time.Second)
@@ -465,9 +373,9 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 	})
 	t.Run("ends with its context", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			log := newRecorder()
+			log := test.NewRecorder()
 			ctx, cancel := context.WithCancel(t.Context())
-			storeOn(brokenPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(ctx, interval)
+			test.Open(test.BrokenPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(ctx, interval)
 			<-log
 			cancel()
 			synctest.Wait()
@@ -477,10 +385,10 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 	})
 	t.Run("a context that has ended", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			log := newRecorder()
+			log := test.NewRecorder()
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			cleanup := storeOn(brokenPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(ctx, 1)
+			cleanup := test.Open(test.BrokenPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(ctx, 1)
 			cleanup.Stop()
 			require.Empty(t, log)
 		})
@@ -488,7 +396,7 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 	t.Run("Stop waits", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			log := make(gate)
-			cleanup := storeOn(brokenPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), interval)
+			cleanup := test.Open(test.BrokenPool(t, func(context.Context) {}), pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), interval)
 			log <- struct{}{} // a run has come to its warning
 			stopped := make(chan struct{})
 			go func() {
@@ -507,15 +415,15 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 	})
 	t.Run("never overlaps", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			log := newRecorder()
+			log := test.NewRecorder()
 			var running, most, runs atomic.Int32
-			pool := brokenPool(t, func(context.Context) {
+			pool := test.BrokenPool(t, func(context.Context) {
 				most.Store(max(most.Load(), running.Add(1)))
 				runs.Add(1)
 				<-time.After(10 * time.Second)
 				running.Add(-1)
 			})
-			cleanup := storeOn(pool, pgsession.WithLogger(slog.New(log)), pgsession.WithTimeout(0)).SpawnCleanup(t.Context(), time.Second)
+			cleanup := test.Open(pool, pgsession.WithLogger(slog.New(log)), pgsession.WithTimeout(0)).SpawnCleanup(t.Context(), time.Second)
 			var times []time.Time
 			for range 10 {
 				times = append(times, (<-log).Time)
@@ -530,10 +438,10 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 	})
 	t.Run("a server that hangs", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			log := newRecorder()
-			pool := brokenPool(t, func(ctx context.Context) { <-ctx.Done() })
+			log := test.NewRecorder()
+			pool := test.BrokenPool(t, func(ctx context.Context) { <-ctx.Done() })
 			started := time.Now()
-			cleanup := storeOn(pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), time.Second)
+			cleanup := test.Open(pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), time.Second)
 			warning := <-log
 			require.Equal(t, slog.LevelWarn, warning.Level)
 			require.LessOrEqual(t, warning.Time.Sub(started), 7*time.Second)

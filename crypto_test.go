@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // A payload that was sealed once, by the first version: every later one must
@@ -51,7 +52,7 @@ func parseKey(t testing.TB, s string) pgsession.Key {
 
 func TestCrypto_FrozenPayload(t *testing.T) {
 	t.Parallel()
-	crypto := newCrypto(t, parseKey(t, frozenKey))
+	crypto := test.NewCrypto(t, parseKey(t, frozenKey))
 	plaintext, err := crypto.Open(fromHex(t, frozenSealed), fromHex(t, frozenRow))
 	require.NoError(t, err)
 	require.Equal(t, frozenPlaintext, string(plaintext))
@@ -59,7 +60,7 @@ func TestCrypto_FrozenPayload(t *testing.T) {
 
 func TestCrypto_SealOpen(t *testing.T) {
 	t.Parallel()
-	crypto := newCrypto(t, pgsession.GenerateKey())
+	crypto := test.NewCrypto(t, pgsession.GenerateKey())
 	row := []byte("row")
 	sizes := []int{1 << 10, 4<<10 - 1, 4 << 10, 16<<10 + 1, 64<<10 - 1, 64 << 10}
 	for size := range 300 {
@@ -88,7 +89,7 @@ func TestCrypto_SealOpen(t *testing.T) {
 
 func TestCrypto_Open_ErrTampered(t *testing.T) {
 	t.Parallel()
-	crypto := newCrypto(t, parseKey(t, frozenKey))
+	crypto := test.NewCrypto(t, parseKey(t, frozenKey))
 	sealed, row := fromHex(t, frozenSealed), fromHex(t, frozenRow)
 	refused := func(t *testing.T, err error, payload, associatedData []byte, what ...any) {
 		t.Helper()
@@ -121,10 +122,10 @@ func TestCrypto_Open_ErrTampered(t *testing.T) {
 	t.Run("too short to be told an unknown key", func(t *testing.T) {
 		t.Parallel()
 		for n := range 45 {
-			_, err := newCrypto(t, pgsession.GenerateKey()).Open(sealed[:n], row)
+			_, err := test.NewCrypto(t, pgsession.GenerateKey()).Open(sealed[:n], row)
 			require.Equal(t, pgsession.ErrTampered, err, "%d bytes", n)
 		}
-		_, err := newCrypto(t, pgsession.GenerateKey()).Open(sealed[:45], row)
+		_, err := test.NewCrypto(t, pgsession.GenerateKey()).Open(sealed[:45], row)
 		require.Equal(t, pgsession.ErrUnknownKey, err)
 	})
 	t.Run("lengthened", func(t *testing.T) {
@@ -156,9 +157,9 @@ func TestCrypto_Open_ErrTampered(t *testing.T) {
 	t.Run("re-labelled with the id of another key of the ring", func(t *testing.T) {
 		t.Parallel()
 		other := pgsession.GenerateKey()
-		label, err := newCrypto(t, other).Seal(nil, nil)
+		label, err := test.NewCrypto(t, other).Seal(nil, nil)
 		require.NoError(t, err)
-		both := newCrypto(t, parseKey(t, frozenKey), other)
+		both := test.NewCrypto(t, parseKey(t, frozenKey), other)
 		_, err = both.Open(append(bytes.Clone(label[:5]), sealed[5:]...), row)
 		require.Equal(t, pgsession.ErrTampered, err)
 	})
@@ -168,7 +169,7 @@ func TestCrypto_Rotation(t *testing.T) {
 	t.Parallel()
 	older, newer, stranger := pgsession.GenerateKey(), pgsession.GenerateKey(), pgsession.GenerateKey()
 	row := []byte("row")
-	crypto := newCrypto(t, older)
+	crypto := test.NewCrypto(t, older)
 	underOlder, err := crypto.Seal([]byte("older"), row)
 	require.NoError(t, err)
 
@@ -185,7 +186,7 @@ func TestCrypto_Rotation(t *testing.T) {
 	require.NoError(t, crypto.SetKeys(newer))
 	_, err = crypto.Open(underOlder, row)
 	require.Equal(t, pgsession.ErrUnknownKey, err)
-	_, err = newCrypto(t, stranger).Open(underNewer, row)
+	_, err = test.NewCrypto(t, stranger).Open(underNewer, row)
 	require.Equal(t, pgsession.ErrUnknownKey, err)
 }
 
@@ -199,7 +200,7 @@ func TestNewCrypto(t *testing.T) {
 	t.Parallel()
 	a, b := pgsession.GenerateKey(), pgsession.GenerateKey()
 	colliding, otherColliding := parseKey(t, collidingKey), parseKey(t, otherCollidingKey)
-	for _, test := range []struct {
+	for _, c := range []struct {
 		name string
 		keys []pgsession.Key
 		err  string
@@ -215,18 +216,18 @@ func TestNewCrypto(t *testing.T) {
 		{"a colliding pair", []pgsession.Key{colliding, otherColliding}, "key 2 of the ring has the key id of another"},
 		{"a colliding pair among the others", []pgsession.Key{a, otherColliding, b, colliding}, "key 4 of the ring has the key id of another"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			crypto, err := pgsession.NewCrypto(test.keys[0], test.keys[1:]...)
-			if test.err != "" {
-				require.ErrorContains(t, err, test.err)
+			crypto, err := pgsession.NewCrypto(c.keys[0], c.keys[1:]...)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
 				require.Nil(t, crypto)
-				requireNoSecret(t, err.Error(), test.keys...)
+				requireNoSecret(t, err.Error(), c.keys...)
 				return
 			}
 			require.NoError(t, err)
-			for _, key := range test.keys {
-				sealed, err := newCrypto(t, key).Seal([]byte("plaintext"), nil)
+			for _, key := range c.keys {
+				sealed, err := test.NewCrypto(t, key).Seal([]byte("plaintext"), nil)
 				require.NoError(t, err)
 				_, err = crypto.Open(sealed, nil)
 				require.NoError(t, err)
@@ -237,21 +238,21 @@ func TestNewCrypto(t *testing.T) {
 
 func TestCrypto_WithoutKeys(t *testing.T) {
 	t.Parallel()
-	sealed, err := newCrypto(t, pgsession.GenerateKey()).Seal([]byte("plaintext"), nil)
+	sealed, err := test.NewCrypto(t, pgsession.GenerateKey()).Seal([]byte("plaintext"), nil)
 	require.NoError(t, err)
-	for _, test := range []struct {
+	for _, c := range []struct {
 		name   string
 		crypto *pgsession.Crypto
 	}{
 		{"nil", nil},
 		{"zero", new(pgsession.Crypto)},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := test.crypto.Seal([]byte("plaintext"), nil)
+			_, err := c.crypto.Seal([]byte("plaintext"), nil)
 			require.ErrorContains(t, err, "holds no keys")
 			for _, payload := range [][]byte{nil, []byte("short"), sealed} {
-				_, err = test.crypto.Open(payload, nil)
+				_, err = c.crypto.Open(payload, nil)
 				require.Equal(t, pgsession.ErrUnknownKey, err)
 			}
 		})
@@ -268,7 +269,7 @@ func TestCrypto_WithoutKeys(t *testing.T) {
 
 func TestCrypto_SetKeys_ErrorKeepsTheRing(t *testing.T) {
 	t.Parallel()
-	crypto := newCrypto(t, pgsession.GenerateKey())
+	crypto := test.NewCrypto(t, pgsession.GenerateKey())
 	sealed, err := crypto.Seal([]byte("plaintext"), nil)
 	require.NoError(t, err)
 	require.Error(t, crypto.SetKeys(pgsession.Key{}))
@@ -285,7 +286,7 @@ func TestCrypto_SetKeys_ErrorKeepsTheRing(t *testing.T) {
 func TestCrypto_SetKeys_UnderLoad(t *testing.T) {
 	t.Parallel()
 	a, b := pgsession.GenerateKey(), pgsession.GenerateKey()
-	crypto := newCrypto(t, a, b)
+	crypto := test.NewCrypto(t, a, b)
 	rotated := make(chan struct{})
 	go func() {
 		defer close(rotated)
@@ -343,7 +344,7 @@ func TestParseKey(t *testing.T) {
 	std, url := base64.StdEncoding.EncodeToString(b), base64.URLEncoding.EncodeToString(b)
 	require.Contains(t, std, "+")
 	require.Contains(t, std, "/")
-	for _, test := range []struct {
+	for _, c := range []struct {
 		name, text, secret string
 	}{
 		{"hex", digits, digits},
@@ -374,16 +375,16 @@ func TestParseKey(t *testing.T) {
 		{"33 bytes", base64.StdEncoding.EncodeToString(append(b, 0)), ""},
 		{"a passphrase", "correct horse battery staple", ""},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			key, err := pgsession.ParseKey(test.text)
-			if test.secret == "" {
+			key, err := pgsession.ParseKey(c.text)
+			if c.secret == "" {
 				require.EqualError(t, err, "pgsession: parse key: a key is 64 hex digits or the base64 of 32 bytes")
 				require.True(t, key == pgsession.Key{})
 				return
 			}
 			require.NoError(t, err)
-			require.Equal(t, test.secret, key.Secret())
+			require.Equal(t, c.secret, key.Secret())
 		})
 	}
 	zero := parseKey(t, strings.Repeat("0", 64))
@@ -396,7 +397,7 @@ func TestParseKeyRing(t *testing.T) {
 	keyA, keyB, keyC := pgsession.GenerateKey(), pgsession.GenerateKey(), pgsession.GenerateKey()
 	a, b, c := keyA.Secret(), base64.StdEncoding.EncodeToString(fromHex(t, keyB.Secret())), keyC.Secret()
 	onlyA, all := []pgsession.Key{keyA}, []pgsession.Key{keyA, keyB, keyC}
-	for _, test := range []struct {
+	for _, c := range []struct {
 		name, text string
 		keys       []pgsession.Key // the primary first
 		err        string
@@ -424,11 +425,11 @@ func TestParseKeyRing(t *testing.T) {
 		{"the zero key", a + "," + strings.Repeat("0", 64), nil, "key 2 of the ring is the zero key"},
 		{"colliding keys", collidingKey + "," + otherCollidingKey, nil, "key 2 of the ring has the key id of another"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			crypto, err := pgsession.ParseKeyRing(test.text)
-			if test.err != "" {
-				require.ErrorContains(t, err, test.err)
+			crypto, err := pgsession.ParseKeyRing(c.text)
+			if c.err != "" {
+				require.ErrorContains(t, err, c.err)
 				require.Nil(t, crypto)
 				requireNoSecret(t, err.Error(), all...)
 				require.NotContains(t, err.Error(), "secret")
@@ -437,10 +438,10 @@ func TestParseKeyRing(t *testing.T) {
 			require.NoError(t, err)
 			sealed, err := crypto.Seal(nil, nil)
 			require.NoError(t, err)
-			_, err = newCrypto(t, test.keys[0]).Open(sealed, nil)
+			_, err = test.NewCrypto(t, c.keys[0]).Open(sealed, nil)
 			require.NoError(t, err, "another key is the primary")
-			for _, key := range test.keys {
-				sealed, err := newCrypto(t, key).Seal(nil, nil)
+			for _, key := range c.keys {
+				sealed, err := test.NewCrypto(t, key).Seal(nil, nil)
 				require.NoError(t, err)
 				_, err = crypto.Open(sealed, nil)
 				require.NoError(t, err)
@@ -498,7 +499,7 @@ func TestKey_Redaction(t *testing.T) {
 			[]nested{{key, key}}, &key, key,
 			map[pgsession.Key]pgsession.Key{key: key}, [1]pgsession.Key{key},
 		},
-		"a crypto": newCrypto(t, key),
+		"a crypto": test.NewCrypto(t, key),
 		"an error": fmt.Errorf("with the key %v, %+v", key, nested{key, key}),
 	}
 	verbs := []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%o", "%b", "%c", "%U", "%e", "%g", "%t", "%5.1v", "%T", "%p", "%w", "%z"}
@@ -543,7 +544,7 @@ func TestKey_Redaction(t *testing.T) {
 
 // Nothing but the frozen payload itself, for its own row, may open.
 func FuzzOpen(f *testing.F) {
-	crypto := newCrypto(f, parseKey(f, frozenKey))
+	crypto := test.NewCrypto(f, parseKey(f, frozenKey))
 	frozen, row := fromHex(f, frozenSealed), fromHex(f, frozenRow)
 	f.Add(frozen, row)
 	f.Fuzz(func(t *testing.T, sealed, associatedData []byte) {
@@ -604,7 +605,7 @@ func benchmarkGCM(b *testing.B) cipher.AEAD {
 
 func BenchmarkCrypto_Seal(b *testing.B) {
 	b.Run("pgsession", func(b *testing.B) {
-		crypto := newCrypto(b, pgsession.GenerateKey())
+		crypto := test.NewCrypto(b, pgsession.GenerateKey())
 		plaintext, row := benchmarkPlaintext(b)
 		for b.Loop() {
 			if _, err := crypto.Seal(plaintext, row); err != nil {
@@ -625,7 +626,7 @@ func BenchmarkCrypto_Seal(b *testing.B) {
 
 func BenchmarkCrypto_Open(b *testing.B) {
 	b.Run("pgsession", func(b *testing.B) {
-		crypto := newCrypto(b, pgsession.GenerateKey())
+		crypto := test.NewCrypto(b, pgsession.GenerateKey())
 		plaintext, row := benchmarkPlaintext(b)
 		sealed, err := crypto.Seal(plaintext, row)
 		require.NoError(b, err)

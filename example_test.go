@@ -14,16 +14,17 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // exampleStore is what an application has from its start-up: see the package's
 // example.
 func exampleStore() (store *pgsession.Store, stop func()) {
-	return exampleStoreWith(must(pgsession.NewCrypto(pgsession.GenerateKey())))
+	return exampleStoreWith(test.Must(pgsession.NewCrypto(pgsession.GenerateKey())))
 }
 
 func exampleStoreWith(crypto *pgsession.Crypto) (store *pgsession.Store, stop func()) {
-	pool := must(pgxpool.New(context.Background(), must(pgtest.Shared()).URL()))
+	pool := test.Must(pgxpool.New(context.Background(), test.Must(pgtest.Shared()).URL()))
 	store = pgsession.New(pool, crypto, pgsession.WithTable("example "+rand.Text()))
 	if err := store.Init(context.Background()); err != nil {
 		panic(err)

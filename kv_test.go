@@ -11,30 +11,31 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // What every kind of store does is in behaviour_test.go.
 
 func TestKeyValue_Rows(t *testing.T) {
 	t.Parallel()
-	for name, s := range bothStores(t, pgsession.WithAbsoluteLifetime(time.Minute)) {
+	for name, s := range test.BothStores(t, pgsession.WithAbsoluteLifetime(time.Minute)) {
 		t.Run(name, func(t *testing.T) {
 			ctx, kv := t.Context(), s.KeyValue()
 			const entry = `num_nulls(user_key, ends_at, coalesce(data, to_jsonb(sealed))) = 2 AND expires_at = $1 AND idle_timeout = '1 hour'`
 			require.NoError(t, kv.Put(ctx, "日本", []byte("one"), 2*time.Hour))
 			require.NoError(t, kv.Put(ctx, "日本", []byte("two"), time.Hour))
-			require.Equal(t, 1, s.rows(t, entry, epoch.Add(time.Hour)))
-			require.Equal(t, 1, s.rows(t, "true"))
-			require.Zero(t, s.rows(t, `key::text LIKE '%' || encode(convert_to('日本', 'UTF8'), 'hex') || '%'`), "keys are kept hashed")
+			require.Equal(t, 1, s.CountRows(t, entry, test.Epoch.Add(time.Hour)))
+			require.Equal(t, 1, s.CountRows(t, "true"))
+			require.Zero(t, s.CountRows(t, `key::text LIKE '%' || encode(convert_to('日本', 'UTF8'), 'hex') || '%'`), "keys are kept hashed")
 
-			require.NoError(t, second(s.DeleteAll(ctx)))
+			require.NoError(t, test.Err(s.DeleteAll(ctx)))
 			require.NoError(t, kv.Put(ctx, "日本", []byte("three"), time.Hour))
-			require.Equal(t, 1, s.rows(t, entry, epoch.Add(time.Hour)), "a tombstone makes no difference")
+			require.Equal(t, 1, s.CountRows(t, entry, test.Epoch.Add(time.Hour)), "a tombstone makes no difference")
 			require.NoError(t, kv.Delete(ctx, "日本"))
-			require.Zero(t, s.rows(t, "true"), "an entry leaves no tombstone")
+			require.Zero(t, s.CountRows(t, "true"), "an entry leaves no tombstone")
 			require.NoError(t, kv.Put(ctx, "日本", []byte("four"), time.Hour))
-			require.NoError(t, second(kv.Take(ctx, "日本")))
-			require.Zero(t, s.rows(t, "true"))
+			require.NoError(t, test.Err(kv.Take(ctx, "日本")))
+			require.Zero(t, s.CountRows(t, "true"))
 		})
 	}
 }
@@ -46,7 +47,7 @@ func TestKeyValue_AnyBytes(t *testing.T) {
 	for i := range all {
 		all[i] = byte(i)
 	}
-	for name, s := range bothStores(t) {
+	for name, s := range test.BothStores(t) {
 		t.Run(name, func(t *testing.T) {
 			kv := s.KeyValue()
 			for _, text := range [][]byte{
@@ -54,7 +55,7 @@ func TestKeyValue_AnyBytes(t *testing.T) {
 				[]byte(`{"pgsession:raw":"QQ=="}`), make([]byte, 64<<10),
 			} {
 				require.NoError(t, kv.Put(t.Context(), string(text), text, time.Hour))
-				requireEntry(t, kv, string(text), text)
+				test.RequireEntry(t, kv, string(text), text)
 			}
 		})
 	}
@@ -63,7 +64,7 @@ func TestKeyValue_AnyBytes(t *testing.T) {
 // TestKeyValue_Take_Race has many take one entry: one gets it.
 func TestKeyValue_Take_Race(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := test.NewStore(t)
 	kv := s.KeyValue()
 	for range 20 {
 		require.NoError(t, kv.Put(t.Context(), "code", []byte("value"), time.Hour))
@@ -92,32 +93,32 @@ func TestKeyValue_Take_Race(t *testing.T) {
 // has, and as an entry's key.
 func TestKeyValue_MeetsNoSession(t *testing.T) {
 	t.Parallel()
-	for name, s := range bothStores(t) {
+	for name, s := range test.BothStores(t) {
 		t.Run(name, func(t *testing.T) {
 			ctx, kv := t.Context(), s.KeyValue()
 			minted, derived := pgsession.NewID(), pgsession.DeriveID("text")
 			for _, id := range []pgsession.ID{minted, derived} {
-				require.NoError(t, s.Put(ctx, id, ann(1), time.Hour))
+				require.NoError(t, s.Put(ctx, id, test.Ann(1), time.Hour))
 			}
 			bits, err := base64.RawURLEncoding.DecodeString(minted.Token())
 			require.NoError(t, err)
 			sum := sha256.Sum256(bits)
 			keys := []string{"text", minted.Token(), string(bits), minted.Handle().String(), string(sum[:]), derived.Handle().String(),
-				string(key(derived)), "pgsession/v1: the id of a session, derived from a token of a framework\x00text"}
+				string(test.RowKey(derived)), "pgsession/v1: the id of a session, derived from a token of a framework\x00text"}
 			for _, text := range keys {
-				require.ErrorIs(t, second(kv.Get(ctx, text)), pgsession.ErrNotFound)
+				require.ErrorIs(t, test.Err(kv.Get(ctx, text)), pgsession.ErrNotFound)
 				require.NoError(t, kv.Delete(ctx, text))
 				require.NoError(t, kv.Put(ctx, text, []byte(text), time.Hour))
 			}
-			require.Equal(t, len(keys)+2, s.rows(t, "true"))
+			require.Equal(t, len(keys)+2, s.CountRows(t, "true"))
 			for _, id := range []pgsession.ID{minted, derived} {
-				require.Equal(t, 1, s.count(t, id))
+				require.Equal(t, 1, s.Number(t, id))
 				require.NoError(t, s.Delete(ctx, id))
 			}
 			for _, text := range keys {
-				requireEntry(t, kv, text, []byte(text))
+				test.RequireEntry(t, kv, text, []byte(text))
 				id := pgsession.DeriveID("pgsession/v1: the id of an entry of a key/value view, derived from its key\x00" + text)
-				require.ErrorIs(t, second(s.Load(ctx, id)), pgsession.ErrNotFound, "no session id leads to an entry")
+				require.ErrorIs(t, test.Err(s.Load(ctx, id)), pgsession.ErrNotFound, "no session id leads to an entry")
 			}
 		})
 	}
@@ -125,32 +126,32 @@ func TestKeyValue_MeetsNoSession(t *testing.T) {
 
 func TestKeyValue_Get_ErrTampered(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := test.NewStore(t)
 	ctx, kv := t.Context(), s.KeyValue()
 	require.NoError(t, kv.Put(ctx, "mine", []byte("mine"), time.Hour))
-	s.sql(t, `CREATE TABLE mine AS SELECT sealed FROM sessions`)
+	s.SQL(t, `CREATE TABLE mine AS SELECT sealed FROM sessions`)
 	require.NoError(t, kv.Put(ctx, "yours", []byte("yours"), time.Hour))
-	require.Zero(t, s.rows(t, `data IS NOT NULL OR position('mine'::bytea IN sealed) > 0`), "it is sealed")
+	require.Zero(t, s.CountRows(t, `data IS NOT NULL OR position('mine'::bytea IN sealed) > 0`), "it is sealed")
 
-	s.sql(t, `UPDATE sessions SET sealed = mine.sealed FROM mine`)
-	requireEntry(t, kv, "mine", []byte("mine"))
-	require.ErrorIs(t, second(kv.Get(ctx, "yours")), pgsession.ErrTampered)
+	s.SQL(t, `UPDATE sessions SET sealed = mine.sealed FROM mine`)
+	test.RequireEntry(t, kv, "mine", []byte("mine"))
+	require.ErrorIs(t, test.Err(kv.Get(ctx, "yours")), pgsession.ErrTampered)
 	require.EqualValues(t, 1, s.Stats().Tampered)
 
-	other := s.node(newCrypto(t, pgsession.GenerateKey())).KeyValue()
-	require.ErrorIs(t, second(other.Get(ctx, "mine")), pgsession.ErrUnknownKey)
+	other := s.Node(test.NewCrypto(t, pgsession.GenerateKey())).KeyValue()
+	require.ErrorIs(t, test.Err(other.Get(ctx, "mine")), pgsession.ErrUnknownKey)
 	require.NoError(t, other.Put(ctx, "mine", []byte("again"), time.Hour), "whatever was there")
-	requireEntry(t, other, "mine", []byte("again"))
+	test.RequireEntry(t, other, "mine", []byte("again"))
 
 	for key, want := range map[string]error{"mine": pgsession.ErrUnknownKey, "yours": pgsession.ErrTampered} {
-		require.ErrorIs(t, second(kv.Take(ctx, key)), want)
-		require.ErrorIs(t, second(kv.Take(ctx, key)), pgsession.ErrNotFound, "what does not open is removed too")
+		require.ErrorIs(t, test.Err(kv.Take(ctx, key)), want)
+		require.ErrorIs(t, test.Err(kv.Take(ctx, key)), pgsession.ErrNotFound, "what does not open is removed too")
 	}
 }
 
 func TestKeyValue_ConcurrentUse(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := test.NewStore(t)
 	ctx, kv := t.Context(), s.KeyValue()
 	var group sync.WaitGroup
 	for i := range 16 {
@@ -169,6 +170,6 @@ func TestKeyValue_ConcurrentUse(t *testing.T) {
 	}
 	group.Wait()
 	require.NoError(t, kv.Put(ctx, "shared", []byte("last"), time.Hour))
-	requireEntry(t, kv, "shared", []byte("last"))
-	require.Equal(t, 1, s.rows(t, "true"))
+	test.RequireEntry(t, kv, "shared", []byte("last"))
+	require.Equal(t, 1, s.CountRows(t, "true"))
 }

@@ -14,16 +14,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // TestRedaction prints what must not be printed in every way that there is.
 func TestRedaction(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := test.NewStore(t)
 	const user, value = "ann.user@example.org", "a very private value"
-	data := pgsession.Data{UserID: user, Values: profile{Name: value}}
-	id := s.create(t, data, time.Hour)
-	session := s.load(t, id)
+	data := pgsession.Data{UserID: user, Values: test.Profile{Name: value}}
+	id := s.Begin(t, data, time.Hour)
+	session := s.MustLoad(t, id)
 	bits, err := base64.RawURLEncoding.DecodeString(id.Token())
 	require.NoError(t, err)
 
@@ -92,21 +93,21 @@ func TestRedaction(t *testing.T) {
 // TestSession_Decode has the kinds of stores on PostgreSQL keep values that one of them could mistake.
 func TestSession_Decode(t *testing.T) {
 	t.Parallel()
-	for name, s := range bothStores(t) {
+	for name, s := range test.BothStores(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			load := func(values any) *pgsession.Session { return s.load(t, s.create(t, ann(values), time.Hour)) }
+			load := func(values any) *pgsession.Session { return s.MustLoad(t, s.Begin(t, test.Ann(values), time.Hour)) }
 
 			t.Run("JSON", func(t *testing.T) {
-				session := load(profile{"ann", 7})
-				got, err := pgsession.Decode[profile](session)
+				session := load(test.Profile{Name: "ann", Count: 7})
+				got, err := pgsession.Decode[test.Profile](session)
 				require.NoError(t, err)
-				require.Equal(t, profile{"ann", 7}, got)
+				require.Equal(t, test.Profile{Name: "ann", Count: 7}, got)
 				require.Equal(t, "ann", session.Data().UserID)
 				require.JSONEq(t, `{"Name":"ann","Count":7}`, string(session.Data().Values.(json.RawMessage)))
 			})
 			t.Run("nothing", func(t *testing.T) {
-				got, err := pgsession.Decode[*profile](load(nil))
+				got, err := pgsession.Decode[*test.Profile](load(nil))
 				require.NoError(t, err)
 				require.Nil(t, got)
 			})
@@ -146,7 +147,7 @@ func TestSession_Decode(t *testing.T) {
 				const secret = "815162342"
 				for name, decode := range map[string]func() error{
 					"another type": func() error {
-						_, err := pgsession.Decode[profile](load(map[string]string{"Count": secret}))
+						_, err := pgsession.Decode[test.Profile](load(map[string]string{"Count": secret}))
 						return err
 					},
 					"a number": func() error {
@@ -154,10 +155,10 @@ func TestSession_Decode(t *testing.T) {
 						return err
 					},
 					"bad time":        func() error { _, err := pgsession.Decode[time.Time](load(secret)); return err },
-					"bytes to JSON":   func() error { _, err := pgsession.Decode[profile](load([]byte(secret))); return err },
-					"no pointer":      func() error { return load(profile{secret, 1}).Decode(profile{}) },
-					"nil":             func() error { return load(profile{secret, 1}).Decode(nil) },
-					"nil pointer":     func() error { return load(profile{secret, 1}).Decode((*profile)(nil)) },
+					"bytes to JSON":   func() error { _, err := pgsession.Decode[test.Profile](load([]byte(secret))); return err },
+					"no pointer":      func() error { return load(test.Profile{Name: secret, Count: 1}).Decode(test.Profile{}) },
+					"nil":             func() error { return load(test.Profile{Name: secret, Count: 1}).Decode(nil) },
+					"nil pointer":     func() error { return load(test.Profile{Name: secret, Count: 1}).Decode((*test.Profile)(nil)) },
 					"bytes to nil":    func() error { return load([]byte(secret)).Decode((*[]byte)(nil)) },
 					"bytes to no any": func() error { return load([]byte(secret)).Decode((*any)(nil)) },
 				} {
@@ -172,15 +173,15 @@ func TestSession_Decode(t *testing.T) {
 
 func TestSession_Data_WrittenBack(t *testing.T) {
 	t.Parallel()
-	for name, s := range bothStores(t) {
-		for kind, values := range map[string]any{"JSON": profile{"ann", 7}, "bytes": []byte{0, 1, 0xff}} {
+	for name, s := range test.BothStores(t) {
+		for kind, values := range map[string]any{"JSON": test.Profile{Name: "ann", Count: 7}, "bytes": []byte{0, 1, 0xff}} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
-				id := s.create(t, ann(values), time.Hour)
-				before := s.load(t, id)
+				id := s.Begin(t, test.Ann(values), time.Hour)
+				before := s.MustLoad(t, id)
 				require.NoError(t, s.Save(t.Context(), id, before.Data(), time.Hour))
-				after := s.load(t, id)
+				after := s.MustLoad(t, id)
 				require.Equal(t, before.Data(), after.Data())
-				require.NotEqual(t, version(before), version(after))
+				require.NotEqual(t, test.Version(before), test.Version(after))
 			})
 		}
 	}

@@ -16,13 +16,13 @@ import (
 
 // The fake time of synctest stands still while the test works, so that a second is exact.
 func TestStore_Watch(t *testing.T) {
-	inMemory := func(t *testing.T, test func(t *testing.T, s *pgsessiontest.Store, clock *pgsession.ManualClock, id pgsession.ID)) {
+	inMemory := func(t *testing.T, c func(t *testing.T, s *pgsessiontest.Store, clock *pgsession.ManualClock, id pgsession.ID)) {
 		synctest.Test(t, func(t *testing.T) {
 			clock := pgsession.NewManualClock(time.Now())
 			s := pgsessiontest.New(pgsession.WithClock(clock))
 			session, err := s.Create(t.Context(), pgsession.Data{UserID: "ann"}, time.Hour)
 			require.NoError(t, err)
-			test(t, s, clock, session.ID)
+			c(t, s, clock, session.ID)
 		})
 	}
 	const oneLook = time.Second + time.Millisecond

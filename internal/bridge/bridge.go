@@ -46,4 +46,11 @@ var (
 
 	// Row returns the row that session, a *pgsession.Session, was read from, without its payload.
 	Row func(session any) rows.Row
+
+	// Waiting returns how many calls of store, a *pgsession.Store, wait to share a statement.
+	Waiting func(store any) int
+
+	// WithSlowAfter returns the pgsession.Option that sets when a statement stops counting towards
+	// pgsession.WithCoalescing.
+	WithSlowAfter func(d time.Duration) any
 )

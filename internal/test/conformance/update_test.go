@@ -1,0 +1,285 @@
+package conformance_test
+
+import (
+	"encoding/json"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/test"
+)
+
+// Changes of a session that keep its id.
+func TestUpdate(t *testing.T) {
+	t.Parallel()
+	onEveryKind(t, updateCases)
+}
+
+var updateCases = []useCase{
+	{"Update/returns what a load gives", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, pgsession.Data{UserID: "ann", Lifetime: 5 * time.Hour, Values: 1}, time.Hour)
+		f.Clock.Advance(time.Minute)
+		before := f.MustLoad(t, id)
+		session, err := f.Update(t.Context(), test.Unloaded(id), 2*time.Hour, test.Increment)
+		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
+		require.NotEqual(t, test.Version(before), test.Version(session))
+		require.Equal(t, 2, test.Decode[int](t, session))
+		require.Equal(t, 2*time.Hour, session.Remaining())
+
+		given := []byte("abc")
+		session, err = f.Update(t.Context(), test.Unloaded(id), 0, test.Keep(given))
+		require.NoError(t, err)
+		given[0] = 'x'
+		require.Equal(t, "abc", string(test.Decode[[]byte](t, session)), "a copy")
+	}},
+	{"Update/a ttl of 0 keeps the expiry", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(1), time.Hour)
+		f.Clock.Advance(time.Minute)
+		require.NoError(t, test.Err(f.Update(t.Context(), test.Unloaded(id), 0, test.Increment)))
+		session := f.MustLoad(t, id)
+		require.Equal(t, test.Epoch.Add(time.Hour), session.ExpiresAt)
+		require.Equal(t, "ann", session.UserID)
+		require.Equal(t, 2, test.Decode[int](t, session))
+		require.NoError(t, test.Err(f.Update(t.Context(), test.Unloaded(id), time.Minute, test.Increment)))
+		require.Equal(t, time.Minute, f.MustLoad(t, id).Remaining(), "a ttl may shorten")
+	}},
+	{"Update/writes nothing if nothing changes", nil, func(t *testing.T, f *subject) {
+		for name, values := range map[string]any{
+			"number": 1, "nothing": nil, "text": `<"&é` + "\u2028", "bytes": []byte{0, 255}, "no bytes": []byte{},
+			"object": map[string]any{"b": 1, "aa": []any{1.5, nil, true, map[string]any{}}, "": "x"},
+			"raw":    json.RawMessage(`{ "pgsession:raw" : "AAEC" }`),
+		} {
+			id := f.Begin(t, test.Ann(values), time.Hour)
+			before, saves := f.MustLoad(t, id), f.Stats().Saves
+			for how, change := range map[string]func(*pgsession.Session) (any, error){
+				"given again": test.Keep(values),
+				"as loaded":   func(session *pgsession.Session) (any, error) { return session.Data().Values, nil },
+			} {
+				for _, ttl := range []time.Duration{0, time.Hour} {
+					session, err := f.Update(t.Context(), test.Unloaded(id), ttl, change)
+					require.NoError(t, f.eitherSessionOrError(t.Context(), session, err), "%s %s", name, how)
+					require.Equal(t, test.Version(before), test.Version(session), "%s %s", name, how)
+				}
+			}
+			require.Equal(t, before, f.MustLoad(t, id), name)
+			require.Equal(t, saves, f.Stats().Saves, name)
+
+			f.Clock.Advance(time.Microsecond)
+			session, err := f.Update(t.Context(), test.Unloaded(id), time.Hour, test.Keep(values))
+			require.NoError(t, err)
+			require.NotEqual(t, test.Version(before), test.Version(session), "%s: the expiry changes", name)
+			require.Equal(t, time.Hour, f.MustLoad(t, id).Remaining(), name)
+		}
+		id := f.Begin(t, test.Ann([]byte(`1`)), time.Hour)
+		before := f.MustLoad(t, id)
+		session, err := f.Update(t.Context(), test.Unloaded(id), 0, test.Keep(1))
+		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
+		require.NotEqual(t, test.Version(before), test.Version(session), "bytes are not JSON")
+	}},
+	{"Update/returns the error of change", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(1), time.Hour)
+		before, mine := f.MustLoad(t, id), errors.New("mine")
+		session, err := f.Update(t.Context(), test.Unloaded(id), 0, func(*pgsession.Session) (any, error) { return 2, mine })
+		require.True(t, err == mine)
+		require.Nil(t, session)
+		require.Equal(t, before, f.MustLoad(t, id))
+	}},
+	{"Update/the user stays", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(1), time.Hour)
+		session, err := f.Update(t.Context(), test.Unloaded(id), 0, func(session *pgsession.Session) (any, error) {
+			session.UserID = "bob"
+			return 2, nil
+		})
+		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
+		require.Equal(t, "ann", session.UserID)
+	}},
+	{"Update/begins anew after another write", nil, func(t *testing.T, f *subject) {
+		id, runs := f.Begin(t, test.Ann(1), time.Hour), 0
+		session, err := f.Update(t.Context(), test.Unloaded(id), 0, func(session *pgsession.Session) (any, error) {
+			if runs++; runs == 1 {
+				require.NoError(t, f.Save(t.Context(), id, test.Ann(10), 2*time.Hour))
+			}
+			return test.Increment(session)
+		})
+		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
+		require.Equal(t, 2, runs)
+		require.Equal(t, 11, test.Decode[int](t, session))
+		require.Equal(t, 2*time.Hour, session.Remaining(), "the expiry that it saw last")
+		require.EqualValues(t, 1, f.Stats().Conflicts)
+	}},
+	{"Update/begins anew after a touch", nil, func(t *testing.T, f *subject) {
+		id, runs := f.Begin(t, test.Ann(1), time.Hour), 0
+		require.NoError(t, test.Err(f.Update(t.Context(), test.Unloaded(id), 0, func(session *pgsession.Session) (any, error) {
+			if runs++; runs == 1 {
+				require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), 2*time.Hour)))
+			}
+			return test.Increment(session)
+		})))
+		require.Equal(t, 2, runs)
+		require.Equal(t, 2*time.Hour, f.MustLoad(t, id).Remaining())
+	}},
+	{"Update/gives up", []pgsession.Option{pgsession.WithTimeout(0)}, func(t *testing.T, f *subject) {
+		id, runs := f.Begin(t, test.Ann(0), time.Hour), 0
+		err := test.Err(f.Update(t.Context(), test.Unloaded(id), 0, func(session *pgsession.Session) (any, error) {
+			runs++
+			require.NoError(t, f.Save(t.Context(), id, test.Ann(-runs), time.Hour))
+			return test.Increment(session)
+		}))
+		require.ErrorIs(t, err, pgsession.ErrConflict)
+		require.Equal(t, -runs, test.Decode[int](t, f.MustLoad(t, id)))
+	}},
+	{"Update/does not bring back", nil, func(t *testing.T, f *subject) {
+		for name, end := range waysToEnd(f) {
+			id := f.Begin(t, test.Ann(1), time.Hour)
+			session, err := f.Update(t.Context(), test.Unloaded(id), time.Hour, func(session *pgsession.Session) (any, error) {
+				require.NoError(t, end(t, id), name)
+				return test.Increment(session)
+			})
+			require.ErrorIs(t, err, pgsession.ErrRevoked, name)
+			require.Nil(t, session)
+			require.Equal(t, "ended", f.stateOf(t, id), name)
+		}
+	}},
+	{"Update/of an id that begins anew meanwhile", nil, func(t *testing.T, f *subject) {
+		id := pgsession.DeriveID("framework's token")
+		require.NoError(t, f.Put(t.Context(), id, test.Ann(1), time.Minute))
+		runs := 0
+		require.NoError(t, test.Err(f.Update(t.Context(), test.Unloaded(id), 0, func(session *pgsession.Session) (any, error) {
+			if runs++; runs == 1 {
+				f.Clock.Advance(time.Hour)
+				require.EqualValues(t, 1, f.MustCleanUp(t))
+				require.NoError(t, f.Put(t.Context(), id, pgsession.Data{UserID: "bob", Values: 20}, time.Hour))
+			}
+			return test.Increment(session)
+		})))
+		session := f.MustLoad(t, id)
+		require.Equal(t, "bob", session.UserID)
+		require.Equal(t, 21, test.Decode[int](t, session))
+	}},
+	{"Update/of what expires meanwhile", nil, func(t *testing.T, f *subject) {
+		id, runs := f.Begin(t, test.Ann(1), time.Hour), 0
+		err := test.Err(f.Update(t.Context(), test.Unloaded(id), time.Hour, func(session *pgsession.Session) (any, error) {
+			runs++
+			f.Clock.Advance(time.Hour)
+			return test.Increment(session)
+		}))
+		require.ErrorIs(t, err, pgsession.ErrNotFound)
+		require.Equal(t, 1, runs)
+		require.Equal(t, "expired", f.stateOf(t, id))
+	}},
+	{"Update/the ttl begins with the write", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(1), time.Hour)
+		session, err := f.Update(t.Context(), test.Unloaded(id), time.Hour, func(session *pgsession.Session) (any, error) {
+			f.Clock.Advance(time.Minute)
+			return test.Increment(session)
+		})
+		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
+		require.Equal(t, time.Hour, session.Remaining())
+	}},
+	{"Touch/never shortens", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(1), time.Hour)
+		before := f.MustLoad(t, id)
+		require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), time.Minute)))
+		require.Equal(t, before, f.MustLoad(t, id))
+		f.Clock.Advance(-time.Minute)
+		before = f.MustLoad(t, id)
+		require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), 0)))
+		require.Equal(t, before, f.MustLoad(t, id), "nor after the clock was set back")
+	}},
+	{"Touch/writes if the gain is a tenth of the ttl", nil, func(t *testing.T, f *subject) {
+		for name, c := range map[string]struct {
+			ttl, gain time.Duration
+			moves     bool
+		}{
+			"a tenth":                 {time.Hour, 6 * time.Minute, true},
+			"less than a tenth":       {time.Hour, 6*time.Minute - time.Microsecond, false},
+			"nothing":                 {time.Hour, 0, false},
+			"all but a microsecond":   {time.Hour, time.Hour - time.Microsecond, true},
+			"less, in nanoseconds":    {time.Hour + time.Microsecond, 6 * time.Minute, false},
+			"more, in nanoseconds":    {time.Hour + time.Microsecond, 6*time.Minute + time.Microsecond, true},
+			"less, half microseconds": {time.Hour + 5*time.Microsecond, 6 * time.Minute, false},
+			"more, half microseconds": {time.Hour + 5*time.Microsecond, 6*time.Minute + time.Microsecond, true},
+			"of the longest ttl":      {longestTTL, longestTTL / 10, true},
+			"less of the longest ttl": {longestTTL, longestTTL/10 - time.Microsecond, false},
+		} {
+			for _, named := range []time.Duration{c.ttl, 0} {
+				f.Clock.Set(test.Epoch)
+				id := f.Begin(t, test.Ann(1), c.ttl)
+				before := f.MustLoad(t, id)
+				f.Clock.Advance(c.gain)
+				require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), named)), name)
+				after := f.MustLoad(t, id)
+				require.Equal(t, c.moves, after.ExpiresAt != before.ExpiresAt, name)
+				require.Equal(t, c.moves, test.Version(after) != test.Version(before), name)
+				if c.moves {
+					require.Equal(t, c.ttl, after.Remaining(), name)
+				}
+				require.Equal(t, before.CreatedAt, after.CreatedAt, name)
+				require.Equal(t, c.ttl, after.IdleTimeout, name)
+			}
+		}
+	}},
+	{"Touch/of the shortest ttl", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(1), time.Microsecond)
+		before := f.MustLoad(t, id)
+		require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), 1)))
+		require.Equal(t, before, f.MustLoad(t, id))
+		require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), 0)))
+		require.Equal(t, before, f.MustLoad(t, id))
+	}},
+	{"Touch/near the end", nil, func(t *testing.T, f *subject) {
+		for name, c := range map[string]struct {
+			end   time.Duration // after the first expiry
+			moves bool
+		}{
+			"a tenth to gain":           {6 * time.Minute, true},
+			"less than a tenth to gain": {6*time.Minute - time.Microsecond, false},
+			"nothing to gain":           {0, false},
+		} {
+			for _, ttl := range []time.Duration{time.Hour, 0} {
+				f.Clock.Set(test.Epoch)
+				endsAt := test.Epoch.Add(time.Hour + c.end)
+				id := f.Begin(t, pgsession.Data{UserID: "ann", Lifetime: time.Hour + c.end}, time.Hour)
+				before := f.MustLoad(t, id)
+				f.Clock.Advance(30 * time.Minute)
+				require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), ttl)), name)
+				after := f.MustLoad(t, id)
+				require.Equal(t, c.moves, test.Version(after) != test.Version(before), name)
+				if c.moves {
+					require.Equal(t, endsAt, after.ExpiresAt, name)
+				} else {
+					require.Equal(t, before.ExpiresAt, after.ExpiresAt, name)
+				}
+				f.Clock.Advance(29 * time.Minute)
+				require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), ttl)), name)
+				require.Equal(t, test.Version(after), test.Version(f.MustLoad(t, id)), "%s: there is no more", name)
+			}
+		}
+	}},
+	{"concurrent updates lose nothing", []pgsession.Option{pgsession.WithTimeout(0)}, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(0), time.Hour)
+		const writers, times = 4, 10
+		var group sync.WaitGroup
+		errs := make(chan error, 2*writers*times)
+		for range writers {
+			group.Go(func() {
+				for range times {
+					errs <- test.Err(f.Update(t.Context(), test.Unloaded(id), 0, test.Increment))
+					for _, err := range f.All(t.Context()) {
+						errs <- err
+					}
+				}
+			})
+		}
+		group.Wait()
+		close(errs)
+		for err := range errs {
+			require.NoError(t, err)
+		}
+		require.Equal(t, writers*times, test.Decode[int](t, f.MustLoad(t, id)))
+	}},
+}

@@ -1,0 +1,295 @@
+package faults_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
+)
+
+// writesOf are the operations on one row that have to wait while somebody holds it, the session's and the
+// entry's, under their names in operationsOf.
+var writesOf = []string{
+	"save", "put", "touch", "update", "renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user",
+	"put/KeyValue", "delete/KeyValue", "take", "reseal",
+}
+
+// newLockedStore returns a store in which somebody holds the rows of the session and of the entry "k", so
+// that each of writesOf has to wait. They lie under an old key of the ring.
+func newLockedStore(t *testing.T, connections int32, opts ...pgsession.Option) (s *test.Store, id pgsession.ID, held *test.Lock) {
+	t.Helper()
+	old := test.NewTracedStore(t, nil, connections)
+	id = old.Begin(t, test.Ann(1), time.Hour)
+	require.NoError(t, old.KeyValue().Put(t.Context(), "k", nil, time.Hour))
+	s = old.Node(test.NewCrypto(t, test.OtherKey, test.Key), opts...)
+	return s, id, s.Lock(t, "true")
+}
+
+// TestLocks_OneWait has more callers want a row that somebody holds than the pool has connections. One of
+// them waits in the server. The callers that want other rows do not wait at all.
+func TestLocks_OneWait(t *testing.T) {
+	t.Parallel()
+	const connections, callers = 3, 20
+	for _, places := range []int{0, 1} {
+		for _, name := range writesOf {
+			t.Run(fmt.Sprintf("%s/WithCoalescing(%d)", name, places), func(t *testing.T) {
+				t.Parallel()
+				s, id, held := newLockedStore(t, connections, pgsession.WithTimeout(test.Patience), pgsession.WithCoalescing(places))
+				errs := test.Many(callers, func() error { return test.Operations(s, id)[name](t.Context()) })
+				held.WaitFor(t, 1)
+				requireOthersGoOn(t, s)
+				require.Eventually(t, func() bool { return s.Pool.Stat().AcquiredConns() == 1 && s.Waiting() == 0 }, test.Patience, time.Millisecond)
+				held.WaitFor(t, 1)
+				requireOthersGoOn(t, s)
+
+				held.Release(t)
+				done := 0
+				for range callers {
+					err := <-errs
+					if err == nil {
+						done++
+						continue
+					}
+					// Of those that end a session or move it, one gets it.
+					require.ErrorIs(t, err, pgsession.ErrNotFound)
+				}
+				require.Positive(t, done)
+			})
+		}
+	}
+}
+
+// requireOthersGoOn runs each operation on another user's sessions.
+func requireOthersGoOn(t *testing.T, s *test.Store) {
+	t.Helper()
+	ctx, kv := t.Context(), s.KeyValue()
+	for range 3 {
+		id := s.Begin(t, test.Bob, time.Hour)
+		require.NoError(t, s.Save(ctx, id, test.Bob, time.Hour))
+		require.NoError(t, s.Put(ctx, id, test.Bob, time.Hour))
+		require.NoError(t, test.Err(s.Touch(ctx, test.Unloaded(id), 2*time.Hour)))
+		require.NoError(t, test.Err(s.Update(ctx, test.Unloaded(id), 0, test.Increment)))
+		require.Equal(t, 1, s.Number(t, id))
+		renewed, err := s.Renew(ctx, test.Unloaded(id), 0, test.LogIn(test.Bob))
+		require.NoError(t, err)
+		cycled := pgsession.NewID()
+		require.NoError(t, s.Cycle(ctx, renewed.ID, cycled, test.Bob, time.Hour))
+		found, err := s.FindByUser(ctx, "bob", 0)
+		require.NoError(t, err)
+		require.Equal(t, []pgsession.Handle{cycled.Handle()}, test.Handles(found))
+		require.NoError(t, s.Revoke(ctx, "bob", cycled.Handle()))
+		require.NoError(t, s.Delete(ctx, s.Begin(t, test.Bob, time.Hour)))
+		require.NoError(t, kv.Put(ctx, "free", nil, time.Hour))
+		test.RequireEntry(t, kv, "free", nil)
+		require.NoError(t, test.Err(kv.Take(ctx, "free")))
+		require.NoError(t, kv.Delete(ctx, "free"))
+		s.Begin(t, test.Bob, time.Hour)
+		n, err := s.DeleteByUser(ctx, "bob")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+		require.Zero(t, s.MustCleanUp(t))
+		require.NoError(t, s.Check(ctx))
+	}
+}
+
+// TestLocks_EndsInTime has many callers without a deadline want a row that somebody holds. Each gets its
+// answer within WithTimeout, and the next call does not suffer from it.
+func TestLocks_EndsInTime(t *testing.T) {
+	t.Parallel()
+	for _, places := range []int{0, 1} {
+		for _, name := range append(writesOf, "delete all") {
+			t.Run(fmt.Sprintf("%s/WithCoalescing(%d)", name, places), func(t *testing.T) {
+				t.Parallel()
+				s, id, held := newLockedStore(t, 2, pgsession.WithTimeout(test.ShortTimeout), pgsession.WithCoalescing(places))
+				ctx, started := test.WithoutDeadline(t), time.Now()
+				errs := test.Many(10, func() error { return test.Operations(s, id)[name](ctx) })
+				for range 10 {
+					test.RequireTimeout(t, <-errs, name)
+				}
+				require.Less(t, time.Since(started), test.ShortTimeout+test.Slack)
+				s.WaitUntilGone(t, held)
+				held.WaitFor(t, 0)
+				held.Release(t)
+				other := s.Node(test.NewCrypto(t, test.Key))
+				require.Equal(t, 1, other.Number(t, id), "it takes no effect later")
+				test.RequireEntry(t, other.KeyValue(), "k", nil)
+				require.NoError(t, test.Operations(s, id)[name](t.Context()))
+			})
+		}
+	}
+}
+
+// TestLocks_AbandonedWrite has A give up, of whose calls one waits in the server for a row that somebody holds
+// and the others behind it. B writes the row after that, and B's value stays.
+func TestLocks_AbandonedWrite(t *testing.T) {
+	t.Parallel()
+	for _, places := range []int{0, 1} {
+		for _, company := range []int{0, 4} { // callers who give up with A
+			for _, name := range []string{"save", "put", "update", "touch", "reseal", "put/KeyValue"} {
+				t.Run(fmt.Sprintf("%s/WithCoalescing(%d)/%d", name, places, company), func(t *testing.T) {
+					t.Parallel()
+					s, id, held := newLockedStore(t, 4, pgsession.WithTimeout(test.Patience), pgsession.WithCoalescing(places))
+					other := s.Node(test.NewCrypto(t, test.Key, test.OtherKey), pgsession.WithTimeout(test.Patience))
+					ctx, giveUp := context.WithCancel(t.Context())
+					a := test.Many(1+company, func() error { return test.Operations(s, id)[name](ctx) })
+					held.WaitFor(t, 1)
+					require.Eventually(t, func() bool { return s.Pool.Stat().AcquiredConns() == 1 && s.Waiting() == 0 }, test.Patience, time.Millisecond)
+					giveUp()
+					for range 1 + company {
+						require.ErrorIs(t, <-a, context.Canceled)
+					}
+					s.WaitUntilGone(t, held)
+					b := test.Many(1, func() error {
+						if name == "put/KeyValue" {
+							return other.KeyValue().Put(t.Context(), "k", []byte("B"), time.Hour)
+						}
+						return other.Save(t.Context(), id, test.Ann(100), 3*time.Hour)
+					})
+					held.WaitFor(t, 1)
+					held.Release(t)
+					require.NoError(t, <-b)
+					s.Lock(t, "true").Release(t) // behind everything that has waited
+					if name == "put/KeyValue" {
+						test.RequireEntry(t, other.KeyValue(), "k", []byte("B"))
+						return
+					}
+					require.Equal(t, 100, other.Number(t, id))
+					require.Equal(t, 3*time.Hour, other.MustLoad(t, id).Remaining())
+				})
+			}
+		}
+	}
+}
+
+// TestLocks_DeleteAll ends at once what nobody holds.
+func TestLocks_DeleteAll(t *testing.T) {
+	t.Parallel()
+	s := test.NewStore(t)
+	locked, free := s.Begin(t, test.Ann(1), time.Hour), s.Begin(t, test.Bob, time.Hour)
+	held := s.Lock(t, `key = $1`, test.RowKey(locked))
+	var ended atomic.Int64
+	done := test.Many(1, func() error {
+		n, err := s.DeleteAll(t.Context())
+		ended.Store(n)
+		return err
+	})
+	held.WaitFor(t, 1)
+	require.ErrorIs(t, test.Err(s.Load(t.Context(), free)), pgsession.ErrRevoked)
+	held.Release(t)
+	require.NoError(t, <-done)
+	require.EqualValues(t, 2, ended.Load())
+	require.ErrorIs(t, test.Err(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
+}
+
+// TestLocks_DeleteAll_Moved has a session move to a new id when DeleteAll has read the old one. It is ended there.
+func TestLocks_DeleteAll_Moved(t *testing.T) {
+	pgtest.NotDistributed(t, "it waits for a statement of an undistributed table")
+	t.Parallel()
+	var move atomic.Pointer[func()]
+	s := test.NewTracedStore(t, &test.Tracer{Start: func(_ context.Context, sql string) {
+		if strings.Contains(sql, "pgsession_seen") {
+			if once := move.Swap(nil); once != nil {
+				(*once)()
+			}
+		}
+	}}, 4)
+	id, next := s.Begin(t, test.Ann(1), time.Hour), pgsession.NewID()
+	cycle := func() {
+		if err := s.Cycle(t.Context(), id, next, test.Ann(1), time.Hour); err != nil {
+			t.Error(err)
+		}
+	}
+	move.Store(&cycle)
+	n, err := s.DeleteAll(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+	require.ErrorIs(t, test.Err(s.Load(t.Context(), next)), pgsession.ErrRevoked)
+}
+
+// TestLocks_DeleteByUser_Error ends four of a user's five sessions, and says so, though the fifth is held for
+// longer than the call may take.
+func TestLocks_DeleteByUser_Error(t *testing.T) {
+	t.Parallel()
+	patientStore := test.NewStore(t)
+	s := patientStore.Node(test.NewCrypto(t, test.Key), pgsession.WithTimeout(test.ShortTimeout))
+	var ids [5]pgsession.ID
+	for i := range ids {
+		ids[i] = patientStore.Begin(t, test.Ann(i), time.Hour)
+	}
+	held := s.Lock(t, `key = $1`, test.RowKey(ids[2]))
+	n, err := s.DeleteByUser(t.Context(), "ann")
+	test.RequireTimeout(t, err, "delete by user")
+	require.EqualValues(t, 4, n)
+	for i, id := range ids {
+		if i != 2 {
+			require.ErrorIs(t, test.Err(patientStore.Load(t.Context(), id)), pgsession.ErrRevoked)
+		}
+	}
+	held.WaitFor(t, 0)
+	held.Release(t)
+	patientStore.MustLoad(t, ids[2])
+	n, err = patientStore.DeleteByUser(t.Context(), "ann")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+}
+
+// TestLocks_Init builds an index that is missing while a transaction is open that has written the table. Its
+// wait must not make all other writers wait behind it.
+func TestLocks_Init(t *testing.T) {
+	t.Parallel()
+	for _, index := range []string{"sessions_expires_hour_idx", "sessions_user_key_created_at_idx"} {
+		t.Run(index, func(t *testing.T) {
+			t.Parallel()
+			s := test.NewStore(t, pgsession.WithTimeout(test.Patience))
+			id := s.Begin(t, test.Ann(0), time.Hour)
+			test.RunScript(t, s.Pool, `DROP INDEX `+index)
+			held := s.Hold(t, `DELETE FROM sessions WHERE false`)
+			initialized := test.Many(1, func() error { return s.Init(t.Context()) })
+			held.WaitFor(t, 1)
+			for i := range 20 { // behind Init, or beside it
+				ctx, cancel := context.WithTimeout(t.Context(), test.Slack)
+				require.NoError(t, s.Save(ctx, id, test.Ann(i), time.Hour))
+				cancel()
+			}
+			err := <-initialized
+			require.ErrorContains(t, err, "the table is in use")
+			require.ErrorContains(t, err, "CONCURRENTLY: CREATE INDEX ON")
+			require.NotErrorIs(t, err, pgsession.ErrSchema)
+			held.Release(t)
+			require.NoError(t, s.Init(t.Context()))
+			require.True(t, test.Must(exists(t, s, index)))
+		})
+	}
+	t.Run("an end in time", func(t *testing.T) {
+		t.Parallel()
+		gaveUp := make(chan struct{}, 10)
+		s := test.NewTracedStore(t, &test.Tracer{End: func(_ string, err error) {
+			var server *pgconn.PgError
+			if errors.As(err, &server) && server.Code == "55P03" {
+				gaveUp <- struct{}{}
+			}
+		}}, 2)
+		test.RunScript(t, s.Pool, `DROP INDEX sessions_expires_hour_idx`)
+		held := s.Hold(t, `DELETE FROM sessions WHERE false`)
+		initialized := test.Many(1, func() error { return s.Init(t.Context()) })
+		<-gaveUp
+		held.Release(t)
+		require.NoError(t, <-initialized, "it tries again")
+		require.True(t, test.Must(exists(t, s, "sessions_expires_hour_idx")))
+	})
+}
+
+func exists(t *testing.T, s *test.Store, index string) (found bool, err error) {
+	err = s.Pool.QueryRow(t.Context(), `SELECT to_regclass($1) IS NOT NULL`, index).Scan(&found)
+	return found, err
+}
