@@ -22,9 +22,9 @@ var (
 	page     = operation{"page", "GET", "/", nil}
 	change   = operation{"change", "POST", "/count", nil}
 	newCalls = []operation{
-		{"login", "POST", "/login", func(b *testing.B, s *site) []string { return s.begin(b, b.N, "/add", "item=pen") }},
+		{"login", "POST", "/login", func(b *testing.B, s *site) []string { return s.begin(b, b.N, "/add?item=pen") }},
 		{"first-login", "POST", "/login", func(b *testing.B, s *site) []string { return make([]string, b.N) }},
-		{"logout", "POST", "/logout", func(b *testing.B, s *site) []string { return s.begin(b, b.N, "/login", "user=user-") }},
+		{"logout", "POST", "/logout", func(b *testing.B, s *site) []string { return s.begin(b, b.N, "/login?user=user-") }},
 	}
 )
 
@@ -34,11 +34,11 @@ func (op operation) call(ctx context.Context, s *site, user int, cookie string) 
 	name := fmt.Sprint("user-", user)
 	switch op.path {
 	case "/login":
-		return s.do(ctx, op.method, op.path, "user="+name, cookie, name)
+		return s.do(ctx, op.method, op.path+"?user="+name, cookie, name)
 	case "/logout":
-		return s.do(ctx, op.method, op.path, "", cookie, `"User":""`)
+		return s.do(ctx, op.method, op.path, cookie, `"User":""`)
 	}
-	return s.do(ctx, op.method, op.path, "", cookie, name)
+	return s.do(ctx, op.method, op.path, cookie, name)
 }
 
 // BenchmarkHTTP is what requests cost: to read the session, to change it, a guest's log-in, a
@@ -147,7 +147,7 @@ func BenchmarkLockedRow(b *testing.B) {
 	for _, state := range []string{"free", "held", "wanted"} {
 		b.Run(name("row", state), func(b *testing.B) {
 			s := ourSite(b)
-			locked := s.begin(b, 1, "/login", "user=locked-")[0]
+			locked := s.begin(b, 1, "/login?user=locked-")[0]
 			if state != "free" {
 				tx, err := admin.Begin(b.Context())
 				require.NoError(b, err)
@@ -162,7 +162,7 @@ func BenchmarkLockedRow(b *testing.B) {
 					callers.Go(func() {
 						for ctx.Err() == nil {
 							ctx, cancel := context.WithTimeout(ctx, patience)
-							if s.do(ctx, "POST", "/count", "", locked, "") == nil {
+							if s.do(ctx, "POST", "/count", locked, "") == nil {
 								b.Error("a change of the locked row came through")
 							}
 							cancel()

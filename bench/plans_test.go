@@ -45,22 +45,22 @@ func TestPlans(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, store.Init(ctx))
 			s := &site{handler: app.OnHTTPSession(store, app.NoHook)}
-			guests := s.begin(t, together, "/add", "item=pen")
+			guests := s.begin(t, together, "/add?item=pen")
 			fill(t, insertOurs, table, 100_000, clock.Now(), clock.Now().Add(lifetime))
 			vacuum(t, table)
 			mu.Lock()
 			plans = nil
 			mu.Unlock()
 
-			request := func(method, path, query string, cookies []string) {
-				all(t, together, func(i int) error { return s.do(context.Background(), method, path, query, cookies[i], "") })
+			request := func(method, target string, cookies []string) {
+				all(t, together, func(i int) error { return s.do(context.Background(), method, target, cookies[i], "") })
 			}
-			request("POST", "/add", "item=ink", guests)
-			request("POST", "/login", "user=ann", guests)
-			members := s.begin(t, together, "/login", "user=ben")
+			request("POST", "/add?item=ink", guests)
+			request("POST", "/login?user=ann", guests)
+			members := s.begin(t, together, "/login?user=ben")
 			clock.Advance(2 * time.Hour) // so that pages prolong the session
-			request("GET", "/", "", members)
-			request("POST", "/logout", "", members)
+			request("GET", "/", members)
+			request("POST", "/logout", members)
 
 			data := pgsession.Data{UserID: "carl", Values: []byte("value")}
 			ids := make([]pgsession.ID, together)
