@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -265,6 +266,40 @@ const rowsByKeySQL = `
 	FROM sessions AS s
 	WHERE s.data IS NOT NULL OR s.sealed IS NOT NULL
 	GROUP BY 1`
+
+// warnOfOtherKeys says if sessions lie under keys that were not given, since a user's sessions are
+// found only under those that were. It looks at some rows. After an error it says nothing: what follows
+// will.
+func (a *app) warnOfOtherKeys(ctx context.Context, d *database) {
+	if d.crypto == nil {
+		return
+	}
+	ctx, cancel := d.within(ctx)
+	defer cancel()
+	result, err := d.pool.Query(ctx, d.sql(someKeysSQL))
+	if err != nil {
+		return
+	}
+	ids, err := pgx.CollectRows(result, pgx.RowTo[[]byte])
+	if err != nil {
+		return
+	}
+	given := bridge.KeyIDs(d.crypto)
+	for _, id := range ids {
+		if len(id) == 4 && !slices.Contains(given, binary.BigEndian.Uint32(id)) {
+			fmt.Fprintf(a.err, "pgsession: sessions lie under key %x, which is not among the keys, and this user's that do are not found\n", id)
+		}
+	}
+}
+
+const someKeysSQL = `
+	SELECT DISTINCT looked_at.id
+	FROM (
+		SELECT substring(s.sealed FROM 2 FOR 4) AS id
+		FROM sessions AS s
+		WHERE s.sealed IS NOT NULL
+		LIMIT 1000
+	) AS looked_at (id)`
 
 func printKeys(w io.Writer, keys []rowsOfKey) {
 	for _, r := range keys {

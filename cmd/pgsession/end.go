@@ -131,6 +131,7 @@ func (a *app) endOne(ctx context.Context, d *database, handle pgsession.Handle) 
 }
 
 func (a *app) endUser(ctx context.Context, d *database, user string, except []pgsession.Handle, yes bool) error {
+	a.warnOfOtherKeys(ctx, d)
 	if !yes {
 		sessions, err := d.FindByUser(ctx, user, manySessions)
 		if err != nil {
@@ -218,6 +219,7 @@ ends more than one, unless --yes is given. It needs the keys.`,
 				return usage("--keep must be 1 at least, and --user not empty; to end them all: pgsession end --user ID")
 			}
 			return a.with(ctx, keys, func(ctx context.Context, d *database) error {
+				a.warnOfOtherKeys(ctx, d)
 				if !yes {
 					sessions, err := d.FindByUser(ctx, user, keep+manySessions)
 					if err != nil {

@@ -131,6 +131,7 @@ func (a *app) listCommand() *cobra.Command {
 				return usage("a guest's sessions cannot be listed: --user is empty")
 			}
 			return a.with(ctx, keys, func(ctx context.Context, d *database) error {
+				a.warnOfOtherKeys(ctx, d)
 				sessions, err := d.FindByUser(ctx, user, limit)
 				if err != nil {
 					return err
