@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,6 +34,7 @@ type checked struct {
 
 type tableFacts struct {
 	Name          string      `json:"name"`
+	Schema        string      `json:"schema"` // its version, as the table's comment says
 	Bytes         int64       `json:"bytes"`
 	Indexes       []indexFact `json:"indexes"`
 	Live          int64       `json:"live_rows"` // as the statistics say
@@ -82,7 +84,10 @@ needed, but without them it cannot say whose they are that it finds.`,
 
 func check(ctx context.Context, d *database, quick bool) *checked {
 	health := d.Health(ctx)
-	c := &checked{Status: health.Status, Reasons: append([]string{}, health.Reasons...)}
+	c := &checked{Status: health.Status, Reasons: []string{}}
+	for _, reason := range health.Reasons {
+		c.Reasons = append(c.Reasons, strings.TrimPrefix(reason, "pgsession: health: "))
+	}
 	if health.Status == pgsession.Unhealthy {
 		return c
 	}
@@ -133,7 +138,7 @@ func lie(n int64) string {
 	return " lie"
 }
 
-var shownSettings = []string{"synchronous_commit", "fsync", "autovacuum", "max_connections", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"}
+var shownSettings = []string{"synchronous_commit", "synchronous_standby_names", "fsync", "autovacuum", "max_connections", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"}
 
 func (c *checked) findServer(ctx context.Context, d *database) error {
 	result, err := d.pool.Query(ctx, `
@@ -156,7 +161,7 @@ func (c *checked) findServer(ctx context.Context, d *database) error {
 func (c *checked) findTable(ctx context.Context, d *database) error {
 	now := clock.Now()
 	t := &tableFacts{Name: d.table.Sanitize()}
-	if err := d.pool.QueryRow(ctx, tableSQL, t.Name).Scan(&t.Bytes, &t.Live, &t.Dead, &t.HOT, &t.LastVacuum); err != nil {
+	if err := d.pool.QueryRow(ctx, tableSQL, t.Name).Scan(&t.Schema, &t.Bytes, &t.Live, &t.Dead, &t.HOT, &t.LastVacuum); err != nil {
 		return err
 	}
 	result, err := d.pool.Query(ctx, indexesSQL, t.Name)
@@ -180,7 +185,7 @@ func (c *checked) findTable(ctx context.Context, d *database) error {
 
 const (
 	tableSQL = `
-	SELECT pg_table_size(c.oid), coalesce(st.n_live_tup, 0), coalesce(st.n_dead_tup, 0),
+	SELECT coalesce(obj_description(c.oid, 'pg_class'), ''), pg_table_size(c.oid), coalesce(st.n_live_tup, 0), coalesce(st.n_dead_tup, 0),
 		st.n_tup_hot_upd::float8 / nullif(st.n_tup_upd, 0), greatest(st.last_vacuum, st.last_autovacuum)
 	FROM pg_class AS c
 	LEFT JOIN pg_stat_all_tables AS st ON st.relid = c.oid
@@ -327,7 +332,7 @@ func (c *checked) print(w io.Writer) {
 		}
 	}
 	if t := c.Table; t != nil {
-		line(w, "table", t.Name+", "+size(t.Bytes))
+		line(w, "table", t.Name+", "+t.Schema+", "+size(t.Bytes))
 		for _, index := range t.Indexes {
 			line(w, "", index.Name+", "+size(index.Bytes))
 		}

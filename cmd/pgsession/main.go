@@ -100,6 +100,9 @@ func run(ctx context.Context, args []string, stdin, stdout, stderr *os.File) int
 		return exitFailed
 	}
 	fmt.Fprintln(stderr, withPrefix(err))
+	if errors.Is(err, context.DeadlineExceeded) {
+		fmt.Fprintln(stderr, "pgsession: a step took longer than --timeout, which is", a.timeout)
+	}
 	return exitFailed
 }
 
