@@ -577,6 +577,9 @@ func (r *round) judge(c call, err error, a *answer) verdict {
 		return definite
 	case errors.Is(err, pgsession.ErrConflict):
 		r.conflicts.Add(1)
+		if !r.faults {
+			r.complain(fmt.Sprintf("round %d: %s gave up against other writers, who are too few for that", r.number, k))
+		}
 		return leftNoTrace
 	case errors.Is(err, errRefused):
 		return definite

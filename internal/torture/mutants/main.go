@@ -2,10 +2,12 @@
 // that only the compiler sees, and wants each to be found within a minute. It ends with status 1 when one was not, or when the
 // library as it is was found wanting.
 //
-//	go run ./mutants
+//	go run ./mutants        all of them, which takes an hour
+//	go run ./mutants -build whether each still compiles
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,53 +16,61 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
 
+// root is the library's folder.
+const root = "../.."
+
 // An edit replaces each occurrence of a text in a file of the library.
 type edit struct{ file, old, new string }
 
+// A mutant is looked for by a program with flags; or by tests, if it breaks what no torture can see: a rule that the model of the
+// histories has from the library, for instance.
 type mutant struct {
-	name  string
-	flags []string
-	edits []edit
+	name    string
+	program string // "." if it is empty
+	flags   []string
+	tests   []string // arguments of go test, in the library's folder
+	edits   []edit
 }
 
 // In an edit, live and stored are the names of conditions in internal/pgtable.
 var mutants = []mutant{
-	{"Put forgets the tombstone", []string{"-profile", "revival"}, []edit{
+	{name: "Put forgets the tombstone", flags: []string{"-profile", "revival"}, edits: []edit{
 		{"internal/pgtable/put.go", "WHERE ` + live + `", "WHERE s.expires_at > $1"},
 		{"internal/pgtable/put.go", "AND ` + live + `", "AND s.expires_at > $1"},
 	}},
-	{"Put revives an expired session", []string{"-profile", "expiry"}, []edit{
+	{name: "Put revives an expired session", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"internal/pgtable/put.go", "WHERE ` + live + `", "WHERE ` + stored + `"},
 		{"internal/pgtable/put.go", "AND ` + live + `", "AND ` + stored + `"},
 	}},
-	{"Put begins under an id that ParseID read", []string{"-profile", "revival"}, []edit{
+	{name: "Put begins under an id that ParseID read", flags: []string{"-profile", "revival"}, edits: []edit{
 		{"id.go", "return !id.parsed && !id.IsZero()", "return !id.IsZero()"},
 	}},
-	{"Save forgets the tombstone", []string{"-profile", "revival"}, []edit{
+	{name: "Save forgets the tombstone", flags: []string{"-profile", "revival"}, edits: []edit{
 		{"internal/pgtable/save.go", "AND ` + live + ` AND (s.user_key", "AND s.expires_at > $1 AND (s.user_key"},
 		{"internal/pgtable/save.go", "WHERE ` + live + ` AND s.user_key", "WHERE s.expires_at > $1 AND s.user_key"},
 		{"internal/pgtable/save.go", "AND ` + live + ` AND s.user_key", "AND s.expires_at > $1 AND s.user_key"},
 	}},
-	{"Save revives an expired session", []string{"-profile", "expiry"}, []edit{
+	{name: "Save revives an expired session", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"internal/pgtable/save.go", "AND ` + live + ` AND (s.user_key", "AND ` + stored + ` AND $1::timestamptz IS NOT NULL AND (s.user_key"},
 		{"internal/pgtable/save.go", "WHERE ` + live + ` AND s.user_key", "WHERE ` + stored + ` AND s.user_key"},
 		{"internal/pgtable/save.go", "AND ` + live + ` AND s.user_key", "AND ` + stored + ` AND s.user_key"},
 	}},
-	{"Save forgets the end", []string{"-profile", "expiry"}, []edit{
+	{name: "Save forgets the end", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"internal/pgtable/save.go", "least($5::timestamptz, s.ends_at)", "$5::timestamptz"},
 		{"internal/pgtable/save.go", "least(` + newExpiresAt + `, s.ends_at)", "` + newExpiresAt + `"},
 	}},
-	{"a batch of writes forgets that they name other users", []string{"-profile", "users", "-coalescing", "on"}, []edit{
+	{name: "a batch of writes forgets that they name other users", flags: []string{"-profile", "users", "-coalescing", "on"}, edits: []edit{
 		{"internal/pgtable/save.go", "bytes.Equal(w.UserKey, last.UserKey)", "bytes.Equal(nil, nil)"},
 	}},
-	{"a batch of writes forgets that they name other ends", []string{"-profile", "users", "-coalescing", "on"}, []edit{
-		{"internal/pgtable/save.go", " && w.EndsAt.Equal(last.EndsAt) && w.Lifetime == last.Lifetime", ""},
+	{name: "a batch of writes forgets that they name other ends", flags: []string{"-profile", "users", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/save.go", " && w.Lifetime == last.Lifetime", ""},
 	}},
-	{"Delete leaves no tombstone", []string{"-profile", "revival", "-coalescing", "off"}, []edit{
+	{name: "Delete leaves no tombstone", flags: []string{"-profile", "revival", "-coalescing", "off"}, edits: []edit{
 		{"internal/pgtable/end.go", `
 	UPDATE sessions AS s
 	SET ` + "` + tombstone + `" + `
@@ -68,71 +78,92 @@ var mutants = []mutant{
 	DELETE FROM sessions AS s
 	WHERE s.key = $2 AND $1::timestamptz IS NOT NULL AND ` + "` + stored"},
 	}},
-	{"Revoke ends anybody's session", []string{"-profile", "default"}, []edit{
+	{name: "Revoke ends anybody's session", flags: []string{"-profile", "default"}, edits: []edit{
 		{"internal/pgtable/end.go", "OR s.user_key = ANY($3::bytea[]))", "OR s.user_key IS NOT NULL)"},
 	}},
-	{"Update forgets the version", []string{"-profile", "update"}, []edit{
+	{name: "Update forgets the version", flags: []string{"-profile", "update"}, edits: []edit{
 		{"internal/pgtable/save.go", "AND s.version = $3 AND s.created_at = $4", "AND (s.version = $3 OR $4::timestamptz IS NOT NULL)"},
 	}},
-	{"Update takes an expired session", []string{"-profile", "expiry"}, []edit{
+	{name: "Update takes an expired session", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"internal/pgtable/save.go", "AND ` + live + ` AND s.version = $3", "AND $1::timestamptz IS NOT NULL AND s.version = $3"},
 	}},
-	{"Renew forgets the version", []string{"-profile", "renew"}, []edit{
-		{"internal/pgtable/cycle.go", "AND s.version = $3 AND s.created_at = $4", "AND (s.version = $3 OR $4::timestamptz IS NOT NULL)"},
+	{name: "Renew forgets the version", flags: []string{"-profile", "renew"}, edits: []edit{
+		{"internal/pgtable/renew.go", "AND s.version = $3 AND s.created_at = $4", "AND (s.version = $3 OR $4::timestamptz IS NOT NULL)"},
 	}},
-	{"Renew takes an expired session", []string{"-profile", "expiry"}, []edit{
-		{"internal/pgtable/cycle.go", "AND ` + live + ` AND s.version", "AND ` + stored + ` AND s.version"},
+	{name: "Renew takes an expired session", flags: []string{"-profile", "expiry"}, edits: []edit{
+		{"internal/pgtable/renew.go", "AND ` + live + ` AND s.version", "AND ` + stored + ` AND s.version"},
 	}},
-	{"Cycle takes a session that was ended", []string{"-profile", "cycle"}, []edit{
-		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NULL", "WHERE s.key = $2 AND s.expires_at > $1 AND (s.user_key IS NULL"},
+	{name: "Cycle moves what is over", flags: []string{"-profile", "expiry"}, edits: []edit{
+		{"store.go", "if outcome := row.Load(s.now()); outcome != rows.OK {\n\t\t\treturn outcomeError(outcome)", "if outcome := row.Load(s.now()); outcome != rows.OK && row.State == rows.Absent {\n\t\t\treturn outcomeError(outcome)"},
 	}},
-	{"Cycle takes an expired session", []string{"-profile", "expiry"}, []edit{
-		{"internal/pgtable/cycle.go", "WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NULL", "WHERE s.key = $2 AND ` + stored + ` AND (s.user_key IS NULL"},
+	{name: "Update takes a change of nothing for the last word", flags: []string{"-profile", "update"}, edits: []edit{
+		{"store.go", "case err == nil, err == errUnchanged && isNew:", "case err == nil, err == errUnchanged:"},
 	}},
-	{"Cycle forgets the end", []string{"-profile", "expiry"}, []edit{
-		{"internal/pgtable/cycle.go", "THEN s.ends_at ELSE", "THEN NULL ELSE"},
+	{name: "Update takes an error of change for the last word", flags: []string{"-profile", "update"}, edits: []edit{
+		{"store.go", "case isNew || isOutage(err):", "case isNew || err != errUnchanged:"},
 	}},
-	{"Touch forgets the end", []string{"-profile", "expiry"}, []edit{
-		{"internal/pgtable/touch.go", "least($1::timestamptz + ` + touchTTL + `, s.ends_at)", "$1::timestamptz + ` + touchTTL + `"},
+	{name: "Renew begins a session from a list", flags: []string{"-profile", "default"}, edits: []edit{
+		{"store.go", "if session == nil || session.ID.IsZero() {", "if session == nil {"},
 	}},
-	{"Touch shortens a life", []string{"-profile", "expiry"}, []edit{
-		{"internal/pgtable/touch.go", "`s.expires_at < ` + touchExpiry + ` AND (` + touchExpiry + ` - s.expires_at) * 10 >= ` + touchTTL", "`s.expires_at <> ` + touchExpiry"},
+	{name: "Renew forgets the purpose", flags: []string{"-profile", "renew"}, edits: []edit{
+		{"store.go", "newID := NewIDFor(session.ID.purpose)", "newID := NewID()"},
 	}},
-	{"a batch of touches forgets that they name other ttls", []string{"-profile", "touches", "-coalescing", "on"}, []edit{
-		{"internal/pgtable/touch.go", "if request == first[request.key] {", "if request.key == first[request.key].key {"},
+	{name: "a token opens what it was not issued for", flags: []string{"-profile", "default"}, edits: []edit{
+		{"id.go", "hashOf(purposeDomain, string(token[:]), purpose)", "hashOf(purposeDomain, string(token[:]))"},
 	}},
-	{"DeleteByUser looks once", []string{"-profile", "everywhere"}, []edit{
+	{name: "entries have keys as sessions", flags: []string{"-profile", "everybody"}, edits: []edit{
+		{"internal/rows/rows.go", "key[KeySize] = 1", "key[KeySize] = 0"},
+	}},
+	{name: "LimitByUser looks once", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"internal/pgtable/end.go", "if err != nil || all && len(seen) < batchSize && !t.isDistributed() {", "if _ = all; err != nil || len(seen) < batchSize {"},
 	}},
-	{"DeleteByUser leaves the sessions that others hold", []string{"-profile", "everywhere"}, []edit{
+	{name: "LimitByUser keeps what is over", flags: []string{"-profile", "default"}, edits: []edit{
+		{"internal/pgtable/end.go", "AND ($5 = 0 OR s.expires_at > $1)", "AND ($5 = 0 OR $1::timestamptz IS NOT NULL)"},
+	}},
+	{name: "LimitByUser keeps the oldest", flags: []string{"-profile", "limits"}, edits: []edit{
+		{"internal/pgtable/end.go", "ORDER BY ` + newestFirst + `", "ORDER BY s.created_at, s.version"},
+	}},
+	{name: "Touch forgets the end", flags: []string{"-profile", "expiry"}, edits: []edit{
+		{"internal/pgtable/touch.go", "least($1::timestamptz + ` + touchTTL + `, s.ends_at)", "$1::timestamptz + ` + touchTTL + `"},
+	}},
+	{name: "Touch shortens a life", flags: []string{"-profile", "expiry"}, edits: []edit{
+		{"internal/pgtable/touch.go", "`s.expires_at < ` + touchExpiry + ` AND (` + touchExpiry + ` - s.expires_at) * 10 >= ` + touchTTL", "`s.expires_at <> ` + touchExpiry"},
+	}},
+	{name: "a batch of touches forgets that they name other ttls", flags: []string{"-profile", "touches", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/touch.go", "if request == first[request.key] {", "if request.key == first[request.key].key {"},
+	}},
+	{name: "DeleteByUser looks once", flags: []string{"-profile", "everywhere"}, edits: []edit{
+		{"internal/pgtable/end.go", "if err != nil || all && len(seen) < batchSize && !t.isDistributed() {", "if _ = all; err != nil || len(seen) < batchSize {"},
+	}},
+	{name: "DeleteByUser leaves the sessions that others hold", flags: []string{"-profile", "everywhere"}, edits: []edit{
 		{"internal/pgtable/end.go", "if row.ended {\n\t\t\tcontinue", "if true {\n\t\t\tcontinue"},
 	}},
-	{"DeleteAll looks once", []string{"-profile", "everybody"}, []edit{
+	{name: "DeleteAll looks once", flags: []string{"-profile", "everybody"}, edits: []edit{
 		{"internal/pgtable/end.go", "done = done && all", "done = done && (all || true)"},
 	}},
-	{"FindByUser shows what has expired", []string{"-profile", "expiry"}, []edit{
+	{name: "FindByUser shows what has expired", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"internal/pgtable/find.go", "WHERE s.user_key = $%d AND ` + live + `", "WHERE s.user_key = $%d AND $1::timestamptz IS NOT NULL AND ` + stored + `"},
 	}},
-	{"All shows what has expired", []string{"-profile", "lists"}, []edit{
+	{name: "All shows what has expired", flags: []string{"-profile", "lists"}, edits: []edit{
 		{"internal/pgtable/find.go", "WHERE s.key > $2 AND ` + live + `", "WHERE s.key > $2 AND $1::timestamptz IS NOT NULL AND ` + stored + `"},
 	}},
-	{"All loses what follows a page", []string{"-profile", "lists"}, []edit{
+	{name: "All loses what follows a page", flags: []string{"-profile", "lists"}, edits: []edit{
 		{"internal/pgtable/find.go", "ORDER BY s.key\n\t\t\tLIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4", "LIMIT $3\n\t\t) AS s\n\t) AS s\n\tWHERE s.pgsession_bytes_before < $4"},
 	}},
-	{"the clean-up does not judge again", []string{"-profile", "sweep"}, []edit{
+	{name: "the clean-up does not judge again", flags: []string{"-profile", "sweep"}, edits: []edit{
 		{"internal/pgtable/cleanup.go", "ON seen.key = s.key\n\t\tWHERE s.expires_at <= ` + expiredBound + `", "ON seen.key = s.key\n\t\tWHERE ($1::timestamptz IS NOT NULL OR $2::interval IS NULL)"},
 		{"internal/pgtable/cleanup.go", "WHERE s.key = held.key AND s.expires_at <= ` + expiredBound + `", "WHERE s.key = held.key"},
 	}},
-	{"Take does not remove", []string{"-profile", "entries"}, []edit{
+	{name: "Take does not remove", flags: []string{"-profile", "entries"}, edits: []edit{
 		{"internal/pgtable/entry.go", "\tDELETE FROM sessions AS s\n\tWHERE s.key = $2 AND ` + live + `\n\tRETURNING ` + columns + `", "\tSELECT ` + columns + `\n\tFROM sessions AS s\n\tWHERE s.key = $2 AND ` + live + `"},
 	}},
-	{"batches wait for the rows that others hold", []string{"-profile", "order", "-coalescing", "on"}, []edit{
+	{name: "batches wait for the rows that others hold", flags: []string{"-profile", "order", "-coalescing", "on"}, edits: []edit{
 		{"internal/pgtable/table.go", "FOR UPDATE OF s SKIP LOCKED", "FOR UPDATE OF s"},
 	}},
-	{"batches insert in any order", []string{"-profile", "insert", "-coalescing", "on"}, []edit{
+	{name: "batches insert in any order", flags: []string{"-profile", "insert", "-coalescing", "on"}, edits: []edit{
 		{"internal/pgtable/put.go", "\n\t\tORDER BY new.key", ""},
 	}},
-	{"batches update before they insert", []string{"-profile", "insert", "-coalescing", "on"}, []edit{
+	{name: "batches update before they insert", flags: []string{"-profile", "insert", "-coalescing", "on"}, edits: []edit{
 		{"internal/pgtable/put.go", `
 	SELECT inserted.key FROM pgsession_inserted AS inserted
 	UNION ALL
@@ -141,53 +172,71 @@ var mutants = []mutant{
 	UNION ALL
 	SELECT inserted.key FROM pgsession_inserted AS inserted`},
 	}},
-	{"a write is sent again though it may have happened", []string{"-faults", "on"}, []edit{
+	{name: "a write is sent again though it may have happened", flags: []string{"-faults", "on"}, edits: []edit{
 		{"internal/pgtable/retry.go", "func leftNoTrace(err error) bool {", "func leftNoTrace(err error) bool {\n\tif isConnectionLost(err) {\n\t\treturn true\n\t}"},
 	}},
-	{"a write that was given up happens late", []string{"-faults", "on"}, []edit{
+	{name: "a write that was given up happens late", flags: []string{"-faults", "on"}, edits: []edit{
 		{"internal/pgtable/retry.go", "case err == nil || ctx.Err() != nil || attempt >= maxAttempts:", `case err != nil && ctx.Err() != nil:
 			time.AfterFunc(3*time.Second, func() { t.runOnce(context.WithoutCancel(ctx), do) })
 			return err
 		case err == nil || attempt >= maxAttempts:`},
 	}},
-	{"WithTimeout bounds nothing", []string{"-faults", "silent"}, []edit{
+	{name: "WithTimeout bounds nothing", flags: []string{"-faults", "silent"}, edits: []edit{
 		{"internal/pgtable/table.go", "if t.config.Timeout == 0 {", "if true {"},
 	}},
-	{"read-only connections stay in the pool", []string{"-faults", "connections read-only"}, []edit{
+	{name: "read-only connections stay in the pool", flags: []string{"-faults", "connections read-only"}, edits: []edit{
 		{"internal/pgtable/retry.go", "t.pool.Reset()", ""},
 	}},
-	{"prepared statements that are gone are an error", []string{"-faults", "discarded"}, []edit{
+	{name: "prepared statements that are gone are an error", flags: []string{"-faults", "discarded"}, edits: []edit{
 		{"internal/pgtable/retry.go", "case sqlState(err) == undefinedStatement || t.isDemoted(err, began):", "case t.isDemoted(err, began):"},
 	}},
-	{"the clean-up trusts the clock of its node", []string{"-faults", "ahead"}, []edit{
+	{name: "the clean-up trusts the clock of its node", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"internal/pgtable/cleanup.go", "statement_timestamp() + $2::interval", "$1::timestamptz + $2::interval"},
 	}},
-	{"calls of several tenants share statements", []string{"-faults", "ahead"}, []edit{
+	{name: "calls of several tenants share statements", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"internal/pgtable/shared.go", "if config.BeforeAcquire != nil || config.PrepareConn != nil {", "if false {"},
 	}},
-	{"an outage is taken for no session", []string{"-faults", "on"}, []edit{
-		{"store.go", `return rows.Row{}, nil, wrap("load", err)`, "return rows.Row{}, nil, ErrNotFound"},
+	{name: "an outage is taken for no session", flags: []string{"-faults", "on"}, edits: []edit{
+		{"store.go", "return nil, wrap(operation, err)", "return nil, ErrNotFound"},
 	}},
 }
 
 func main() {
-	only := flag.String("only", "", "run the mutants whose name contains this")
-	limit := flag.Duration("limit", time.Minute, "how long a mutant may go unfound")
-	sound := flag.Duration("sound", 10*time.Second, "how long the library as it is runs under each profile; 0 for not at all")
-	seed := flag.Uint64("seed", 1, "of the torture")
 	flag.Parse()
+	if !tryAll() {
+		fmt.Println("FAILED")
+		os.Exit(1)
+	}
+}
+
+var (
+	only      = flag.String("only", "", "run the mutants whose name contains this")
+	limit     = flag.Duration("limit", time.Minute, "how long a mutant may go unfound")
+	sound     = flag.Duration("sound", 10*time.Second, "how long the library as it is runs under each profile; 0 for not at all")
+	seed      = flag.Uint64("seed", 1, "of the torture")
+	buildOnly = flag.Bool("build", false, "only see whether each mutant compiles")
+)
+
+// tryAll reports whether each mutant was found, and nothing in the library as it is.
+func tryAll() bool {
+	folder, err := os.MkdirTemp("", "torture-mutants-")
+	if err != nil {
+		fmt.Println(err)
+		return false
+	}
+	defer os.RemoveAll(folder)
 	failed := false
-	try := func(name string, flags []string, edits []edit, duration time.Duration, want bool) {
+	try := func(name string, m mutant, duration time.Duration, want bool) {
 		started := time.Now()
-		found, evidence, err := run(flags, edits, duration, *seed)
+		found, evidence, err := m.run(duration, *seed)
 		took := time.Since(started).Round(100 * time.Millisecond)
 		switch {
 		case err != nil:
 			fmt.Printf("ERROR  %s: %v\n", name, err)
 		case found:
-			fmt.Printf("found  %s, %v %v: %s\n", name, took, flags, evidence)
+			fmt.Printf("found  %s, %v %v: %s\n", name, took, append(m.flags, m.tests...), evidence)
 		default:
-			fmt.Printf("clean  %s, %v %v\n", name, took, flags)
+			fmt.Printf("clean  %s, %v %v\n", name, took, append(m.flags, m.tests...))
 		}
 		if err != nil || found != want {
 			failed = true
@@ -197,35 +246,54 @@ func main() {
 		if !strings.Contains(m.name, *only) {
 			continue
 		}
-		if *sound > 0 {
-			try("the library as it is", m.flags, nil, *sound, false)
+		if *buildOnly {
+			if _, err := m.build(folder); err != nil {
+				fmt.Printf("ERROR  %s: %v\n", m.name, err)
+				failed = true
+			}
+			continue
 		}
-		try(m.name, m.flags, m.edits, *limit, true)
+		if *sound > 0 {
+			try("the library as it is", mutant{program: m.program, flags: m.flags, tests: m.tests}, *sound, false)
+		}
+		try(m.name, m, *limit, true)
 	}
-	if failed {
-		fmt.Println("FAILED")
-		os.Exit(1)
-	}
+	return !failed
 }
 
-// run builds the torture on an edited library, runs it, and returns whether it found something, and what.
-func run(flags []string, edits []edit, duration time.Duration, seed uint64) (found bool, evidence string, err error) {
+// build builds the mutant's program on the edited library.
+func (m mutant) build(folder string) (program string, err error) {
+	overlay, err := writeOverlay(root, folder, m.edits)
+	if err != nil {
+		return "", err
+	}
+	program = filepath.Join(folder, "torture")
+	if output, err := exec.Command("go", "build", "-overlay", overlay, "-o", program, cmp.Or(m.program, ".")).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, output)
+	}
+	return program, nil
+}
+
+// run builds the mutant, runs it, and returns whether something was found, and what.
+func (m mutant) run(duration time.Duration, seed uint64) (found bool, evidence string, err error) {
 	folder, err := os.MkdirTemp("", "torture-mutant-")
 	if err != nil {
 		return false, "", err
 	}
 	defer os.RemoveAll(folder)
-	overlay, err := writeOverlay(folder, edits)
+	if m.tests != nil {
+		return m.runTests(folder)
+	}
+	program, err := m.build(folder)
 	if err != nil {
 		return false, "", err
 	}
-	program := filepath.Join(folder, "torture")
-	if output, err := exec.Command("go", "build", "-overlay", overlay, "-o", program, ".").CombinedOutput(); err != nil {
-		return false, "", fmt.Errorf("%w\n%s", err, output)
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), duration+2*time.Minute)
 	defer cancel()
-	args := append([]string{"-duration", duration.String(), "-seed", fmt.Sprint(seed), "-faults", "off"}, flags...)
+	args := append([]string{"-duration", duration.String(), "-seed", fmt.Sprint(seed)}, m.flags...)
+	if m.program == "" && !slices.Contains(m.flags, "-faults") {
+		args = append(args, "-faults", "off")
+	}
 	output, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
 	if path := os.Getenv("TORTURE_MUTANTS_LOG"); path != "" {
 		if err := appendTo(path, output); err != nil {
@@ -247,6 +315,25 @@ func run(flags []string, edits []edit, duration time.Duration, seed uint64) (fou
 	return false, "", fmt.Errorf("no reason given\n%s", output)
 }
 
+func (m mutant) runTests(folder string) (found bool, evidence string, err error) {
+	overlay, err := writeOverlay(root, folder, m.edits)
+	if err != nil {
+		return false, "", err
+	}
+	command := exec.Command("go", append([]string{"test", "-count=1", "-overlay", overlay}, m.tests...)...)
+	command.Dir = root
+	output, err := command.CombinedOutput()
+	if err == nil {
+		return false, "", nil
+	}
+	for line := range strings.Lines(string(output)) {
+		if strings.HasPrefix(line, "--- FAIL") {
+			return true, strings.TrimSpace(line), nil
+		}
+	}
+	return false, "", fmt.Errorf("%w\n%s", err, output)
+}
+
 func appendTo(path string, output []byte) error {
 	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -258,8 +345,8 @@ func appendTo(path string, output []byte) error {
 }
 
 // writeOverlay writes edited copies of the library's files, and the list of them that the compiler takes.
-func writeOverlay(folder string, edits []edit) (overlay string, err error) {
-	root, err := filepath.Abs("../..")
+func writeOverlay(root, folder string, edits []edit) (overlay string, err error) {
+	root, err = filepath.Abs(root)
 	if err != nil {
 		return "", err
 	}
@@ -280,7 +367,7 @@ func writeOverlay(folder string, edits []edit) (overlay string, err error) {
 	}
 	replace := make(map[string]string)
 	for path, content := range contents {
-		replace[path] = filepath.Join(folder, filepath.Base(path))
+		replace[path] = filepath.Join(folder, fmt.Sprint(len(replace))+filepath.Base(path))
 		if err := os.WriteFile(replace[path], []byte(content), 0o600); err != nil {
 			return "", err
 		}
