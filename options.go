@@ -103,8 +103,13 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 }
 
 // WithTimeout bounds each operation, including the wait for a connection. An operation ends within
-// this time, whatever the server, the network, the pool or other callers do. The default is 5
-// seconds, and 0 means no bound. The caller's context may end an operation sooner.
+// this time and its caller's context, and at most 0.2 seconds later, whatever the server, the
+// network, the pool or other callers do. The default is 5 seconds, and 0 means that only the
+// caller's context bounds it.
+//
+// If the context is cancelled, for example because a client hangs up, a statement that was sent
+// before goes on for these 0.2 seconds, and no further one is sent. To cut a statement off costs its
+// connection, and most statements end within a millisecond.
 //
 // [Store.Init], [Store.All], [Store.DeleteAll], [Store.CleanupExpired] and [Store.Reseal] work
 // through the whole table. For them it bounds each step and not the operation. An operation whose
@@ -124,7 +129,8 @@ func WithTimeout(d time.Duration) Option {
 // connections, at least 2, and grows with the distance of the server: by one for each half of a
 // millisecond that the fastest statement takes, up to half of the connections and at most 16.
 // 0 turns sharing off. Most applications do not need this option: a call that finds fewer than n
-// statements in flight runs at once by itself, and no call is delayed to fill a batch.
+// statements in flight runs at once by itself, and no call is delayed to fill a batch. If the
+// context of a call ends while it is queued or shares a statement, the call returns at once.
 //
 // A shared statement runs under a context of its own, so that tracers see none of the callers'
 // values. So sharing is off by default if the pool has a hook that sees the caller's context

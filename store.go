@@ -16,8 +16,8 @@
 // durable. No id changes hands: who the user is changes only through [Store.Renew] and
 // [Store.Cycle], under a new id. [ErrNotFound] means that the session is provably absent, expired
 // or ended, and never that the database could not be asked. A stolen table reveals no tokens, users
-// or values, and a row that was edited gives [ErrTampered]. Every operation ends within
-// [WithTimeout].
+// or values, and a row that was edited gives [ErrTampered]. Every operation ends within its
+// context and [WithTimeout], and at most 0.2 seconds later.
 //
 // # Errors
 //

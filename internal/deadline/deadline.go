@@ -1,9 +1,11 @@
-// Package deadline bounds many short calls in time with one timer.
+// Package deadline ends many short calls in time with one timer.
 //
 // A [context.WithDeadline] sets a timer for each call. If that timer is the earliest of the process, setting it
 // wakes a thread that waits for the network, which costs a short call a tenth of its time. A [Watch] has one
-// timer for all of its contexts, which looks at them ten times a second while there are any. A context therefore
-// ends up to [Precision] after its deadline.
+// timer for all of its contexts. It looks at them about every tenth of a second while there are any.
+//
+// A Watch can also let a call go on for a moment after its caller has gone. A client of a database has to close
+// its connection if a call is cut off, but most calls end by themselves within a millisecond.
 package deadline
 
 import (
@@ -12,78 +14,133 @@ import (
 	"time"
 )
 
-// Precision is how long after its deadline a context may end.
-const Precision = 100 * time.Millisecond
+const (
+	// Precision is how long after its deadline a context may end.
+	Precision = 100 * time.Millisecond
+
+	// Grace is how long after its caller's context one from [Watch.WithGrace] may end.
+	Grace = 2 * Precision
+
+	// interval lies between two looks. The rest of Precision is for a busy machine.
+	interval = 80 * time.Millisecond
+)
 
 // A Watch ends contexts at their deadlines. The zero Watch is ready. It is safe for concurrent use, and has no
 // timer set for longer than [Precision] after its last context was cancelled.
 type Watch struct {
 	mu       sync.Mutex
-	contexts map[*deadlineContext]struct{}
+	contexts map[*watched]struct{}
 	timer    *time.Timer
 	isSet    bool
 }
 
-// With returns a context that ends at the deadline or with ctx, whichever is first. The caller must call cancel
-// when it no longer needs the context.
-func (w *Watch) With(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
-	inner, cancelInner := context.WithCancelCause(ctx)
-	c := &deadlineContext{Context: inner, deadline: deadline, cancel: cancelInner}
-	w.add(c)
-	return c, func() {
-		w.remove(c)
-		cancelInner(context.Canceled)
-	}
+// A watched context ends when cancel is called.
+type watched struct {
+	context.Context
+	cancel   context.CancelCauseFunc
+	caller   context.Context
+	deadline time.Time       // zero if there is none
+	gone     <-chan struct{} // closed when the caller has gone; nil if that ends the context at once
+	reason   error           // why it ends; set by a look, and if the caller has gone, by the one before
 }
 
-func (w *Watch) add(c *deadlineContext) {
+// With returns a context that ends with ctx, or at the deadline if that is earlier. A zero deadline is none. The
+// caller must call cancel when it no longer needs the context.
+func (w *Watch) With(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
+	if own, ok := ctx.Deadline(); deadline.IsZero() || ok && !own.After(deadline) {
+		return ctx, func() {}
+	}
+	return w.add(ctx, ctx, nil, deadline)
+}
+
+// WithGrace is With, except that the context may go on when ctx was cancelled. It ends between the first and the
+// second look after that, [Grace] later at most. So a call that ends within a moment is not cut off.
+func (w *Watch) WithGrace(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
+	if own, ok := ctx.Deadline(); ok && (deadline.IsZero() || own.Before(deadline)) {
+		deadline = own
+	}
+	if deadline.IsZero() && ctx.Done() == nil {
+		return ctx, func() {}
+	}
+	return w.add(ctx, context.WithoutCancel(ctx), ctx.Done(), deadline)
+}
+
+// Caller returns the context that With or WithGrace made ctx from. If neither has made ctx, it returns ctx.
+func Caller(ctx context.Context) context.Context {
+	if c, ok := ctx.(*watched); ok {
+		return c.caller
+	}
+	return ctx
+}
+
+func (w *Watch) add(caller, parent context.Context, gone <-chan struct{}, deadline time.Time) (context.Context, context.CancelFunc) {
+	c := &watched{caller: caller, gone: gone, deadline: deadline}
+	c.Context, c.cancel = context.WithCancelCause(parent)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.contexts == nil {
-		w.contexts = make(map[*deadlineContext]struct{})
-		w.timer = time.AfterFunc(Precision, w.look)
-		w.isSet = true
+	switch {
+	case w.contexts == nil:
+		w.contexts = make(map[*watched]struct{})
+		w.timer = time.AfterFunc(interval, w.look)
+	case !w.isSet:
+		w.timer.Reset(interval)
 	}
 	w.contexts[c] = struct{}{}
-	if !w.isSet {
-		w.timer.Reset(Precision)
-		w.isSet = true
+	w.isSet = true
+	return c, func() {
+		w.remove(c)
+		c.cancel(context.Canceled)
 	}
 }
 
-func (w *Watch) remove(c *deadlineContext) {
+func (w *Watch) remove(c *watched) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.contexts, c)
 }
 
-// look ends the contexts whose deadlines have passed.
+// look ends the contexts that are over. It does so without the lock, because that may call methods of a caller's
+// context.
 func (w *Watch) look() {
+	for _, c := range w.takeOver(time.Now()) {
+		c.cancel(c.reason)
+	}
+}
+
+func (w *Watch) takeOver(now time.Time) (over []*watched) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
 	for c := range w.contexts {
-		if !now.Before(c.deadline) {
+		if c.isOver(now) {
 			delete(w.contexts, c)
-			c.cancel(context.DeadlineExceeded)
+			over = append(over, c)
 		}
 	}
 	w.isSet = len(w.contexts) > 0
 	if w.isSet {
-		w.timer.Reset(Precision)
+		w.timer.Reset(interval)
 	}
+	return over
 }
 
-// A deadlineContext tells a deadline that the context below it does not know.
-type deadlineContext struct {
-	context.Context
-	deadline time.Time
-	cancel   context.CancelCauseFunc
+func (c *watched) isOver(now time.Time) bool {
+	if !c.deadline.IsZero() && !now.Before(c.deadline) {
+		c.reason = context.DeadlineExceeded
+		return true
+	}
+	select {
+	case <-c.gone:
+	default:
+		return false
+	}
+	before := c.reason != nil
+	c.reason = context.Canceled
+	return before
 }
 
-func (c *deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true }
+func (c *watched) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
 
-func (c *deadlineContext) Err() error {
+func (c *watched) Err() error {
 	err := c.Context.Err()
 	if err != nil && context.Cause(c.Context) == context.DeadlineExceeded {
 		return context.DeadlineExceeded

@@ -3,96 +3,291 @@ package deadline
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-func TestWatch_With(t *testing.T) {
+type contextKey struct{}
+
+// both are the ways to make a context.
+var both = map[string]func(*Watch, context.Context, time.Time) (context.Context, context.CancelFunc){
+	"With": (*Watch).With, "WithGrace": (*Watch).WithGrace,
+}
+
+// inBubble runs a test with a fake clock for each way.
+func inBubble(t *testing.T, test func(t *testing.T, w *Watch, with func(context.Context, time.Duration) (context.Context, context.CancelFunc))) {
 	t.Parallel()
-	t.Run("ends at the deadline", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			var w Watch
-			began := time.Now()
-			ctx, cancel := w.With(t.Context(), began.Add(time.Second))
-			defer cancel()
-			later, cancelLater := w.With(t.Context(), began.Add(time.Hour))
-			defer cancelLater()
-			deadline, ok := ctx.Deadline()
-			require.True(t, ok)
-			require.Equal(t, began.Add(time.Second), deadline)
-			require.NoError(t, ctx.Err())
-			<-ctx.Done()
-			require.WithinRange(t, time.Now(), began.Add(time.Second), began.Add(time.Second+Precision))
-			require.Equal(t, context.DeadlineExceeded, ctx.Err())
-			require.NoError(t, later.Err())
+	for name, way := range both {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := &Watch{}
+				test(t, w, func(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+					return way(w, ctx, time.Now().Add(after))
+				})
+			})
 		})
-	})
-	t.Run("ends with its parent", func(t *testing.T) {
-		t.Parallel()
-		var w Watch
-		parent, cancelParent := context.WithCancel(t.Context())
-		ctx, cancel := w.With(parent, time.Now().Add(time.Hour))
+	}
+}
+
+func TestWatch_Deadline(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *Watch, with func(context.Context, time.Duration) (context.Context, context.CancelFunc)) {
+		began := time.Now()
+		ctx, cancel := with(context.WithValue(t.Context(), contextKey{}, "mine"), time.Second)
 		defer cancel()
-		cancelParent()
+		later, cancelLater := with(t.Context(), time.Hour)
+		defer cancelLater()
+		past, cancelPast := with(t.Context(), -time.Second)
+		defer cancelPast()
+		deadline, ok := ctx.Deadline()
+		require.True(t, ok)
+		require.Equal(t, began.Add(time.Second), deadline)
+		require.Equal(t, "mine", ctx.Value(contextKey{}))
+		require.NoError(t, ctx.Err())
+
+		below, cancelBelow := context.WithCancel(ctx)
+		defer cancelBelow()
+		told := make(chan struct{})
+		context.AfterFunc(ctx, func() { close(told) })
+		<-past.Done()
+		require.WithinRange(t, time.Now(), began, began.Add(Precision))
 		<-ctx.Done()
-		require.Equal(t, context.Canceled, ctx.Err())
+		require.WithinRange(t, time.Now(), began.Add(time.Second), began.Add(time.Second+Precision))
+		require.Equal(t, context.DeadlineExceeded, ctx.Err())
+		require.Equal(t, context.DeadlineExceeded, context.Cause(ctx))
+		<-told
+		<-below.Done()
+		require.Equal(t, context.DeadlineExceeded, context.Cause(below))
+		require.NoError(t, later.Err())
+		require.Len(t, w.contexts, 1)
 	})
-	t.Run("tells the cause of its parent", func(t *testing.T) {
-		t.Parallel()
-		var w Watch
-		cause := errors.New("cause")
-		parent, cancelParent := context.WithCancelCause(t.Context())
-		ctx, cancel := w.With(parent, time.Now().Add(time.Hour))
+}
+
+// A context is forgotten once it is cancelled, and the timer is not set without contexts.
+func TestWatch_Cancel(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *Watch, with func(context.Context, time.Duration) (context.Context, context.CancelFunc)) {
+		ctx, cancel := with(t.Context(), time.Hour)
+		cancel()
+		cancel()
+		require.Equal(t, context.Canceled, ctx.Err())
+		require.Empty(t, w.contexts)
+		time.Sleep(Precision)
+		synctest.Wait()
+		require.False(t, w.isSet, "no timer without contexts")
+		again, cancel := with(t.Context(), time.Second)
 		defer cancel()
-		cancelParent(cause)
-		require.Equal(t, cause, context.Cause(ctx))
-		require.Equal(t, context.Canceled, ctx.Err())
+		<-again.Done()
+		require.Equal(t, context.DeadlineExceeded, again.Err(), "the timer is set again")
 	})
-	t.Run("cancel ends it, and forgets it", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			var w Watch
-			ctx, cancel := w.With(t.Context(), time.Now().Add(time.Hour))
+}
+
+func TestWatch_With_CallerEnds(t *testing.T) {
+	t.Parallel()
+	var w Watch
+	cause := errors.New("cause")
+	caller, leave := context.WithCancelCause(t.Context())
+	ctx, cancel := w.With(caller, time.Now().Add(time.Hour))
+	defer cancel()
+	leave(cause)
+	<-ctx.Done()
+	require.Equal(t, context.Canceled, ctx.Err())
+	require.Equal(t, cause, context.Cause(ctx))
+}
+
+// If nothing would end the context that ctx does not end already, ctx serves.
+func TestWatch_ContextServes(t *testing.T) {
+	t.Parallel()
+	var w Watch
+	now := time.Now()
+	bounded, cancel := context.WithDeadline(t.Context(), now.Add(time.Hour))
+	defer cancel()
+	for _, deadline := range []time.Time{{}, now.Add(time.Hour), now.Add(2 * time.Hour)} {
+		ctx, cancel := w.With(bounded, deadline)
+		cancel()
+		require.Equal(t, bounded, ctx)
+		require.NoError(t, ctx.Err())
+	}
+	ctx, cancel := w.WithGrace(context.Background(), time.Time{})
+	cancel()
+	require.Equal(t, context.Background(), ctx)
+	require.Equal(t, ctx, Caller(ctx))
+}
+
+// A call that has ended within a moment after its caller has gone is not cut off.
+func TestWatch_WithGrace_CallerGoes(t *testing.T) {
+	t.Parallel()
+	for phase := range time.Duration(10) { // of the looks
+		for _, deadline := range []time.Duration{0, time.Hour} {
+			t.Run(fmt.Sprintf("%d/%v", phase, deadline), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					var w Watch
+					_, cancelOther := w.With(t.Context(), time.Now().Add(time.Hour)) // which starts the looks
+					defer cancelOther()
+					time.Sleep(phase * interval / 10)
+					caller, leave := context.WithCancelCause(t.Context())
+					var until time.Time
+					if deadline > 0 {
+						until = time.Now().Add(deadline)
+					}
+					ctx, cancel := w.WithGrace(caller, until)
+					defer cancel()
+					require.Equal(t, caller, Caller(ctx))
+					time.Sleep(time.Second)
+					leave(errors.New("cause"))
+					left := time.Now()
+					time.Sleep(interval - 1)
+					require.NoError(t, ctx.Err())
+					require.NoError(t, context.Cause(ctx))
+					<-ctx.Done()
+					require.WithinRange(t, time.Now(), left.Add(interval), left.Add(Grace))
+					require.Equal(t, context.Canceled, ctx.Err())
+				})
+			})
+		}
+	}
+}
+
+// The caller's own deadline bounds the call as the Watch's does.
+func TestWatch_WithGrace_CallersDeadline(t *testing.T) {
+	t.Parallel()
+	for name, after := range map[string]time.Duration{"later": time.Hour, "none": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var w Watch
+				began := time.Now()
+				caller, leave := context.WithTimeout(t.Context(), time.Second)
+				defer leave()
+				var until time.Time
+				if after > 0 {
+					until = began.Add(after)
+				}
+				ctx, cancel := w.WithGrace(caller, until)
+				defer cancel()
+				deadline, ok := ctx.Deadline()
+				require.True(t, ok)
+				require.Equal(t, began.Add(time.Second), deadline)
+				<-ctx.Done()
+				require.WithinRange(t, time.Now(), deadline, deadline.Add(Precision))
+				require.Equal(t, context.DeadlineExceeded, ctx.Err())
+			})
+		})
+	}
+}
+
+// Each step of an operation has a context of its own below the operation's.
+func TestWatch_Nested(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		end  func(leave, cancelOuter func())
+		want error
+	}{
+		"the outer one's deadline": {func(func(), func()) { time.Sleep(time.Second) }, context.DeadlineExceeded},
+		"the caller goes":          {func(leave, _ func()) { leave() }, context.Canceled},
+		"the outer one ends":       {func(_, cancelOuter func()) { cancelOuter() }, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var w Watch
+				caller, leave := context.WithCancel(t.Context())
+				outer, cancelOuter := w.With(caller, time.Now().Add(time.Second))
+				defer cancelOuter()
+				inner, cancel := w.WithGrace(outer, time.Now().Add(time.Hour))
+				defer cancel()
+				require.Equal(t, outer, Caller(inner))
+				require.Equal(t, caller, Caller(outer))
+				test.end(leave, cancelOuter)
+				ended := time.Now()
+				<-inner.Done()
+				require.Less(t, time.Since(ended), Grace)
+				require.Equal(t, test.want, inner.Err())
+				<-outer.Done()
+				require.Equal(t, test.want, outer.Err())
+			})
+		})
+	}
+}
+
+// busyContext uses the Watch whenever it is asked for a value.
+type busyContext struct {
+	context.Context
+	watch *Watch
+}
+
+func (c *busyContext) Value(key any) any {
+	_, cancel := c.watch.With(context.Background(), time.Now().Add(time.Hour))
+	cancel()
+	return c.Context.Value(key)
+}
+
+// The Watch holds no lock while it calls methods of others, or what waits for the end of a context.
+func TestWatch_CallersUseTheWatch(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *Watch, with func(context.Context, time.Duration) (context.Context, context.CancelFunc)) {
+		caller, leave := context.WithCancel(t.Context())
+		defer leave()
+		ctx, cancel := with(&busyContext{caller, w}, time.Second)
+		told := make(chan struct{})
+		context.AfterFunc(ctx, func() {
+			defer close(told)
 			cancel()
-			cancel()
-			require.Equal(t, context.Canceled, ctx.Err())
-			require.Empty(t, w.contexts)
-			time.Sleep(Precision)
-			synctest.Wait()
-			require.False(t, w.isSet, "no timer without contexts")
-			again, cancel := w.With(t.Context(), time.Now().Add(time.Second))
-			defer cancel()
+			again, cancelAgain := with(t.Context(), time.Second)
+			defer cancelAgain()
 			<-again.Done()
-			require.Equal(t, context.DeadlineExceeded, again.Err(), "the timer is set again")
 		})
+		<-told
+		require.Empty(t, w.contexts)
 	})
-	t.Run("a deadline that has passed", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			var w Watch
-			ctx, cancel := w.With(t.Context(), time.Now().Add(-time.Second))
-			defer cancel()
-			<-ctx.Done()
-			require.Equal(t, context.DeadlineExceeded, ctx.Err())
-		})
-	})
-	t.Run("contexts below end too", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			var w Watch
-			ctx, cancel := w.With(t.Context(), time.Now().Add(time.Second))
-			defer cancel()
-			below, cancelBelow := context.WithCancel(ctx)
-			defer cancelBelow()
-			stopped := make(chan struct{})
-			context.AfterFunc(ctx, func() { close(stopped) })
-			<-below.Done()
-			<-stopped
-			require.Equal(t, context.DeadlineExceeded, context.Cause(below))
-		})
+}
+
+// TestWatch_Random has hundreds of calls of any length, whose callers go and whose deadlines pass at any time.
+// A context never ends without a reason, nor later than it may.
+func TestWatch_Random(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var w Watch
+		var calls sync.WaitGroup
+		for seed := range uint64(300) {
+			calls.Go(func() {
+				random := rand.New(rand.NewPCG(seed, 1))
+				upTo := func(longest time.Duration) time.Duration { return time.Duration(random.Int64N(int64(longest))) }
+				for range 50 {
+					time.Sleep(upTo(200 * time.Millisecond))
+					began := time.Now()
+					timeout, goesAfter, takes := upTo(time.Second), upTo(time.Second), upTo(2*time.Second)
+					caller, leave := context.WithCancel(t.Context())
+					timer := time.AfterFunc(goesAfter, leave)
+					ctx, cancel := w.With(caller, began.Add(timeout))
+					grace, end := time.Duration(0), func() {}
+					if random.IntN(2) == 0 {
+						grace = Grace
+						ctx, end = w.WithGrace(ctx, began.Add(timeout))
+					}
+					select {
+					case <-ctx.Done():
+						took := time.Since(began)
+						byDeadline := ctx.Err() == context.DeadlineExceeded
+						assert.True(t, byDeadline && took >= timeout || !byDeadline && took >= goesAfter)
+						assert.LessOrEqual(t, took, min(timeout+Precision, goesAfter+grace))
+					case <-time.After(takes):
+						assert.LessOrEqual(t, takes, min(timeout+Precision, goesAfter+grace))
+					}
+					end()
+					cancel()
+					timer.Stop()
+					leave()
+				}
+			})
+		}
+		calls.Wait()
+		require.Empty(t, w.contexts)
 	})
 }

@@ -29,7 +29,7 @@ func (t *Table) End(ctx context.Context, key rows.Key) error {
 			return t.explain(ctx, err)
 		}
 	}
-	bounded, cancel := t.withDeadline(ctx, deadline)
+	bounded, cancel := t.deadlines.WithGrace(ctx, deadline)
 	defer cancel()
 	_, err := t.takeTurn(bounded, key, func() (bool, error) { return t.end(bounded, key) })
 	return t.explain(ctx, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsession/pgsession/internal/backoff"
+	"github.com/pgsession/pgsession/internal/deadline"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -74,7 +75,12 @@ func (t *Table) run(ctx context.Context, allowed func(error) bool, do func(ctx c
 var errNoConnection = errors.New("no connection to be had: every connection of the pool is in use, by statements that wait " +
 	"or by code that holds a connection while it calls the store, or a new one could not be made")
 
+// runOnce sends nothing if the caller has gone. The pool itself stops waiting a moment later, with ctx.
 func (t *Table) runOnce(ctx context.Context, do func(ctx context.Context, conn *pgx.Conn) error) error {
+	caller := deadline.Caller(ctx)
+	if err := caller.Err(); err != nil {
+		return err
+	}
 	conn, err := t.pool.Acquire(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -83,6 +89,9 @@ func (t *Table) runOnce(ctx context.Context, do func(ctx context.Context, conn *
 		return err
 	}
 	defer release(conn)
+	if err := caller.Err(); err != nil {
+		return err
+	}
 	err = do(ctx, conn.Conn())
 	if sqlState(err) == undefinedStatement {
 		// Somebody's DISCARD ALL or DEALLOCATE removed the prepared statements of this connection,
@@ -249,10 +258,8 @@ func (t *Table) explain(caller context.Context, err error) error {
 
 // isOver reports whether a caller's context has ended, other than by the store's own timeout.
 func isOver(caller context.Context) bool {
-	if outer, ok := caller.Value(callerKey{}).(context.Context); ok {
-		caller = outer
-	}
-	// A shared statement ends at its callers' deadline, perhaps a moment before their contexts do.
-	deadline, ok := caller.Deadline()
-	return caller.Err() != nil || ok && !time.Now().Before(deadline)
+	caller = deadline.Caller(caller) // it may be from Within
+	// A statement ends at its caller's deadline, perhaps a moment before the caller's context does.
+	end, ok := caller.Deadline()
+	return caller.Err() != nil || ok && !time.Now().Before(end)
 }

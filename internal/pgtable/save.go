@@ -30,7 +30,7 @@ func (t *Table) replace(ctx context.Context, w rows.Write, group *coalesce.Group
 			return rows.OK, t.explain(ctx, err)
 		}
 	}
-	bounded, cancel := t.withDeadline(ctx, deadline)
+	bounded, cancel := t.deadlines.WithGrace(ctx, deadline)
 	defer cancel()
 	outcome, err := t.replaceAlone(bounded, w, shares, one, rule)
 	return outcome, t.explain(ctx, err)

@@ -46,7 +46,7 @@ func (t *Table) newShared() shared {
 			MaxBatchBytes: maxBatchBytes,
 			Size:          func(rows.Key) int { return t.loadSize.estimate() },
 			SlowAfter:     t.config.SlowAfter,
-			Context:       t.withDeadline,
+			Context:       t.deadlines.WithGrace,
 			Run:           t.runLoads,
 			RunAgain:      func(error) bool { return true },
 		}),
@@ -71,7 +71,7 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 		MaxBatchBytes: maxBatchBytes,
 		Size:          sizeOf,
 		SlowAfter:     t.config.SlowAfter,
-		Context:       t.withDeadline,
+		Context:       t.deadlines.WithGrace,
 		Run: func(ctx context.Context, calls []C, answer func(int, R)) error {
 			if len(calls) == 1 {
 				key := keyOf(calls[0])

@@ -207,21 +207,9 @@ func (t *Table) deadline() time.Time {
 	return time.Now().Add(t.config.Timeout)
 }
 
-// withDeadline returns a context that ends at the deadline, if ctx does not end before. A zero
-// deadline is none.
-func (t *Table) withDeadline(ctx context.Context, deadline time.Time) (context.Context, context.CancelFunc) {
-	if own, ok := ctx.Deadline(); deadline.IsZero() || ok && !own.After(deadline) {
-		return ctx, func() {}
-	}
-	return t.deadlines.With(ctx, deadline)
-}
-
-// callerKey is the key of what Within was given.
-type callerKey struct{}
-
 // Within is part of [rows.Table].
 func (t *Table) Within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return t.withDeadline(context.WithValue(ctx, callerKey{}, ctx), t.deadline())
+	return t.deadlines.With(ctx, t.deadline())
 }
 
 // read runs a statement that changes nothing.
@@ -241,7 +229,7 @@ func (t *Table) writeRow(ctx context.Context, key rows.Key, do func(ctx context.
 
 // operate bounds an operation by the table's timeout.
 func (t *Table) operate(ctx context.Context, do func(ctx context.Context) error) error {
-	bounded, cancel := t.withDeadline(ctx, t.deadline())
+	bounded, cancel := t.deadlines.WithGrace(ctx, t.deadline())
 	defer cancel()
 	return t.explain(ctx, do(bounded))
 }

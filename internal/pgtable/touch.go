@@ -33,7 +33,7 @@ func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (tim
 			return result.expiresAt, result.outcome, t.explain(ctx, err)
 		}
 	}
-	bounded, cancel := t.withDeadline(ctx, deadline)
+	bounded, cancel := t.deadlines.WithGrace(ctx, deadline)
 	defer cancel()
 	result, err := t.touchAlone(bounded, request)
 	return result.expiresAt, result.outcome, t.explain(ctx, err)

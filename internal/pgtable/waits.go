@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/pgsession/pgsession/internal/deadline"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -24,7 +25,7 @@ type turn struct {
 
 const maxSpareTurns = 64
 
-// enter waits for the key's turn. An error is that of ctx.
+// enter waits for the key's turn. An error is that of ctx or of its caller, which may have gone earlier.
 func (w *waits) enter(ctx context.Context, key rows.Key) error {
 	turn := w.join(key)
 	select {
@@ -32,13 +33,16 @@ func (w *waits) enter(ctx context.Context, key rows.Key) error {
 		return nil
 	default:
 	}
+	caller := deadline.Caller(ctx)
 	select {
 	case turn.taken <- struct{}{}:
 		return nil
+	case <-caller.Done():
+		ctx = caller
 	case <-ctx.Done():
-		w.forget(key, turn)
-		return ctx.Err()
 	}
+	w.forget(key, turn)
+	return ctx.Err()
 }
 
 // tryEnter takes the turn if nobody has it or waits for it.
