@@ -73,10 +73,15 @@ func newBrowser(w *web, number int, users []string) *browser {
 	b := &browser{number: number, web: w, users: users, jar: jar}
 	b.client = &http.Client{Transport: w.transport, Jar: jar}
 	for _, app := range w.apps {
-		t := &tab{number: len(w.tabs), browser: b, app: app, tried: make(map[string]bool)}
+		t := newTab(b, app)
+		t.number = len(w.tabs)
 		b.tabs, w.tabs = append(b.tabs, t), append(w.tabs, t)
 	}
 	return b
+}
+
+func newTab(b *browser, app *application) *tab {
+	return &tab{browser: b, app: app, tried: make(map[string]bool)}
 }
 
 // A request is one of a burst, and its answer.
