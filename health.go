@@ -63,8 +63,8 @@ func (s *Store) Check(ctx context.Context) error {
 //     fail-over may lose an acknowledged write;
 //   - a clean-up from [Store.SpawnCleanup] has not succeeded for three of its intervals, has ended
 //     with its context while no other one runs, or lacks the privilege DELETE;
-//   - an operation met a row in the last 5 minutes that no key of the ring opens, or that lies in
-//     plaintext in the table of a store that is encrypted.
+//   - an operation met a row in the last 5 minutes that no key of the ring opens, or that the
+//     other kind of store wrote: in plaintext, or sealed.
 func (s *Store) Health(ctx context.Context) Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -80,8 +80,8 @@ func (s *Store) Health(ctx context.Context) Health {
 	if s.stats.lastUnknownKey.isWithin(unreadableMemory) {
 		reasons = append(reasons, "rows were met that no key of the ring opens: is a key missing from it?")
 	}
-	if s.stats.lastPlaintext.isWithin(unreadableMemory) {
-		reasons = append(reasons, "rows were met that lie in plaintext, and were refused: "+sealHint)
+	if s.stats.lastOtherKind.isWithin(unreadableMemory) {
+		reasons = append(reasons, "rows were met that "+s.otherKind())
 	}
 	if len(reasons) > 0 {
 		return Health{Status: Degraded, Reasons: reasons}

@@ -15,8 +15,8 @@ func TestCounters_Open(t *testing.T) {
 		var c counters
 		for err, last := range map[error]*lastTime{
 			ErrUnknownKey:   &c.lastUnknownKey,
-			errSealedRow:    &c.lastUnknownKey,
-			errPlaintextRow: &c.lastPlaintext,
+			errSealedRow:    &c.lastOtherKind,
+			errPlaintextRow: &c.lastOtherKind,
 		} {
 			require.False(t, last.isWithin(unreadableMemory))
 			c.open(err)
@@ -27,7 +27,7 @@ func TestCounters_Open(t *testing.T) {
 		}
 		c.open(ErrTampered)
 		require.False(t, c.lastUnknownKey.isWithin(unreadableMemory))
-		require.False(t, c.lastPlaintext.isWithin(unreadableMemory))
+		require.False(t, c.lastOtherKind.isWithin(unreadableMemory))
 		require.EqualValues(t, 2, c.tampered.Load())
 		require.EqualValues(t, 2, c.unknownKey.Load())
 	})

@@ -241,21 +241,34 @@ func TestSealPlaintext_Hostile(t *testing.T) {
 	require.Equal(t, 1, rotated.Number(t, good))
 }
 
-// An encrypted store says at start-up, and to whoever asks how it is, that rows lie in plaintext.
-func TestPlaintextRows_AreNamed(t *testing.T) {
+// A store that meets rows of the other kind says so at start-up, and to whoever asks how it is.
+func TestRowsOfTheOtherKind_AreNamed(t *testing.T) {
 	t.Parallel()
-	f := test.NewPlaintextStore(t)
-	id := f.Begin(t, test.Ann(1), time.Hour)
-	log := test.NewRecorder()
-	s := sealed(t, f, pgsession.WithLogger(slog.New(log)))
-	require.NoError(t, s.Init(t.Context()))
-	require.Len(t, log, 2)
-	require.Contains(t, (<-log).Message, "the clocks")
-	require.Contains(t, (<-log).Message, "sessions lie in plaintext, and this store refuses them: run pgsession seal once")
-	require.ErrorIs(t, test.Err(s.Load(t.Context(), id)), pgsession.ErrTampered)
-	health := s.Health(t.Context())
-	require.Equal(t, pgsession.Degraded, health.Status)
-	require.Contains(t, health.Reasons[len(health.Reasons)-1], "rows were met that lie in plaintext, and were refused: run pgsession seal once")
+	for name, want := range map[string]string{
+		"in plaintext": "lie in plaintext, and this store refuses them: run pgsession seal once",
+		"sealed":       "are sealed, and this is a Plaintext store, which refuses them",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := test.NewRecorder()
+			writer, open := test.NewPlaintextStore(t), test.Encrypted
+			if name == "sealed" {
+				writer, open = test.NewStore(t), pgsession.Plaintext
+			}
+			other := open(writer.Pool, pgsession.WithClock(writer.Clock), pgsession.WithLogger(slog.New(log)))
+			id := writer.Begin(t, test.Ann(1), time.Hour)
+			log.Forget()
+			require.NoError(t, other.Init(t.Context()))
+			require.Len(t, log, 2)
+			require.Contains(t, (<-log).Message, "the clocks")
+			require.Contains(t, (<-log).Message, "sessions "+want)
+			require.ErrorIs(t, test.Err(other.Load(t.Context(), id)), pgsession.ErrUnreadable)
+			health := other.Health(t.Context())
+			require.Equal(t, pgsession.Degraded, health.Status)
+			require.Len(t, health.Reasons, 2) // and the clock
+			require.Contains(t, health.Reasons[1]+health.Reasons[0], "rows were met that "+want)
+		})
+	}
 }
 
 // Sessions that were begun before a time are ended, on every kind of table, and none else.

@@ -26,7 +26,7 @@ func Schema(table string) string {
 // default.
 //
 // Init looks at up to 100 sessions. It logs a warning if none of them opens under the store's keys,
-// if one lies in plaintext in the table of a store that is encrypted, and if the clocks of application and server differ by more than 5 seconds.
+// if one is the other kind of store's (in plaintext, or sealed), and if the clocks of application and server differ by more than 5 seconds.
 //
 // Errors: [ErrSchema], and what differs, for a table that is not as [Schema] makes it, for one
 // whose rows row level security hides from this role, and if this role lacks SELECT, INSERT or
@@ -57,19 +57,27 @@ func (s *Store) warn(ctx context.Context) {
 	if err != nil || len(sample) == 0 {
 		return
 	}
-	opens, plaintext := false, false
+	opens := false
 	for _, row := range sample {
-		broken := s.session(row, s.now()).broken
-		opens = opens || broken == nil
-		plaintext = plaintext || broken == errPlaintextRow
+		switch s.session(row, s.now()).broken {
+		case nil:
+			opens = true
+		case errPlaintextRow, errSealedRow:
+			s.logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: sessions "+s.otherKind())
+			return
+		}
 	}
-	switch {
-	case plaintext:
-		s.logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: sessions lie in plaintext, and this store refuses them: "+sealHint)
-		return
-	case opens:
+	if opens {
 		return
 	}
 	s.logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: none of the sessions that were looked at opens: is this the right key ring?",
 		slog.Int("sessions", len(sample)))
+}
+
+// otherKind says what is wrong with rows of the other kind of store, and what to do.
+func (s *Store) otherKind() string {
+	if s.crypto == nil {
+		return "are sealed, and this is a Plaintext store, which refuses them: give this node the keys, and pgsession.New"
+	}
+	return "lie in plaintext, and this store refuses them: " + sealHint
 }

@@ -114,21 +114,24 @@ type counters struct {
 	loads, hits, saves, conflicts, revoked, tampered, unknownKey, cleaned atomic.Int64
 	bytesRead, bytesWritten                                               atomic.Int64
 	lastCleanup                                                           atomic.Pointer[cleanupRun]
-	lastUnknownKey, lastPlaintext                                         lastTime
+	lastUnknownKey, lastOtherKind                                         lastTime
 	operations                                                            [len(operationNames)]operationCounters
 }
 
 // open counts a row that does not open.
 func (c *counters) open(broken error) {
 	switch broken {
-	case errPlaintextRow:
-		c.lastPlaintext.set()
-		fallthrough
 	case ErrTampered:
 		c.tampered.Add(1)
-	case ErrUnknownKey, errSealedRow:
+	case ErrUnknownKey:
 		c.unknownKey.Add(1)
 		c.lastUnknownKey.set()
+	case errPlaintextRow:
+		c.tampered.Add(1)
+		c.lastOtherKind.set()
+	case errSealedRow:
+		c.unknownKey.Add(1)
+		c.lastOtherKind.set()
 	}
 }
 

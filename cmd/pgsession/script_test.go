@@ -72,6 +72,9 @@ func withSearchPath(t testing.TB, address, schema string) string {
 	require.NoError(t, err)
 	query := u.Query()
 	query.Set("search_path", schema)
+	if mode := os.Getenv("PGSESSION_TEST_QUERY_MODE"); mode != "" {
+		query.Set("default_query_exec_mode", mode)
+	}
 	u.RawQuery = query.Encode()
 	return u.String()
 }
