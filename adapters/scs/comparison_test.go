@@ -1,10 +1,12 @@
 package scsstore_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -42,11 +44,13 @@ func TestComparison(t *testing.T) {
 		return newApp(t, newStore(t, pool, pgsession.WithTimeout(timeout)))
 	}
 	for name, compare := range map[string]func(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string{
-		"50 parallel changes of different keys": differentKeys,
-		"50 parallel additions to one counter":  oneCounter,
-		"a log-out during a slow request":       logOut,
-		"a log-in during a slow request":        logIn,
-		silent:                                  silentDatabase,
+		"50 parallel changes of different keys":  differentKeys,
+		"50 parallel additions to one counter":   oneCounter,
+		"a log-out during a slow request":        logOut,
+		"a log-in during a slow request":         logIn,
+		"a log-out everywhere during RenewToken": logOutEverywhere,
+		"a cookie of another host":               tossedCookie,
+		silent:                                   silentDatabase,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -62,6 +66,10 @@ func TestComparison(t *testing.T) {
 			case "a log-out during a slow request":
 				require.Equal(t, "stays logged out", with)
 			case "a log-in during a slow request":
+				require.Equal(t, "stays logged in", with)
+			case "a log-out everywhere during RenewToken":
+				require.Equal(t, "stays logged out", with)
+			case "a cookie of another host":
 				require.Equal(t, "stays logged in", with)
 			}
 		})
@@ -138,6 +146,44 @@ func logIn(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
 	app.on("/who", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, app.GetString(r.Context(), "userID")) })
 	if ann.ok("/who") != "ann" {
 		return "a guest again"
+	}
+	return "stays logged in"
+}
+
+func logOutEverywhere(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
+	app := newApp(t, pgtest.Pool(t))
+	ann := app.newBrowser(t)
+	ann.ok("/login?user=ann")
+	app.on("/renew", func(_ http.ResponseWriter, r *http.Request) {
+		require.NoError(t, app.RenewToken(r.Context()))
+		if app.store != nil {
+			_, err := app.store.DeleteByUser(t.Context(), "ann")
+			require.NoError(t, err)
+			return
+		}
+		require.NoError(t, app.Iterate(t.Context(), func(ctx context.Context) error {
+			if app.GetString(ctx, "userID") != "ann" {
+				return nil
+			}
+			return app.Destroy(ctx)
+		}))
+	})
+	ann.get("/renew")
+	if ann.ok("/get") != "" {
+		return "logged in"
+	}
+	return "stays logged out"
+}
+
+func tossedCookie(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
+	app := newApp(t, pgtest.Pool(t))
+	ann := app.newBrowser(t)
+	ann.ok("/login?user=ann")
+	site, err := url.Parse(ann.site + "/get")
+	require.NoError(t, err)
+	ann.client.Jar.SetCookies(site, []*http.Cookie{{Name: "session", Value: "tossed", Path: "/get"}})
+	if ann.ok("/get") == "" {
+		return "a guest"
 	}
 	return "stays logged in"
 }

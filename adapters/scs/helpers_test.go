@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 
 const (
 	table = "app_sessions"
+	realm = "web"
 
 	// patience is how long a test waits for what never takes long, on a machine that does much else.
 	patience = time.Minute
@@ -71,7 +72,7 @@ type app struct {
 
 func newApp(t testing.TB, store *pgsession.Store, opts ...scsstore.Option) *app {
 	t.Helper()
-	a := newSite(t, store, scsstore.New(store, opts...), scsstore.LoadAndSave)
+	a := newSite(t, store, scsstore.New(store, realm, opts...), scsstore.LoadAndSave)
 	a.Codec = scsstore.UserCodec(a.Codec, "userID")
 	a.ErrorFunc = scsstore.Error
 	return a
@@ -182,9 +183,12 @@ func (b *browser) inBackground(path string) <-chan answer {
 	return got
 }
 
+// idOf returns the id of a session of the name that these tests use.
+func idOf(token string) pgsession.ID { return pgsession.DeriveID(`scs "web"` + token) }
+
 func load(t testing.TB, store *pgsession.Store, token string) *pgsession.Session {
 	t.Helper()
-	session, err := store.Load(t.Context(), pgsession.DeriveID(token))
+	session, err := store.Load(t.Context(), idOf(token))
 	require.NoError(t, err)
 	return session
 }

@@ -35,6 +35,8 @@ var (
 	clients      = flag.Int("clients", 50, "TestMoving_Traffic: how many clients there are at once")
 )
 
+var userCodec = scsstore.UserCodec(scs.GobCodec{}, "userID")
+
 // oldTable makes scs's table, as the README of its pgxstore does.
 func oldTable(t testing.TB, pool *pgxpool.Pool) *move.Table {
 	t.Helper()
@@ -75,7 +77,11 @@ func newMoving(t testing.TB, createInOld bool) *moving {
 	t.Helper()
 	pool := pgtest.Pool(t)
 	from := oldTable(t, pool)
-	return &moving{newApp(t, newStore(t, pool), scsstore.WithMoving(scsstore.Moving{From: from, CreateInOld: createInOld})), pool, from}
+	return &moving{newApp(t, newStore(t, pool), scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec, CreateInOld: createInOld})), pool, from}
+}
+
+func (m *moving) convert(row move.Row) (pgsession.ID, pgsession.Data, time.Time, error) {
+	return m.Store.(*scsstore.Store).Convert(row)
 }
 
 // visitor returns a browser whose session the old code made.
@@ -104,7 +110,7 @@ var states = map[string]func(t testing.TB, m *moving, token string){
 		_, err := m.pool.Exec(t.Context(), `INSERT INTO sessions SELECT 'copy:' || token, data, expiry FROM sessions WHERE token = $1`, token)
 		require.NoError(t, err)
 		mark(t, m, token)
-		require.NoError(t, m.from.Finish(t.Context(), m.store, token, scsstore.Converter(m.Codec)))
+		require.NoError(t, m.from.Finish(t.Context(), m.store, token, m.convert))
 		_, err = m.pool.Exec(t.Context(), `UPDATE sessions SET token = 'moving:' || $1::text WHERE token = 'copy:' || $1::text`, token)
 		require.NoError(t, err)
 	},
@@ -120,7 +126,7 @@ func mark(t testing.TB, m *moving, token string) {
 
 func (m *moving) importAll(t testing.TB) {
 	t.Helper()
-	_, err := move.Import(t.Context(), m.store, m.from, scsstore.Converter(m.Codec), nil)
+	_, err := move.Import(t.Context(), m.store, m.from, m.convert, nil)
 	require.NoError(t, err)
 	require.Zero(t, count(t, m.pool, "sessions"))
 }
@@ -339,10 +345,12 @@ func TestMoving_Traffic(t *testing.T) {
 		return newInstance(t, pgxstore.NewWithCleanupInterval(pool, 0), func(m *scs.SessionManager, next http.Handler) http.Handler { return m.LoadAndSave(next) })
 	}
 	release := func(opts ...scsstore.Option) string {
-		return newInstance(t, scsstore.New(store, opts...), scsstore.LoadAndSave)
+		return newInstance(t, scsstore.New(store, realm, opts...), scsstore.LoadAndSave)
 	}
-	release1 := func() string { return release(scsstore.WithMoving(scsstore.Moving{From: from, CreateInOld: true})) }
-	release2 := func() string { return release(scsstore.WithMoving(scsstore.Moving{From: from})) }
+	release1 := func() string {
+		return release(scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec, CreateInOld: true}))
+	}
+	release2 := func() string { return release(scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec})) }
 	release3 := func() string { return release() }
 
 	tr := &traffic{t: t}
@@ -360,14 +368,14 @@ func TestMoving_Traffic(t *testing.T) {
 	tr.switchTo(release0(), release0())
 	tr.switchTo(release0(), release1())
 	tr.switchTo(release1(), release1())
-	require.Zero(t, count(t, pool, table))
+	require.Zero(t, count(t, pool, table+` WHERE sealed IS NOT NULL AND expires_at > now() + interval '10 minutes'`), "none begins there")
 	tr.switchTo(release1(), release2())
 	require.Positive(t, count(t, pool, table))
 
 	// The import runs beside instances of both releases.
 	started := time.Now()
 	ctx, cancel := context.WithCancel(t.Context())
-	convert := scsstore.Converter(scsstore.UserCodec(scs.GobCodec{}, "userID"))
+	convert := scsstore.New(store, realm, scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec})).Convert
 	_, err = move.Import(ctx, store, from, convert, func(move.Progress) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
 	killImport(t, childURL+"="+pool.Config().ConnString(), childKey+"="+key.Secret(), childSchema+"="+schema)
@@ -389,7 +397,7 @@ func TestMoving_Traffic(t *testing.T) {
 
 	require.Empty(t, tr.problems)
 	manager := scs.New()
-	manager.Store = scsstore.New(store)
+	manager.Store = scsstore.New(store, realm)
 	for _, token := range tr.ended {
 		_, found, err := manager.Store.Find(token)
 		require.NoError(t, err)
@@ -444,8 +452,9 @@ func importInChild(url string) {
 	keys, err := pgsession.ParseKeyRing(os.Getenv(childKey))
 	must(err)
 	store := pgsession.New(pool, keys, pgsession.WithTable(table))
-	convert := scsstore.Converter(scsstore.UserCodec(scs.GobCodec{}, "userID"))
-	_, err = move.Import(ctx, store, move.FromSCS(pool, "sessions"), convert, func(move.Progress) { fmt.Println("moved a batch") })
+	from := move.FromSCS(pool, "sessions")
+	convert := scsstore.New(store, realm, scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec})).Convert
+	_, err = move.Import(ctx, store, from, convert, func(move.Progress) { fmt.Println("moved a batch") })
 	must(err)
 	os.Exit(0)
 }
@@ -493,7 +502,7 @@ func TestMoving_Find_Meanwhile(t *testing.T) {
 	pool, err := pgxpool.NewWithConfig(t.Context(), traced)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	s := scsstore.New(m.store, scsstore.WithMoving(scsstore.Moving{From: move.FromSCS(pool, "sessions")}))
+	s := scsstore.New(m.store, realm, scsstore.WithMoving(scsstore.Moving{From: move.FromSCS(pool, "sessions"), Codec: userCodec}))
 	_, found, err := s.Find(ann.token())
 	require.NoError(t, err)
 	require.True(t, found)

@@ -55,6 +55,7 @@ var given = map[string]string{
 	"sessions": "scs.New()",
 	"mux":      "http.NewServeMux()",
 	"old":      "move.FromSCS(nil, \"sessions\")",
+	"kept":     "(*scsstore.Store)(nil)",
 	"token":    `"token"`,
 }
 

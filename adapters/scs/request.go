@@ -3,36 +3,54 @@ package scsstore
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"reflect"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
+	"github.com/pgsession/pgsession/internal/handover"
 	"github.com/pgsession/pgsession/move"
 )
 
 // LoadAndSave is the middleware of a manager whose Store is a [*Store]: use it instead of the
 // manager's method of that name. It remembers for each request what the request found, so that its
 // commits keep the changes of other requests and bring nothing back that was ended; see
-// [Store.CommitCtx]. It panics if the manager's Store is another.
+// [Store.CommitCtx]. Of several cookies of the manager's name, as other hosts of the same domain can
+// set them, it takes the first whose session is live. It panics if the manager's Store is another.
 func LoadAndSave(manager *scs.SessionManager, next http.Handler) http.Handler {
 	storeOf(manager)
 	handler := manager.LoadAndSave(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handler.ServeHTTP(w, r.WithContext(NewContext(r.Context(), manager)))
+		ctx, end := NewContext(r.Context(), manager)
+		defer end()
+		ctx, err := choose(ctx, manager, r)
+		if err != nil {
+			manager.ErrorFunc(w, r, err)
+			return
+		}
+		handler.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
 // NewContext is for code that calls the manager's Load and Commit itself: what LoadAndSave does for a
-// request, it does for the work that is done with the context. It panics if the manager's Store is
-// not a [*Store].
-func NewContext(ctx context.Context, manager *scs.SessionManager) context.Context {
+// request, it does for the work that is done with the context. Call end when that is done. It panics
+// if the manager's Store is not a [*Store].
+func NewContext(ctx context.Context, manager *scs.SessionManager) (_ context.Context, end func()) {
 	s := storeOf(manager)
-	return context.WithValue(ctx, requestKey{s}, &request{codec: manager.Codec, found: map[string]found{}})
+	r := &request{codec: manager.Codec, found: map[string]found{}}
+	ctx = context.WithValue(ctx, requestKey{s}, r)
+	return ctx, func() { r.end(ctx, s) }
 }
 
 func storeOf(manager *scs.SessionManager) *Store {
@@ -43,22 +61,91 @@ func storeOf(manager *scs.SessionManager) *Store {
 	return s
 }
 
+// maxSameName bounds the cookies of one name that are looked up, since each costs a statement.
+const maxSameName = 32
+
+var errTooManyCookies = errors.New("scsstore: too many cookies of the session's name")
+
+// choose loads the session of a request that has several cookies of the manager's name.
+func choose(ctx context.Context, manager *scs.SessionManager, r *http.Request) (context.Context, error) {
+	cookies := r.CookiesNamed(manager.Cookie.Name)
+	switch {
+	case len(cookies) <= 1:
+		return ctx, nil // the manager does it
+	case len(cookies) > maxSameName:
+		return nil, storeError{errTooManyCookies}
+	}
+	chosen := ctx
+	for _, cookie := range cookies {
+		loaded, err := manager.Load(ctx, cookie.Value)
+		if err != nil {
+			return nil, err
+		}
+		if chosen == ctx && manager.Token(loaded) != "" {
+			chosen = loaded
+		}
+	}
+	found := requestOf(ctx, storeOf(manager))
+	found.cookies = slices.Collect(maps.Keys(found.found))
+	return chosen, nil
+}
+
+// Handle returns the handle of the session that ctx belongs to. "Log out everywhere else" passes it to
+// [pgsession.Store.DeleteByUser], so that this session is spared, also between a RenewToken and the
+// end of the request. The handle of a session that is new in the request names it once that ends.
+func Handle(ctx context.Context, manager *scs.SessionManager) pgsession.Handle {
+	s, token := storeOf(manager), manager.Token(ctx)
+	if r := requestOf(ctx, s); r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if kept := r.left.Handle(); !kept.IsZero() {
+			return kept
+		}
+	}
+	if manager.HashTokenInStore && token != "" {
+		hash := sha256.Sum256([]byte(token))
+		token = base64.RawURLEncoding.EncodeToString(hash[:])
+	}
+	return s.id(token).Handle()
+}
+
 // Error is an ErrorFunc for a SessionManager. It answers 409 Conflict if the session ended while the
 // request ran, 500 Internal Server Error if the application is to blame (the user changed without a
-// RenewToken, the values are too large), and otherwise 503 Service Unavailable with Retry-After,
-// since then the visitor may still be logged in. It logs all but the first.
+// RenewToken, the values are too large or cannot be encoded), and otherwise 503 Service Unavailable
+// with Retry-After, since then the visitor may still be logged in. It logs the last two kinds, a line
+// a second at most, but not that a client has gone away.
 func Error(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, pgsession.ErrNotFound) {
 		http.Error(w, "Your session has ended. Please reload the page.", http.StatusConflict)
 		return
 	}
-	slog.ErrorContext(r.Context(), "scsstore: a session was not loaded or not saved", "error", err)
-	if errors.Is(err, pgsession.ErrUserChanged) || errors.Is(err, pgsession.ErrTooLarge) {
-		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+	if errors.Is(err, errTooManyCookies) {
+		http.Error(w, "Please delete the cookies of this site.", http.StatusBadRequest)
 		return
 	}
-	w.Header().Set("Retry-After", "5")
-	http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+	text, status := "scsstore: a session was not loaded or not saved", http.StatusServiceUnavailable
+	for _, mistake := range []error{pgsession.ErrUserChanged, pgsession.ErrTooLarge, pgsession.ErrEncode} {
+		if errors.Is(err, mistake) {
+			text, status = "scsstore: a session cannot be saved as it is", http.StatusInternalServerError
+		}
+	}
+	if !errors.Is(err, context.Canceled) {
+		logs.Log(r.Context(), slog.Default(), slog.LevelError, text, "error", withoutValues(err))
+	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	http.Error(w, http.StatusText(status), status)
+}
+
+// withoutValues returns what may be logged of an error: all of the store's, and the type of one of a
+// codec, whose text may quote values.
+func withoutValues(err error) string {
+	var ours storeError
+	if errors.As(err, &ours) || errors.Is(err, pgsession.ErrEncode) || errors.Is(err, pgsession.ErrDecode) {
+		return err.Error()
+	}
+	return fmt.Sprintf("the manager's codec failed with a %T", err)
 }
 
 type requestKey struct{ store *Store }
@@ -67,10 +154,13 @@ type requestKey struct{ store *Store }
 type request struct {
 	codec scs.Codec
 
-	mu            sync.Mutex
-	found         map[string]found // by token
-	ended         found            // the last session that the request ended
-	endedByOthers bool             // that session was over already
+	mu      sync.Mutex
+	found   map[string]found // by token
+	cookies []string         // the tokens of those sessions that its cookies name, if these are several
+
+	left   handover.Left // the last session that the request left
+	before []byte        // what that one held when the request found it; nil if there is none
+	theirs []byte        // what it held when the request left it
 }
 
 // found is a session as a request found it, or as it last saved it.
@@ -94,6 +184,68 @@ func (r *request) remember(token string, f found) {
 	r.found[token] = f
 }
 
+// leave ends a session, and the others that the request's cookies name.
+func (r *request) leave(ctx context.Context, s *Store, token string) error {
+	for _, other := range append(slices.Clone(r.cookies), token) {
+		f, isFound := r.found[other]
+		if other != token || !isFound {
+			if _, err := s.end(ctx, other); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.left.End(ctx, s.store); err != nil {
+			return err
+		}
+		left, err := r.hand(ctx, s, token, f)
+		if err != nil {
+			return err
+		}
+		r.left, r.before, r.theirs = left, f.data, f.data
+		if left.Session != nil {
+			if data, ok := s.open(left.Session, token); ok {
+				r.theirs = data
+			}
+		}
+		delete(r.found, token)
+	}
+	return nil
+}
+
+func (r *request) hand(ctx context.Context, s *Store, token string, f found) (handover.Left, error) {
+	if f.session != nil {
+		if _, err := s.endInOld(ctx, token); err != nil {
+			return handover.Left{}, err
+		}
+		return handover.Leave(ctx, s.store, f.session)
+	}
+	values, err := decode(r.codec, f.data)
+	if err != nil {
+		return handover.Left{}, err
+	}
+	left, err := handover.Keep(ctx, s.store, userIn(r.codec, values))
+	if err != nil {
+		return handover.Left{}, err
+	}
+	wasLive, err := s.end(ctx, token)
+	if !wasLive {
+		err = errors.Join(err, left.End(ctx, s.store))
+		left.IsOver = true
+	}
+	return left, err
+}
+
+// end ends a session that the request has left for good.
+func (r *request) end(ctx context.Context, s *Store) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ctx, cancel := bridge.Within(context.WithoutCancel(ctx), s.store)
+	defer cancel()
+	if err := r.left.End(ctx, s.store); err != nil {
+		logs.Log(ctx, slog.Default(), slog.LevelWarn, "scsstore: a session that was ended stays among its user's for a few minutes, and opens nothing", "error", err)
+	}
+}
+
 // A change is what one Commit of a request stores.
 type change struct {
 	*Store
@@ -104,121 +256,161 @@ type change struct {
 	expiry time.Time
 }
 
+func (c change) stored() pgsession.Data {
+	return pgsession.Data{UserID: c.userID, Values: seal(c.token, c.data)}
+}
+
 func (c change) commit(ctx context.Context) error {
+	ours, err := decode(c.codec, c.data)
+	if err != nil {
+		return fmt.Errorf("%w: values that would not decode again", pgsession.ErrEncode)
+	}
 	base, ok := c.found[c.token]
 	if !ok {
-		return c.create(ctx)
+		return c.create(ctx, ours)
 	}
 	before, err := decode(c.codec, base.data)
 	if err != nil {
 		return err
 	}
-	if before.userID != c.userID {
+	if userIn(c.codec, before) != c.userID {
 		return errUserChanged
 	}
 	if base.session == nil {
-		moved, err := c.replaceInOld(ctx)
-		if err != nil || !moved {
+		isReplaced, err := c.replaceInOld(ctx, ours)
+		if err != nil || isReplaced {
 			return err
 		}
+		base.session = &pgsession.Session{ID: c.id(c.token)}
 	}
-	return c.update(ctx, base, before)
+	return c.update(ctx, base, before, ours)
 }
 
 // create begins a session under a token that scs has just made. If the session that it goes on with
 // was ended by somebody else, it is refused: it would bring that one back.
-func (c change) create(ctx context.Context) error {
-	data := pgsession.Data{UserID: c.userID, Values: seal(c.token, c.data)}
-	if ended := c.ended; ended.data != nil {
-		before, err := decode(c.codec, ended.data)
-		if err != nil {
-			return err
-		}
-		now, err := decode(c.codec, c.data)
-		if err != nil {
-			return err
-		}
-		if c.endedByOthers && now.carriesOn(before) {
-			return pgsession.ErrRevoked
-		}
-		if c.userID != "" && c.userID == before.userID && ended.session != nil && !ended.session.EndsAt.IsZero() {
-			data.Lifetime = max(time.Until(ended.session.EndsAt), 1) // the same log-in
-		}
-	}
+func (c change) create(ctx context.Context, ours map[string]any) error {
 	if c.moving.CreateInOld {
-		err := c.moving.From.Insert(ctx, move.Row{Token: c.token, Data: c.data, Expiry: c.expiry})
-		if err == nil {
-			c.found[c.token] = found{data: c.data}
-		}
+		return c.createInOld(ctx, ours)
+	}
+	mine := c.data
+	if err := c.bring(ours); err != nil {
 		return err
 	}
-	session, err := c.store.CreateAs(ctx, pgsession.DeriveID(c.token), data, time.Until(c.expiry))
+	id, data, ttl := c.id(c.token), c.stored(), time.Until(c.expiry)
+	err := c.left.Arrive(ctx, c.store, id, data, ttl)
+	if c.left.IsOver {
+		if err := c.mayBegin(ours); err != nil {
+			return err
+		}
+		_, err = c.store.CreateAs(ctx, id, data, ttl)
+	}
 	if err == nil {
-		c.found[c.token] = found{data: c.data, session: session}
+		c.arrived(found{mine, &pgsession.Session{ID: id, Handle: id.Handle()}})
+	}
+	return err
+}
+
+// bring adds to the data what others have changed in the session that this one goes on with, and what
+// is not known here.
+func (c *change) bring(ours map[string]any) error {
+	before, err := decode(c.codec, c.before)
+	if err != nil {
+		return err
+	}
+	if userBefore := userIn(c.codec, before); userBefore != "" && userBefore != c.userID || !shareKey(ours, before) {
+		return nil
+	}
+	c.data, err = merge(c.codec, c.before, c.theirs, ours)
+	return err
+}
+
+func (c change) createInOld(ctx context.Context, ours map[string]any) error {
+	data, err := encodeForOld(c.codec, ours)
+	if err != nil {
+		return err
+	}
+	if err := c.moving.From.Insert(ctx, move.Row{Token: c.token, Data: data, Expiry: c.expiry}); err != nil {
+		return err
+	}
+	// In this order, so that DeleteByUser meets the user's log-in in one place at least.
+	err = c.left.End(ctx, c.store)
+	if err == nil && c.left.IsOver {
+		err = c.mayBegin(ours)
+	}
+	if err != nil {
+		_, deleteErr := c.moving.From.Delete(ctx, c.token)
+		return errors.Join(err, deleteErr)
+	}
+	c.arrived(found{data: data})
+	return nil
+}
+
+func (c change) arrived(f found) {
+	c.found[c.token] = f
+	c.left, c.before, c.theirs = handover.Left{}, nil, nil
+}
+
+// mayBegin returns an error if the values go on with a session that was ended.
+func (c change) mayBegin(ours map[string]any) error {
+	before, err := decode(c.codec, c.before)
+	if err == nil && carriesOn(ours, before, c.userID, userIn(c.codec, before)) {
+		return pgsession.ErrRevoked
 	}
 	return err
 }
 
 // replaceInOld changes a session in the old table, or makes sure that it has moved.
-func (c change) replaceInOld(ctx context.Context) (moved bool, err error) {
-	replaced, err := c.moving.From.Replace(ctx, move.Row{Token: c.token, Data: c.data, Expiry: c.expiry})
+func (c change) replaceInOld(ctx context.Context, ours map[string]any) (isReplaced bool, err error) {
+	data, err := encodeForOld(c.codec, ours)
 	if err != nil {
 		return false, err
 	}
-	if replaced {
-		c.found[c.token] = found{data: c.data}
-		return false, nil
+	isReplaced, err = c.moving.From.Replace(ctx, move.Row{Token: c.token, Data: data, Expiry: c.expiry})
+	if err != nil {
+		return false, err
 	}
-	return true, c.moving.From.Finish(ctx, c.store, c.token, Converter(c.codec))
+	if isReplaced {
+		c.found[c.token] = found{data: data}
+		return true, nil
+	}
+	return false, c.moving.From.Finish(ctx, c.store, c.token, c.Convert)
 }
 
-// update changes a session in the store, whose data was before when it was loaded.
-func (c change) update(ctx context.Context, base found, before decoded) error {
-	session := base.session
-	if session == nil {
-		session = &pgsession.Session{ID: pgsession.DeriveID(c.token)}
-	}
-	ours, err := decode(c.codec, c.data)
-	if err != nil {
-		return err
-	}
-	if ours.isSame(before) {
-		_, err := c.store.Touch(ctx, session, time.Until(c.expiry))
+// update changes a session in the store, whose values were before when it was loaded.
+func (c change) update(ctx context.Context, base found, before, ours map[string]any) error {
+	if reflect.DeepEqual(ours, before) {
+		// The session as it was loaded might do, but scs sets the cookie again, so it must be live.
+		_, err := c.store.Touch(ctx, &pgsession.Session{Handle: c.id(c.token).Handle()}, time.Until(c.expiry))
 		return err
 	}
 	for ttl := time.Until(c.expiry); ; ttl = 0 {
-		updated, err := c.store.Update(ctx, session, ttl, func(stored *pgsession.Session) (any, error) {
-			return c.merge(stored, base.data, before, ours, ttl)
+		updated, err := c.store.Update(ctx, base.session, ttl, func(stored *pgsession.Session) (any, error) {
+			theirs, ok := c.open(stored, c.token)
+			if !ok {
+				return nil, pgsession.ErrDecode
+			}
+			if ttl != 0 && !bytes.Equal(theirs, base.data) {
+				values, err := decode(c.codec, theirs)
+				if err != nil {
+					return nil, err
+				}
+				if !isSameTime(values, before) && isSameTime(ours, before) {
+					return nil, errKeepExpiry
+				}
+			}
+			merged, err := merge(c.codec, base.data, theirs, ours)
+			return seal(c.token, merged), err
 		})
 		if errors.Is(err, errKeepExpiry) {
 			continue
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			c.found[c.token] = found{c.data, updated}
 		}
-		c.found[c.token] = found{data: c.data, session: updated}
-		return nil
+		return err
 	}
 }
 
-// merge returns what is to be stored if another request has changed the session since it was before.
-func (c change) merge(stored *pgsession.Session, base []byte, before, ours decoded, ttl time.Duration) (any, error) {
-	data, ok := open(stored, c.token)
-	if !ok {
-		return nil, pgsession.ErrDecode
-	}
-	if bytes.Equal(data, base) {
-		return seal(c.token, c.data), nil
-	}
-	theirs, err := decode(c.codec, data)
-	if err != nil {
-		return nil, err
-	}
-	if ttl != 0 && ours.deadline.Equal(before.deadline) && !theirs.deadline.Equal(before.deadline) {
-		return nil, errKeepExpiry
-	}
-	result := merged(before, ours, theirs)
-	encoded, err := c.codec.Encode(result.deadline, result.values)
-	_, encoded = splitUser(encoded)
-	return seal(c.token, encoded), err
+func isSameTime(values, others map[string]any) bool {
+	return reflect.DeepEqual(values[deadlineKey], others[deadlineKey])
 }

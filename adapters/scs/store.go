@@ -2,7 +2,7 @@
 // pgsession: encrypted, found by user, and final once they are ended.
 //
 //	sessions := scs.New()
-//	sessions.Store = scsstore.New(store)
+//	sessions.Store = scsstore.New(store, "session")
 //	sessions.Codec = scsstore.UserCodec(sessions.Codec, "userID")
 //	http.ListenAndServe(addr, scsstore.LoadAndSave(sessions, mux))
 //
@@ -13,9 +13,9 @@
 //
 // # What is stored
 //
-// The token stays scs's, and the session's id is [pgsession.DeriveID] of it. The token also lies in the
-// sealed value, beside what the manager's codec encoded, so that All can name it. The expiry that
-// scs computes from its Lifetime and IdleTimeout is the session's ttl.
+// The token stays scs's, and the session's id is [pgsession.DeriveID] of it and of the manager's
+// name. The token also lies in the sealed value, beside what the manager's codec encoded, so that All
+// can name it. The expiry that scs computes from its Lifetime and IdleTimeout is the session's ttl.
 // [pgsession.WithAbsoluteLifetime] applies too. With UserCodec and LoadAndSave it also bounds a
 // log-in whose token is renewed, which scs's Lifetime does not.
 package scsstore
@@ -26,11 +26,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
+	"github.com/pgsession/pgsession/internal/quiet"
 	"github.com/pgsession/pgsession/move"
 )
 
@@ -40,11 +43,13 @@ var (
 	_ scs.IterableCtxStore = (*Store)(nil)
 )
 
-// A Store is an [scs.CtxStore] and an [scs.IterableCtxStore]. Make it with [New]. Give each
-// SessionManager a Store of its own; several may share one *pgsession.Store. It is safe for
+var logs quiet.Limiter
+
+// A Store is an [scs.CtxStore] and an [scs.IterableCtxStore]. Make it with [New]. It is safe for
 // concurrent use.
 type Store struct {
 	store  *pgsession.Store
+	name   string
 	moving Moving
 }
 
@@ -57,29 +62,57 @@ type Option func(*Store)
 type Moving struct {
 	From *move.Table // by move.FromSCS
 
+	// Codec is the manager's.
+	Codec scs.Codec
+
 	// CreateInOld makes new sessions in the old table. It is for as long as instances run that
 	// know the old table only.
 	CreateInOld bool
 }
 
-// WithMoving is for the time while sessions move from another table. It panics if there is no table.
+// WithMoving is for the time while sessions move from another table. It panics if there is no table
+// or no codec.
 func WithMoving(m Moving) Option {
-	if m.From == nil {
-		panic("scsstore: WithMoving: no table")
+	if m.From == nil || m.Codec == nil {
+		panic("scsstore: WithMoving: no table or no codec")
 	}
 	return func(s *Store) { s.moving = m }
 }
 
-// New returns a Store for a SessionManager. It panics if store is nil.
-func New(store *pgsession.Store, opts ...Option) *Store {
-	if store == nil {
-		panic("scsstore: New: nil store")
+// New returns a Store for a SessionManager. A token opens sessions of its own name only. So give each
+// manager a name of its own, such as that of its cookie. A new name logs everybody out. User ids are
+// the table's: managers whose users may have the same id need a table each. New panics if store is
+// nil, or name is empty.
+func New(store *pgsession.Store, name string, opts ...Option) *Store {
+	if store == nil || name == "" {
+		panic("scsstore: New: no store or no name")
 	}
-	s := &Store{store: store}
+	s := &Store{store: store, name: name}
 	for _, opt := range opts {
 		opt(s)
 	}
+	if s.moving.From != nil {
+		s.moving.From.EndWith(store, s.Convert)
+	}
 	return s
+}
+
+func (s *Store) id(token string) pgsession.ID {
+	if token == "" { // scs has none before the first Commit
+		return pgsession.ID{}
+	}
+	return pgsession.DeriveID("scs " + strconv.Quote(s.name) + token)
+}
+
+// A storeError is an error of the store's, whose text shows nothing of a session. Those of a codec may.
+type storeError struct{ error }
+
+func (e storeError) Unwrap() error { return e.error }
+
+func markError(err *error) {
+	if *err != nil {
+		*err = storeError{*err}
+	}
 }
 
 // Find is [Store.FindCtx] without a context.
@@ -89,7 +122,8 @@ func (s *Store) Find(token string) ([]byte, bool, error) {
 
 // FindCtx returns a session's data, as its codec encoded it. If the database cannot be asked, it
 // returns the error. A session that does not open is logged, and is not found.
-func (s *Store) FindCtx(ctx context.Context, token string) ([]byte, bool, error) {
+func (s *Store) FindCtx(ctx context.Context, token string) (data []byte, isFound bool, err error) {
+	defer markError(&err)
 	f, err := s.find(ctx, token)
 	if errors.Is(err, pgsession.ErrNotFound) {
 		return nil, false, nil
@@ -117,16 +151,16 @@ func (s *Store) find(ctx context.Context, token string) (found, error) {
 }
 
 func (s *Store) load(ctx context.Context, token string) (found, error) {
-	id := pgsession.DeriveID(token)
+	id := s.id(token)
 	session, err := s.store.Load(ctx, id)
 	if err == nil {
-		if data, ok := open(session, token); ok {
+		if data, ok := s.open(session, token); ok {
 			return found{data: data, session: session}, nil
 		}
 		err = pgsession.ErrDecode
 	}
-	if errors.Is(err, pgsession.ErrTampered) || errors.Is(err, pgsession.ErrUnknownKey) || errors.Is(err, pgsession.ErrDecode) {
-		slog.ErrorContext(ctx, "scsstore: a session does not open", "session", id, "error", err)
+	if errors.Is(err, pgsession.ErrUnreadable) || errors.Is(err, pgsession.ErrDecode) {
+		logs.Log(ctx, slog.Default(), slog.LevelError, "scsstore: a session does not open", "session", id, "error", err)
 		return found{}, pgsession.ErrNotFound
 	}
 	return found{}, err
@@ -156,23 +190,24 @@ var (
 // Without LoadAndSave it replaces what is there. It brings no session back as long as its tombstone
 // exists: until it would have expired, and for an hour at least.
 //
-// Errors: [pgsession.ErrNotFound] if the session was ended or has expired since it was loaded, or if
-// it was ended before this request renewed its token. [pgsession.ErrUserChanged] if the user
-// changed without a RenewToken. [pgsession.ErrExists] under a token that is in use, and that this
-// request did not find. [pgsession.ErrTampered], [pgsession.ErrUnknownKey] and [pgsession.ErrDecode]
-// if the session does not open any more. [pgsession.ErrTooLarge], [pgsession.ErrConflict],
-// [pgsession.ErrInvalidTTL].
-func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
-	ctx = context.WithoutCancel(ctx)
+// Errors: [pgsession.ErrNotFound] if the session was ended or has expired since it was loaded, also if
+// this request has renewed its token. [pgsession.ErrUserChanged] if the user changed without a
+// RenewToken. [pgsession.ErrExists] under a token that is in use, and that this request did not find.
+// [pgsession.ErrEncode] for values that would not decode again. [pgsession.ErrUnreadable] and
+// [pgsession.ErrDecode] if the session does not open any more. [pgsession.ErrTooLarge],
+// [pgsession.ErrConflict], [pgsession.ErrInvalidTTL].
+func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) (err error) {
 	if time.Until(expiry) <= 0 {
 		return s.DeleteCtx(ctx, token)
 	}
 	if token == "" {
 		return nil
 	}
+	defer markError(&err)
+	ctx, cancel := bridge.Within(context.WithoutCancel(ctx), s.store)
+	defer cancel()
 	r := requestOf(ctx, s)
-	c := change{Store: s, request: r, token: token, expiry: expiry}
-	c.userID, c.data = splitUser(b)
+	c := change{Store: s, request: r, token: token, data: b, expiry: expiry, userID: userOf(b)}
 	switch {
 	case r != nil:
 		r.mu.Lock()
@@ -181,7 +216,7 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 	case s.moving.From != nil:
 		return errNoRequest
 	}
-	err := s.store.Put(ctx, pgsession.DeriveID(token), pgsession.Data{UserID: c.userID, Values: seal(token, c.data)}, time.Until(expiry))
+	err = s.store.Put(ctx, s.id(token), c.stored(), time.Until(expiry))
 	if errors.Is(err, pgsession.ErrUserChanged) {
 		return errUserChanged
 	}
@@ -193,8 +228,14 @@ func (s *Store) Delete(token string) error { return s.DeleteCtx(context.Backgrou
 
 // DeleteCtx ends a session for good. It goes on if ctx is cancelled. Ending one that is not there is
 // no error.
-func (s *Store) DeleteCtx(ctx context.Context, token string) error {
-	ctx = context.WithoutCancel(ctx)
+//
+// scs calls it for Destroy and for RenewToken, and does not say which. So under [LoadAndSave] the
+// user's log-in is kept until the end of the request, under an id that nobody knows. Until then
+// FindByUser lists it.
+func (s *Store) DeleteCtx(ctx context.Context, token string) (err error) {
+	defer markError(&err)
+	ctx, cancel := bridge.Within(context.WithoutCancel(ctx), s.store)
+	defer cancel()
 	r := requestOf(ctx, s)
 	if r == nil {
 		_, err := s.end(ctx, token)
@@ -202,49 +243,52 @@ func (s *Store) DeleteCtx(ctx context.Context, token string) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	wasLive, err := s.end(ctx, token)
-	if f, ok := r.found[token]; ok && err == nil {
-		r.ended, r.endedByOthers = f, !wasLive
-		delete(r.found, token)
-	}
-	return err
+	return r.leave(ctx, s, token)
 }
 
 // end reports whether it ended a live session.
 func (s *Store) end(ctx context.Context, token string) (bool, error) {
-	id := pgsession.DeriveID(token)
+	id := s.id(token)
 	if id.IsZero() {
-		return false, nil // scs has no token before the first Commit
+		return false, nil
 	}
-	if from := s.moving.From; from != nil {
-		inOld, err := from.Delete(ctx, token)
-		if err != nil || inOld {
-			return inOld, err
-		}
-		// The row of a session that is being moved must not be created after this.
-		if err := from.Finish(ctx, s.store, token, nothing); err != nil {
-			return false, err
-		}
+	inOld, err := s.endInOld(ctx, token)
+	if err != nil || inOld {
+		return inOld, err
 	}
-	err := s.store.RevokeAny(ctx, id.Handle())
+	err = s.store.RevokeAny(ctx, id.Handle())
 	if errors.Is(err, pgsession.ErrNotFound) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
+func (s *Store) endInOld(ctx context.Context, token string) (wasLive bool, err error) {
+	from := s.moving.From
+	if from == nil {
+		return false, nil
+	}
+	wasLive, err = from.Delete(ctx, token)
+	if err == nil && !wasLive {
+		// The row of a session that is being moved must not be created after this.
+		err = from.Finish(ctx, s.store, token, s.nothing)
+	}
+	return wasLive, err
+}
+
 // nothing converts a session that is about to be ended.
-func nothing(row move.Row) (pgsession.ID, pgsession.Data, time.Time, error) {
-	return pgsession.DeriveID(row.Token), pgsession.Data{}, row.Expiry, nil
+func (s *Store) nothing(row move.Row) (pgsession.ID, pgsession.Data, time.Time, error) {
+	return s.id(row.Token), pgsession.Data{}, row.Expiry, nil
 }
 
 // All is [Store.AllCtx] without a context.
 func (s *Store) All() (map[string][]byte, error) { return s.AllCtx(context.Background()) }
 
 // AllCtx returns the data of all live sessions by token, for scs's Iterate. It holds them all in
-// memory, as scs asks. Sessions that do not open are left out, and so are those that other code
-// keeps in the same table.
-func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
+// memory, as scs asks. Sessions that do not open are left out, and so are those of another name, or
+// that other code keeps in the same table.
+func (s *Store) AllCtx(ctx context.Context) (_ map[string][]byte, err error) {
+	defer markError(&err)
 	all := map[string][]byte{}
 	r := requestOf(ctx, s)
 	if s.moving.From != nil {
@@ -261,8 +305,9 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if token, data, ok := split(session); ok {
+		if token, data, ok := s.split(session); ok {
 			all[token] = data
+			session.ID = s.id(token)
 			r.remember(token, found{data: data, session: session})
 		}
 	}
@@ -276,17 +321,17 @@ func seal(token string, data []byte) []byte {
 }
 
 // split returns what seal was given, unless the session is another's.
-func split(session *pgsession.Session) (token string, data []byte, ok bool) {
+func (s *Store) split(session *pgsession.Session) (token string, data []byte, ok bool) {
 	value, err := pgsession.Decode[[]byte](session)
 	if err != nil {
 		return "", nil, false
 	}
 	token, data, ok = cut(value)
-	return token, data, ok && pgsession.DeriveID(token).Handle() == session.Handle
+	return token, data, ok && s.id(token).Handle() == session.Handle
 }
 
-func open(session *pgsession.Session, token string) (data []byte, ok bool) {
-	named, data, ok := split(session)
+func (s *Store) open(session *pgsession.Session, token string) (data []byte, ok bool) {
+	named, data, ok := s.split(session)
 	return data, ok && named == token
 }
 
@@ -299,16 +344,17 @@ func cut(b []byte) (s string, rest []byte, ok bool) {
 	return string(b[n : n+int(length)]), b[n+int(length):], true
 }
 
-// Converter returns what [move.Import] needs to move scs's sessions, whose data the codec encoded:
-// the manager's own, with [UserCodec] if the application uses that.
-func Converter(codec scs.Codec) move.Convert {
-	return func(row move.Row) (id pgsession.ID, data pgsession.Data, expiry time.Time, err error) {
-		decoded, err := decode(codec, row.Data)
-		if err != nil {
+// Convert is what [move.Import] needs to move scs's sessions. It is for a store [WithMoving].
+func (s *Store) Convert(row move.Row) (id pgsession.ID, data pgsession.Data, expiry time.Time, err error) {
+	values, err := decode(s.moving.Codec, row.Data)
+	if err != nil {
+		return id, data, expiry, err
+	}
+	if c, ok := s.moving.Codec.(userCodec); ok {
+		if data.UserID, err = c.userID(values); err != nil {
 			return id, data, expiry, err
 		}
-		_, encoded := splitUser(row.Data)
-		data = pgsession.Data{UserID: decoded.userID, Values: seal(row.Token, encoded)}
-		return pgsession.DeriveID(row.Token), data, row.Expiry, nil
 	}
+	data.Values = seal(row.Token, row.Data)
+	return s.id(row.Token), data, row.Expiry, nil
 }

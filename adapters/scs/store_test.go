@@ -27,7 +27,7 @@ import (
 // What scs asks of a store, without the middleware.
 func TestStore(t *testing.T) {
 	onEach(t, func(t *testing.T, store *pgsession.Store) {
-		s := scsstore.New(store)
+		s := scsstore.New(store, realm)
 		b, found, err := s.Find("absent")
 		require.NoError(t, err)
 		require.False(t, found)
@@ -371,7 +371,7 @@ func TestLoadAndSave_Users(t *testing.T) {
 		sessions, err := store.FindByUser(t.Context(), "ann", 0)
 		require.NoError(t, err)
 		require.Len(t, sessions, 2)
-		ended, err := store.DeleteByUser(t.Context(), "ann", pgsession.DeriveID(phone.token()).Handle())
+		ended, err := store.DeleteByUser(t.Context(), "ann", idOf(phone.token()).Handle())
 		require.NoError(t, err)
 		require.EqualValues(t, 1, ended)
 		require.Empty(t, ann.ok("/get"))
@@ -437,7 +437,7 @@ func TestUserCodec(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			store := pgsession.InMemory()
-			s := scsstore.New(store)
+			s := scsstore.New(store, realm)
 			codec := scsstore.UserCodec(jsonCodec{}, "userID")
 			values := map[string]any{"a": "b"}
 			if test.value != nil {
@@ -454,7 +454,7 @@ func TestUserCodec(t *testing.T) {
 			require.Equal(t, test.want, load(t, store, "token").UserID)
 			b, _, err = s.Find("token")
 			require.NoError(t, err)
-			_, got, err = jsonCodec{}.Decode(b) // the user's prefix is not stored
+			_, got, err = codec.Decode(b)
 			require.NoError(t, err)
 			require.Equal(t, "b", got["a"])
 		})
@@ -534,13 +534,13 @@ func TestIdleTimeout(t *testing.T) {
 // A commit and a log-out go on if the client hangs up.
 func TestStore_ClientGone(t *testing.T) {
 	onEach(t, func(t *testing.T, store *pgsession.Store) {
-		s := scsstore.New(store)
+		s := scsstore.New(store, realm)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.NoError(t, s.CommitCtx(ctx, "token", []byte("data"), time.Now().Add(hour)))
 		load(t, store, "token")
 		require.NoError(t, s.DeleteCtx(ctx, "token"))
-		_, err := store.Load(t.Context(), pgsession.DeriveID("token"))
+		_, err := store.Load(t.Context(), idOf("token"))
 		require.ErrorIs(t, err, pgsession.ErrRevoked)
 	})
 }
@@ -552,7 +552,7 @@ func TestIterate(t *testing.T) {
 		for _, user := range []string{"ann", "bob", "eve"} {
 			app.newBrowser(t).ok("/login?user=" + user)
 		}
-		ctx := scsstore.NewContext(t.Context(), app.SessionManager)
+		ctx, end := scsstore.NewContext(t.Context(), app.SessionManager)
 		require.NoError(t, app.Iterate(ctx, func(ctx context.Context) error {
 			if app.GetString(ctx, "userID") == "eve" {
 				return app.Destroy(ctx)
@@ -561,6 +561,7 @@ func TestIterate(t *testing.T) {
 			_, _, err := app.Commit(ctx)
 			return err
 		}))
+		end()
 		var users []string
 		require.NoError(t, app.Iterate(t.Context(), func(ctx context.Context) error {
 			require.Equal(t, "seen", app.GetString(ctx, "note"))
@@ -631,7 +632,7 @@ func TestError(t *testing.T) {
 
 func TestPanics(t *testing.T) {
 	t.Parallel()
-	require.Panics(t, func() { scsstore.New(nil) })
+	require.Panics(t, func() { scsstore.New(nil, realm) })
 	require.Panics(t, func() { scsstore.WithMoving(scsstore.Moving{}) })
 	manager := scs.New()
 	manager.Store = memstore.NewWithCleanupInterval(0)
@@ -642,27 +643,29 @@ func TestPanics(t *testing.T) {
 func TestMoving_NeedsLoadAndSave(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	s := scsstore.New(newStore(t, pool), scsstore.WithMoving(scsstore.Moving{From: oldTable(t, pool)}))
+	s := scsstore.New(newStore(t, pool), realm, scsstore.WithMoving(scsstore.Moving{From: oldTable(t, pool), Codec: userCodec}))
 	require.ErrorContains(t, s.Commit("token", nil, time.Now().Add(hour)), "LoadAndSave")
 }
 
 // An application may have used UserCodec on another store before.
-func TestConverter(t *testing.T) {
+func TestStore_Convert(t *testing.T) {
 	t.Parallel()
-	store := pgsession.InMemory()
-	codec := scsstore.UserCodec(scs.GobCodec{}, "userID")
-	b, err := codec.Encode(time.Now().Add(hour), map[string]any{"userID": "ann"})
-	require.NoError(t, err)
-	id, data, _, err := scsstore.Converter(codec)(move.Row{Token: "token", Data: b})
-	require.NoError(t, err)
-	require.Equal(t, "ann", data.UserID)
-	_, err = store.CreateAs(t.Context(), id, data, hour)
-	require.NoError(t, err)
-	b, _, err = scsstore.New(store).Find("token")
-	require.NoError(t, err)
-	_, values, err := scs.GobCodec{}.Decode(b)
-	require.NoError(t, err)
-	require.Equal(t, "ann", values["userID"])
-	_, _, _, err = scsstore.Converter(codec)(move.Row{Token: "token", Data: []byte("no gob")})
-	require.Error(t, err)
+	store, from := pgsession.InMemory(), move.FromSCS(pgtest.Pool(t), "sessions")
+	s := scsstore.New(store, realm, scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec}))
+	for encoder, codec := range map[string]scs.Codec{"inner": scs.GobCodec{}, "ours": userCodec} {
+		b, err := codec.Encode(time.Now().Add(hour), map[string]any{"userID": "ann"})
+		require.NoError(t, err)
+		id, data, _, err := s.Convert(move.Row{Token: encoder, Data: b})
+		require.NoError(t, err)
+		require.Equal(t, "ann", data.UserID)
+		_, err = store.CreateAs(t.Context(), id, data, hour)
+		require.NoError(t, err)
+		b, _, err = scsstore.New(store, realm).Find(encoder)
+		require.NoError(t, err)
+		_, values, err := userCodec.Decode(b)
+		require.NoError(t, err)
+		require.Equal(t, map[string]any{"userID": "ann"}, values)
+	}
+	_, _, _, err := s.Convert(move.Row{Token: "token", Data: []byte("no gob")})
+	require.ErrorIs(t, err, pgsession.ErrDecode)
 }

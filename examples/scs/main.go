@@ -17,7 +17,7 @@ var page = template.Must(template.New("").Parse(`<p>Hello {{or .User "guest"}}, 
 
 func main() {
 	sessions := scs.New()
-	sessions.Store = scsstore.New(pgsession.InMemory())
+	sessions.Store = scsstore.New(pgsession.InMemory(), "session")
 	sessions.Codec = scsstore.UserCodec(sessions.Codec, "userID")
 	sessions.ErrorFunc = scsstore.Error
 

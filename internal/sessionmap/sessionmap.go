@@ -68,8 +68,8 @@ func (c Codec[K]) Merge(base, theirs []byte, ours map[K]any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(ours) == 0 && len(before) > 0 {
-		return c.join(nil, nil) // also without those that do not decode here
+	if c.isEmpty(ours) && !c.isEmpty(before) {
+		return c.join(ours, nil) // also without those that do not decode here
 	}
 	changed := false
 	remove := func(key K) {
@@ -101,6 +101,11 @@ func (c Codec[K]) Merge(base, theirs []byte, ours map[K]any) ([]byte, error) {
 		return theirs, nil
 	}
 	return c.join(together, apart)
+}
+
+func (c Codec[K]) isEmpty(values map[K]any) bool {
+	_, ok := values[c.Together]
+	return len(values) == 0 || ok && len(values) == 1
 }
 
 // isSimple reports whether every release of an application can decode v, and all of it.

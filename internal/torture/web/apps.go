@@ -187,7 +187,7 @@ func statusOf(err error) int {
 func newSCS(web *web, store *pgsession.Store) http.Handler {
 	o := web.oracle
 	m := scs.New()
-	m.Store = scsstore.New(store)
+	m.Store = scsstore.New(store, scsName)
 	m.Codec = scsstore.UserCodec(m.Codec, userKey)
 	m.ErrorFunc = func(w http.ResponseWriter, _ *http.Request, err error) { http.Error(w, "", statusOf(err)) }
 	m.Cookie.Name, m.Cookie.Secure = scsName, true
