@@ -20,7 +20,7 @@ help:
 .PHONY: demo
 demo:
 	@[ -n "$$DATABASE_URL" ] || internal/pgtest/setup
-	@echo "building the demo: the first time it downloads some 50 modules and takes a minute or more"
+	@[ -x bin/webapp ] || echo "building the demo: this first time it downloads some 50 modules and takes a minute or more"
 	@cd examples && go build -o ../bin/ ./webapp ./withpostgres
 	@exec bin/withpostgres bin/webapp -addr $(ADDR)
 
@@ -30,6 +30,7 @@ test: setup
 		echo "go test ./... in $$module"; \
 		(cd $$module && go test ./...); \
 	done
+	@echo "all tests passed, in $(words $(MODULES)) modules"
 
 .PHONY: test-citus
 test-citus:

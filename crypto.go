@@ -206,7 +206,7 @@ func ParseKeyRing(s string) (*Crypto, error) {
 		}
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("pgsession: parse key ring: no key in it")
+		return nil, errors.New("pgsession: parse key ring: no key in it; is SESSION_KEYS, or the variable that you read, set?")
 	}
 	return NewCrypto(keys[0], keys[1:]...)
 }
