@@ -34,7 +34,8 @@ test: setup
 
 .PHONY: test-citus
 test-citus:
-	PGSESSION_TEST_SERVER=citus PGSESSION_TEST_AFTER_INIT="SELECT create_distributed_table('%s', 'key')" go test -timeout 60m . ./internal/test/... ./pgsessiontest/...
+	export PGSESSION_TEST_SERVER=citus PGSESSION_TEST_AFTER_INIT="SELECT create_distributed_table('%s', 'key')" && \
+		go test -timeout 60m . ./internal/test/... ./pgsessiontest/... && cd cmd/pgsession && go test .
 
 # Makes sure that a PostgreSQL can be started.
 .PHONY: setup

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -37,7 +38,8 @@ type tableFacts struct {
 	Schema        string      `json:"schema"` // its version, as the table's comment says
 	Bytes         int64       `json:"bytes"`
 	Indexes       []indexFact `json:"indexes"`
-	Live          int64       `json:"live_rows"` // as the statistics say
+	Distributed   bool        `json:"distributed,omitempty"` // by Citus; then the statistics are not here
+	Live          int64       `json:"live_rows"`             // as the statistics say
 	Dead          int64       `json:"dead_rows"`
 	HOT           *float64    `json:"hot_share"` // of updates; nil if there were none
 	LastVacuum    *time.Time  `json:"last_vacuum"`
@@ -171,6 +173,9 @@ func (c *checked) findTable(ctx context.Context, d *database) error {
 	if t.Indexes, err = pgx.CollectRows(result, pgx.RowToStructByPos[indexFact]); err != nil {
 		return err
 	}
+	if err := t.findDistributed(ctx, d); err != nil {
+		return err
+	}
 	if err := d.pool.QueryRow(ctx, d.sql(oldestExpiredSQL), now).Scan(&t.OldestExpired); err != nil {
 		return err
 	}
@@ -181,6 +186,24 @@ func (c *checked) findTable(ctx context.Context, d *database) error {
 	}
 	c.Table = t
 	return nil
+}
+
+// findDistributed takes the sizes from Citus, if that keeps the table on several machines.
+func (t *tableFacts) findDistributed(ctx context.Context, d *database) error {
+	var citus bool
+	if err := d.pool.QueryRow(ctx, `SELECT to_regclass('pg_dist_partition') IS NOT NULL`).Scan(&citus); err != nil || !citus {
+		return err
+	}
+	var all int64
+	err := d.pool.QueryRow(ctx, `
+		SELECT citus_table_size(logicalrelid), citus_total_relation_size(logicalrelid)
+		FROM pg_dist_partition
+		WHERE logicalrelid = $1::text::regclass`, t.Name).Scan(&t.Bytes, &all)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	t.Distributed, t.Indexes = true, []indexFact{{"all indexes", all - t.Bytes}}
+	return err
 }
 
 const (
@@ -336,8 +359,12 @@ func (c *checked) print(w io.Writer) {
 		for _, index := range t.Indexes {
 			line(w, "", index.Name+", "+size(index.Bytes))
 		}
-		line(w, "rows", fmt.Sprintf("some %d, and %d dead, last vacuumed %s", t.Live, t.Dead, momentOr(t.LastVacuum, "never")))
-		if t.HOT != nil {
+		if t.Distributed {
+			line(w, "", "distributed by Citus: see pg_stat_user_tables on each machine for dead rows and HOT updates")
+		} else {
+			line(w, "rows", fmt.Sprintf("some %d, and %d dead, last vacuumed %s", t.Live, t.Dead, momentOr(t.LastVacuum, "never")))
+		}
+		if t.HOT != nil && !t.Distributed {
 			line(w, "HOT updates", fmt.Sprintf("%.0f %%", 100**t.HOT))
 		}
 		line(w, "oldest expired", momentOr(t.OldestExpired, "none"))

@@ -180,7 +180,7 @@ func (a *app) endBegunBefore(ctx context.Context, d *database, begun time.Time, 
 const begunBeforeSQL = `
 	SELECT count(*)
 	FROM (
-		SELECT
+		SELECT s.key
 		FROM sessions AS s
 		WHERE (s.data IS NOT NULL OR s.sealed IS NOT NULL) AND s.expires_at > $1 AND s.created_at < $2 AND octet_length(s.key) = 32
 		LIMIT $3

@@ -51,6 +51,12 @@ func TestScripts(t *testing.T) {
 		Dir:           "testdata",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Condition: func(name string) (bool, error) {
+			if name != "distributed" {
+				return false, errors.New("no such condition")
+			}
+			return pgtest.IsDistributed(), nil
+		},
 		Setup: func(env *testscript.Env) error {
 			schema := "cli_" + strings.ToLower(rand.Text())
 			if err := execute(server.URL(), `CREATE SCHEMA `+schema); err != nil {
@@ -61,6 +67,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("KEY1", strings.Repeat("1", 64))
 			env.Setenv("KEY2", strings.Repeat("2", 64))
 			env.Setenv("SESSION_KEYS", env.Getenv("KEY1"))
+			env.Setenv("PGSESSION_TEST_AFTER_INIT", os.Getenv("PGSESSION_TEST_AFTER_INIT"))
 			return nil
 		},
 	})
@@ -178,6 +185,13 @@ func application() {
 		fmt.Println("live:", session.UserID)
 	case "init":
 		must(store.Init(ctx))
+		if after := os.Getenv("PGSESSION_TEST_AFTER_INIT"); after != "" {
+			_, err := pool.Exec(ctx, fmt.Sprintf(after, "sessions"))
+			if err == nil || !strings.Contains(err.Error(), "already distributed") {
+				must(err)
+			}
+			must(store.Init(ctx))
+		}
 		for session, err := range store.All(ctx) {
 			must(err)
 			_ = session
