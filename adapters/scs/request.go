@@ -296,13 +296,13 @@ func (c change) create(ctx context.Context, ours map[string]any) error {
 	if err := c.bring(ours); err != nil {
 		return err
 	}
-	id, data, ttl := c.id(c.token), c.stored(), time.Until(c.expiry)
-	err := c.left.Arrive(ctx, c.store, id, data, ttl)
+	id, ttl := c.id(c.token), time.Until(c.expiry)
+	err := c.left.Arrive(ctx, c.store, id, c.stored(), ttl)
 	if c.left.IsOver {
-		if err := c.mayBegin(ours); err != nil {
+		if c.data, err = c.withoutBefore(ours); err != nil {
 			return err
 		}
-		_, err = c.store.CreateAs(ctx, id, data, ttl)
+		_, err = c.store.CreateAs(ctx, id, c.stored(), ttl)
 	}
 	if err == nil {
 		c.arrived(found{mine, &pgsession.Session{ID: id, Handle: id.Handle()}})
@@ -325,17 +325,28 @@ func (c *change) bring(ours map[string]any) error {
 }
 
 func (c change) createInOld(ctx context.Context, ours map[string]any) error {
-	data, err := encodeForOld(c.codec, ours)
+	values := ours
+	if c.left.IsOver {
+		without, err := c.withoutBefore(ours)
+		if err != nil {
+			return err
+		}
+		if values, err = decode(c.codec, without); err != nil {
+			return err
+		}
+	}
+	data, err := encodeForOld(c.codec, values)
 	if err != nil {
 		return err
 	}
+	wasOver := c.left.IsOver
 	if err := c.moving.From.Insert(ctx, move.Row{Token: c.token, Data: data, Expiry: c.expiry}); err != nil {
 		return err
 	}
 	// In this order, so that DeleteByUser meets the user's log-in in one place at least.
 	err = c.left.End(ctx, c.store)
-	if err == nil && c.left.IsOver {
-		err = c.mayBegin(ours)
+	if err == nil && c.left.IsOver && !wasOver {
+		err = pgsession.ErrRevoked
 	}
 	if err != nil {
 		_, deleteErr := c.moving.From.Delete(ctx, c.token)
@@ -350,13 +361,17 @@ func (c change) arrived(f found) {
 	c.left, c.before, c.theirs = handover.Left{}, nil, nil
 }
 
-// mayBegin returns an error if the values go on with a session that was ended.
-func (c change) mayBegin(ours map[string]any) error {
+// withoutBefore returns the data without what the session held that was ended. If the data goes on
+// with that session, it returns an error.
+func (c change) withoutBefore(ours map[string]any) ([]byte, error) {
 	before, err := decode(c.codec, c.before)
-	if err == nil && carriesOn(ours, before, c.userID, userIn(c.codec, before)) {
-		return pgsession.ErrRevoked
+	if err != nil {
+		return nil, err
 	}
-	return err
+	if carriesOn(ours, before, c.userID, userIn(c.codec, before)) {
+		return nil, pgsession.ErrRevoked
+	}
+	return merge(c.codec, c.before, nil, ours)
 }
 
 // replaceInOld changes a session in the old table, or makes sure that it has moved.

@@ -298,7 +298,8 @@ func TestLoadAndSave_LogOutIsFinal_AfterCleanUp(t *testing.T) {
 	require.Equal(t, http.StatusConflict, (<-slow).status)
 }
 
-// Two windows log in from the same guest's session, as a double click does.
+// Two windows log in from the same guest's session, as a double click does. What the guest had goes
+// with the first one.
 func TestLoadAndSave_LogInRace(t *testing.T) {
 	onEach(t, func(t *testing.T, store *pgsession.Store) {
 		app := newApp(t, store)
@@ -315,7 +316,7 @@ func TestLoadAndSave_LogInRace(t *testing.T) {
 		goOn()
 		require.Equal(t, http.StatusOK, (<-slow).status)
 		require.Equal(t, "cart=tea userID=ann", guest.ok("/get"))
-		require.Equal(t, "cart=tea userID=ann", second.ok("/get"))
+		require.Equal(t, "userID=ann", second.ok("/get"))
 	})
 }
 
