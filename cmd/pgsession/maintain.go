@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/bridge"
 )
 
@@ -96,9 +95,6 @@ func (a *app) sealing(ctx context.Context, d *database, verb string, run func(co
 		fmt.Fprintf(a.err, "pgsession: interrupted after %s; run it again to go on\n", plural(sealed, "row"))
 		return &exitError{code: exitFailed}
 	}
-	if errors.Is(failed, pgsession.ErrConflict) {
-		failed = fmt.Errorf("another node keeps writing such rows: give all nodes the new primary key, then run this again")
-	}
 	after, err := rowsByKey(ctx, d)
 	if err != nil {
 		return errors.Join(failed, err)
@@ -112,7 +108,7 @@ func (a *app) sealing(ctx context.Context, d *database, verb string, run func(co
 		line(w, fmt.Sprintf("%s %s, %d left", verb, plural(sealed, "row"), left))
 		printKeys(w, after)
 	})
-	return errors.Join(failed, printed)
+	return errors.Join(explain(failed), printed)
 }
 
 func total(rows []rowsOfKey, toDo func(rowsOfKey) bool) (n int64) {

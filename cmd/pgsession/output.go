@@ -192,6 +192,8 @@ func explain(err error) error {
 		return errors.New("no live session has this handle: it was ended")
 	case errors.Is(err, pgsession.ErrNotFound):
 		return errors.New("no live session has this handle")
+	case errors.Is(err, pgsession.ErrConflict):
+		return errors.New("another node keeps writing such rows: give all nodes the new primary key, and run this again")
 	case errors.Is(err, pgsession.ErrUnknownKey):
 		return fmt.Errorf("%w: is a key missing from SESSION_KEYS?", err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
 )
 
 // A meter draws a bar on a terminal, and otherwise writes a line every ten seconds.
@@ -62,6 +65,20 @@ func TestSize(t *testing.T) {
 	require.Equal(t, "1023 B", size(1023))
 	require.Equal(t, "1.0 KiB", size(1024))
 	require.Equal(t, "1.5 GiB", size(3<<29))
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]string{
+		pgsession.ErrRevoked:    "no live session has this handle: it was ended",
+		pgsession.ErrNotFound:   "no live session has this handle",
+		pgsession.ErrConflict:   "another node keeps writing such rows: give all nodes the new primary key, and run this again",
+		pgsession.ErrUnknownKey: "pgsession: session is sealed under an unknown key: is a key missing from SESSION_KEYS?",
+		io.EOF:                  "EOF",
+	} {
+		require.EqualError(t, explain(err), want)
+	}
+	require.NoError(t, explain(nil))
 }
 
 // What an application has stored cannot make a terminal do something.
