@@ -63,7 +63,7 @@ var renewCases = []useCase{
 		require.True(t, err == mine)
 		require.Nil(t, session)
 		require.Equal(t, before, f.MustLoad(t, id))
-		require.Equal(t, "1", errorName(sessionOperations()["all"](t.Context(), f, id)))
+		f.requireSessions(t, 1)
 	}},
 	{"Renew/who the user was is what was stored", nil, func(t *testing.T, f *subject) {
 		id := f.Begin(t, test.Ann(1), time.Hour)
@@ -107,7 +107,7 @@ var renewCases = []useCase{
 		}))
 		require.ErrorIs(t, err, pgsession.ErrConflict)
 		require.Equal(t, -runs, test.Decode[int](t, f.MustLoad(t, id)))
-		require.Equal(t, "1", errorName(sessionOperations()["all"](t.Context(), f, id)))
+		f.requireSessions(t, 1)
 	}},
 	{"Renew/does not bring back", nil, func(t *testing.T, f *subject) {
 		for name, end := range waysToEnd(f) {

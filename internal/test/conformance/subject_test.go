@@ -181,3 +181,11 @@ func onEveryKind(t *testing.T, cases []useCase) {
 		}
 	}
 }
+
+// requireSessions wants so many live sessions.
+func (f *subject) requireSessions(t testing.TB, want int64) {
+	t.Helper()
+	count, err := f.Count(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, want, count.Users+count.Guests)
+}
