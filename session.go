@@ -2,6 +2,7 @@ package pgsession
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -104,6 +105,9 @@ func (s *Session) Data() Data {
 
 // Remaining returns how long the session had to live when it was loaded, by the store's clock.
 func (s *Session) Remaining() time.Duration { return s.ExpiresAt.Sub(s.loadedAt) }
+
+// key returns the key of the session's row, which is that of its ID if it has one.
+func (s *Session) key() rows.Key { return cmp.Or(s.ID.handle, s.Handle).key() }
 
 // Format writes handle and times for every verb.
 func (s Session) Format(f fmt.State, _ rune) {

@@ -36,7 +36,6 @@ package pgsession
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -484,7 +483,7 @@ func (s *Store) swap(ctx context.Context, operation string, session *Session,
 	}
 	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
-	key := cmp.Or(session.ID.handle, session.Handle).key()
+	key := session.key()
 	seen, isNew := session, false
 	if session.broken != nil || session.row.Key != key || session.row.Load(s.now()) != rows.OK {
 		seen = nil
@@ -533,13 +532,15 @@ func (s *Store) Touch(ctx context.Context, session *Session, ttl time.Duration) 
 	if err != nil {
 		return time.Time{}, err
 	}
-	if session == nil || session.Handle.IsZero() {
+	if session == nil || session.key() == (rows.Key{}) {
 		return time.Time{}, ErrNotFound
 	}
-	if touched, outcome := session.row.Touch(ttl, s.now()); outcome == rows.OK && touched.Version == session.row.Version {
-		return touched.ExpiresAt, nil
+	if row := session.row; row.Key == session.key() {
+		if touched, outcome := row.Touch(ttl, s.now()); outcome == rows.OK && touched.Version == row.Version {
+			return touched.ExpiresAt, nil
+		}
 	}
-	expiresAt, outcome, err := s.table.Touch(ctx, session.Handle.key(), ttl)
+	expiresAt, outcome, err := s.table.Touch(ctx, session.key(), ttl)
 	switch {
 	case err != nil:
 		return time.Time{}, wrap("touch", err)

@@ -3,6 +3,7 @@ package pgsession
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -83,6 +84,7 @@ func (s *Store) LimitByUser(ctx context.Context, userID string, keep int) (ended
 	if keep < 1 {
 		return 0, errors.New("pgsession: limit by user: the number of sessions to keep must be positive")
 	}
+	keep = min(keep, math.MaxInt32) // an integer of SQL
 	return s.endByUser(ctx, "limit by user", userID, nil, keep)
 }
 

@@ -1,6 +1,8 @@
 package conformance_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"sync"
 	"testing"
 	"time"
@@ -39,11 +41,6 @@ var keyValueCases = []useCase{
 		require.NoError(t, kv.Put(ctx, "state", nil, time.Minute))
 		get("")
 
-		require.ErrorIs(t, test.Err(f.Load(ctx, pgsession.DeriveID("state"))), pgsession.ErrNotFound, "an entry is no session")
-		for range f.All(ctx) {
-			require.FailNow(t, "All lists an entry")
-		}
-
 		f.Clock.Advance(time.Minute)
 		requireNone()
 		removed, err := kv.PruneExpired(ctx)
@@ -60,12 +57,60 @@ var keyValueCases = []useCase{
 		f.Clock.Advance(time.Hour)
 		require.NoError(t, kv.Put(ctx, "state", []byte("b"), time.Hour), "over an expired entry")
 		get("b")
-		ended, err := f.DeleteAll(ctx)
-		require.NoError(t, err)
-		require.Zero(t, ended)
-		get("b")
 		require.NoError(t, kv.Put(ctx, "state", []byte("c"), time.Hour), "the last Put wins")
 		get("c")
+	}},
+	{"KeyValue/no operation on sessions meets an entry", nil, func(t *testing.T, f *subject) {
+		ctx, kv := t.Context(), f.KeyValue()
+		f.Begin(t, test.Ann(1), time.Hour)
+		f.Begin(t, test.Guest, time.Hour)
+		hash := sha256.Sum256([]byte(entryDomain + "state"))
+		entry := test.Must(pgsession.ParseHandle(hex.EncodeToString(hash[:]))) // what the entry's key begins with
+		byHand := &pgsession.Session{Handle: entry}
+		require.NoError(t, kv.Put(ctx, "state", []byte("abc"), time.Hour))
+		for _, step := range []struct {
+			name, want string
+			run        func() error
+		}{
+			{"load", "NotFound", func() error { return test.Err(f.Load(ctx, pgsession.DeriveID("state"))) }},
+			{"find", "NotFound", func() error { return test.Err(f.Find(ctx, entry)) }},
+			{"update", "NotFound", func() error { return test.Err(f.Update(ctx, byHand, 0, test.Keep(1))) }},
+			{"touch", "NotFound", func() error { return test.Err(f.Touch(ctx, byHand, 100*time.Hour)) }},
+			{"revoke", "NotFound", func() error { return f.Revoke(ctx, "ann", entry) }},
+			{"revoke nobody's", "NotFound", func() error { return f.Revoke(ctx, "", entry) }},
+			{"revoke any", "NotFound", func() error { return f.RevokeAny(ctx, entry) }},
+			{"delete", "nil", func() error { return f.Delete(ctx, pgsession.DeriveID("state")) }},
+			{"create as", "nil", func() error {
+				return test.Err(f.CreateAs(ctx, pgsession.DeriveID("state"), test.Ann(1), time.Hour))
+			}},
+			{"all", "3", func() error {
+				n := int64(0)
+				for session, err := range f.All(ctx) {
+					require.NoError(t, err)
+					require.NotEqual(t, entry, session.Handle)
+					n++
+				}
+				return countedAs(n, nil)
+			}},
+			{"limit by user", "1", func() error { return countedAs(f.LimitByUser(ctx, "ann", 1)) }},
+			{"limit guests", "nil", func() error { return countedAs(f.LimitByUser(ctx, "", 1)) }},
+			{"delete guests", "nil", func() error { return countedAs(f.DeleteByUser(ctx, "")) }},
+			{"delete by user", "1", func() error { return countedAs(f.DeleteByUser(ctx, "ann")) }},
+			{"delete all", "1", func() error { return countedAs(f.DeleteAll(ctx)) }},
+			{"delete all again", "nil", func() error { return countedAs(f.DeleteAll(ctx)) }},
+			{"clean up", "nil", func() error { return countedAs(f.CleanupExpired(ctx)) }},
+		} {
+			require.Equal(t, step.want, errorName(step.run()), step.name)
+			test.RequireEntry(t, kv, "state", []byte("abc"))
+			count, err := f.Count(ctx)
+			require.NoError(t, err)
+			require.EqualValues(t, 1, count.Entries, step.name)
+		}
+		f.Clock.Advance(100 * time.Hour)
+		require.EqualValues(t, 4, f.MustCleanUp(t), "three tombstones and the entry")
+		count, err := f.Count(ctx)
+		require.NoError(t, err)
+		require.Zero(t, count)
 	}},
 	{"KeyValue/bad input", []pgsession.Option{pgsession.WithMaxSize(3)}, func(t *testing.T, f *subject) {
 		ctx, kv := t.Context(), f.KeyValue()

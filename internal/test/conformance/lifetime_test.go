@@ -55,8 +55,8 @@ var lifetimeCases = []useCase{
 				endsAt := f.MustLoad(t, id).EndsAt
 				data := pgsession.Data{UserID: "ann", Lifetime: other, Values: 1}
 				for name, write := range map[string]func() error{
-					"touch":  func() error { return test.Err(f.Touch(t.Context(), test.Unloaded(id), ttl)) },
-					"update": func() error { return test.Err(f.Update(t.Context(), test.Unloaded(id), ttl, test.Increment)) },
+					"touch":  func() error { return test.Err(f.Touch(t.Context(), f.MustLoad(t, id), ttl)) },
+					"update": func() error { return test.Err(f.Update(t.Context(), f.MustLoad(t, id), ttl, test.Increment)) },
 					"save":   func() error { return f.Save(t.Context(), id, data, ttl) },
 					"put":    func() error { return f.Put(t.Context(), id, data, ttl) },
 					"cycle": func() error {
@@ -65,7 +65,7 @@ var lifetimeCases = []useCase{
 						return f.Cycle(t.Context(), old, id, test.Ann(1), ttl)
 					},
 					"renew": func() error {
-						session, err := f.Renew(t.Context(), test.Unloaded(id), ttl, test.LogIn(test.Ann(1)))
+						session, err := f.Renew(t.Context(), f.MustLoad(t, id), ttl, test.LogIn(test.Ann(1)))
 						if err == nil {
 							id = session.ID
 						}
@@ -157,12 +157,12 @@ var lifetimeCases = []useCase{
 		require.Equal(t, time.Hour, f.MustLoad(t, id).Remaining())
 		require.Equal(t, test.Epoch.Add(time.Hour), f.MustLoad(t, id).EndsAt)
 		f.Clock.Advance(30 * time.Minute)
-		require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(id), 20*time.Hour)))
+		require.NoError(t, test.Err(f.Touch(t.Context(), f.MustLoad(t, id), 20*time.Hour)))
 		require.NoError(t, f.Save(t.Context(), id, test.Ann(2), 20*time.Hour))
 		next := pgsession.NewID()
 		require.NoError(t, f.Cycle(t.Context(), id, next, test.Ann(3), 20*time.Hour))
 		require.Equal(t, test.Epoch.Add(time.Hour), f.MustLoad(t, next).ExpiresAt, "whatever was done meanwhile")
-		require.NoError(t, test.Err(f.Update(t.Context(), test.Unloaded(next), time.Minute, test.Increment)))
+		require.NoError(t, test.Err(f.Update(t.Context(), f.MustLoad(t, next), time.Minute, test.Increment)))
 		require.Equal(t, time.Minute, f.MustLoad(t, next).Remaining(), "the idle expiry, if it is earlier")
 
 		bob := pgsession.NewID()
@@ -218,16 +218,16 @@ var lifetimeCases = []useCase{
 			}
 			requireEnd(other.Load(ctx, id))
 			require.NoError(t, other.Save(ctx, id, test.Ann(2), time.Minute))
-			require.NoError(t, test.Err(other.Touch(ctx, test.Unloaded(id), 2*time.Hour)))
+			require.NoError(t, test.Err(other.Touch(ctx, f.MustLoad(t, id), 2*time.Hour)))
 			requireEnd(other.Load(ctx, id))
 			require.NoError(t, other.Save(ctx, id, test.Ann(2), 10*time.Hour))
 			require.NoError(t, other.Put(ctx, id, test.Ann(3), 10*time.Hour))
-			requireEnd(other.Update(ctx, test.Unloaded(id), 10*time.Hour, test.Increment))
+			requireEnd(other.Update(ctx, f.MustLoad(t, id), 10*time.Hour, test.Increment))
 			requireEnd(f.Load(ctx, id))
 			next := pgsession.NewID()
 			require.NoError(t, other.Cycle(ctx, id, next, test.Ann(4), 10*time.Hour))
 			requireEnd(f.Load(ctx, next))
-			renewed, err := other.Renew(ctx, test.Unloaded(next), 10*time.Hour, test.LogIn(test.Ann(5)))
+			renewed, err := other.Renew(ctx, f.MustLoad(t, next), 10*time.Hour, test.LogIn(test.Ann(5)))
 			requireEnd(renewed, err)
 
 			bobs, err := other.Renew(ctx, test.Unloaded(f.Begin(t, test.Ann(1), time.Hour)), 10*time.Hour, test.LogIn(pgsession.Data{UserID: "bob"}))
@@ -242,7 +242,7 @@ var lifetimeCases = []useCase{
 			f.Clock.Set(endsAt)
 			for _, s := range []*pgsession.Store{f.Store.Store, other} {
 				require.ErrorIs(t, test.Err(s.Load(ctx, renewed.ID)), pgsession.ErrNotFound, name)
-				require.ErrorIs(t, test.Err(s.Touch(ctx, test.Unloaded(renewed.ID), time.Hour)), pgsession.ErrNotFound, name)
+				require.ErrorIs(t, test.Err(s.Touch(ctx, renewed, time.Hour)), pgsession.ErrNotFound, name)
 				require.ErrorIs(t, s.Put(ctx, renewed.ID, test.Ann(1), time.Hour), pgsession.ErrNotFound, name)
 				found, err := s.FindByUser(ctx, "ann", 0)
 				require.NoError(t, err)
@@ -264,27 +264,27 @@ var lifetimeCases = []useCase{
 			f.Clock.Advance(time.Minute)
 		}
 		requireIdle(time.Hour)
-		require.NoError(t, test.Err(f.Update(ctx, test.Unloaded(id), 0, test.Increment)))
+		require.NoError(t, test.Err(f.Update(ctx, f.MustLoad(t, id), 0, test.Increment)))
 		requireIdle(time.Hour)
-		require.NoError(t, test.Err(f.Update(ctx, test.Unloaded(id), 2*time.Hour, test.Increment)))
+		require.NoError(t, test.Err(f.Update(ctx, f.MustLoad(t, id), 2*time.Hour, test.Increment)))
 		requireIdle(2 * time.Hour)
 		require.NoError(t, f.Save(ctx, id, test.Ann(1), 3*time.Hour))
 		requireIdle(3 * time.Hour)
-		require.NoError(t, test.Err(f.Touch(ctx, test.Unloaded(id), 4*time.Hour)))
+		require.NoError(t, test.Err(f.Touch(ctx, f.MustLoad(t, id), 4*time.Hour)))
 		requireIdle(4 * time.Hour)
-		require.NoError(t, test.Err(f.Touch(ctx, test.Unloaded(id), time.Hour)))
+		require.NoError(t, test.Err(f.Touch(ctx, f.MustLoad(t, id), time.Hour)))
 		requireIdle(4 * time.Hour) // that touch wrote nothing
 		f.Clock.Advance(time.Hour)
-		require.NoError(t, test.Err(f.Touch(ctx, test.Unloaded(id), 0)))
+		require.NoError(t, test.Err(f.Touch(ctx, f.MustLoad(t, id), 0)))
 		require.Equal(t, 4*time.Hour, f.MustLoad(t, id).Remaining())
 		requireIdle(4 * time.Hour)
 		require.NoError(t, f.Put(ctx, id, test.Ann(1), 30*time.Minute))
 		requireIdle(30 * time.Minute)
-		renewed, err := f.Renew(ctx, test.Unloaded(id), 0, test.LogIn(test.Ann(2)))
+		renewed, err := f.Renew(ctx, f.MustLoad(t, id), 0, test.LogIn(test.Ann(2)))
 		require.NoError(t, err)
 		id = renewed.ID
 		requireIdle(30 * time.Minute)
-		renewed, err = f.Renew(ctx, test.Unloaded(id), 2*time.Hour, test.LogIn(test.Ann(2)))
+		renewed, err = f.Renew(ctx, f.MustLoad(t, id), 2*time.Hour, test.LogIn(test.Ann(2)))
 		require.NoError(t, err)
 		id = renewed.ID
 		requireIdle(2 * time.Hour)
@@ -297,15 +297,15 @@ var lifetimeCases = []useCase{
 		id := f.Begin(t, pgsession.Data{UserID: "ann", Lifetime: time.Hour, Values: 1}, 5*time.Hour)
 		require.Equal(t, 5*time.Hour, f.MustLoad(t, id).IdleTimeout)
 		before := f.MustLoad(t, id)
-		session, err := f.Update(t.Context(), test.Unloaded(id), 6*time.Hour, test.Keep(1))
+		session, err := f.Update(t.Context(), f.MustLoad(t, id), 6*time.Hour, test.Keep(1))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		require.Equal(t, before.ExpiresAt, session.ExpiresAt)
 		require.Equal(t, 6*time.Hour, session.IdleTimeout, "it is written although the expiry stays")
-		renewed, err := f.Renew(t.Context(), test.Unloaded(id), 0, test.LogIn(pgsession.Data{UserID: "bob"}))
+		renewed, err := f.Renew(t.Context(), f.MustLoad(t, id), 0, test.LogIn(pgsession.Data{UserID: "bob"}))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), renewed, err))
 		require.Equal(t, 6*time.Hour, renewed.IdleTimeout)
 		require.Equal(t, before.ExpiresAt, renewed.ExpiresAt)
-		require.NoError(t, test.Err(f.Touch(t.Context(), test.Unloaded(renewed.ID), 0)))
+		require.NoError(t, test.Err(f.Touch(t.Context(), f.MustLoad(t, renewed.ID), 0)))
 		require.Equal(t, 6*time.Hour, f.MustLoad(t, renewed.ID).Remaining(), "without an end there is more to gain")
 	}},
 }

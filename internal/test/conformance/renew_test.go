@@ -22,7 +22,7 @@ var renewCases = []useCase{
 		old := f.Begin(t, pgsession.Data{Values: 1}, time.Hour)
 		f.Clock.Advance(time.Minute)
 		given := []byte("abc")
-		session, err := f.Renew(t.Context(), test.Unloaded(test.Parsed(old)), 2*time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
+		session, err := f.Renew(t.Context(), f.MustLoad(t, test.Parsed(old)), 2*time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
 			require.Empty(t, session.UserID)
 			require.Equal(t, old.Handle(), session.Handle)
 			require.Equal(t, 1, test.Decode[int](t, session))
@@ -43,23 +43,23 @@ var renewCases = []useCase{
 		id := f.Begin(t, test.Ann(1), time.Hour)
 		for _, userID := range []string{"ann", "bob", ""} {
 			f.Clock.Advance(time.Minute)
-			session, err := f.Renew(t.Context(), test.Unloaded(id), 0, test.LogIn(pgsession.Data{UserID: userID}))
+			session, err := f.Renew(t.Context(), f.MustLoad(t, id), 0, test.LogIn(pgsession.Data{UserID: userID}))
 			require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 			require.Equal(t, test.Epoch.Add(time.Hour), session.ExpiresAt)
 			require.Equal(t, time.Hour, session.IdleTimeout)
 			id = session.ID
 		}
-		session, err := f.Renew(t.Context(), test.Unloaded(id), 0, test.LogIn(pgsession.Data{UserID: "ann", Lifetime: 27 * time.Minute}))
+		session, err := f.Renew(t.Context(), f.MustLoad(t, id), 0, test.LogIn(pgsession.Data{UserID: "ann", Lifetime: 27 * time.Minute}))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		require.Equal(t, test.Epoch.Add(30*time.Minute), session.ExpiresAt, "but not past the end")
-		session, err = f.Renew(t.Context(), test.Unloaded(session.ID), time.Minute, test.LogIn(test.Ann(1)))
+		session, err = f.Renew(t.Context(), f.MustLoad(t, session.ID), time.Minute, test.LogIn(test.Ann(1)))
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		require.Equal(t, time.Minute, session.Remaining(), "a ttl may shorten")
 	}},
 	{"Renew/returns the error of change", nil, func(t *testing.T, f *subject) {
 		id := f.Begin(t, test.Ann(1), time.Hour)
 		before, mine := f.MustLoad(t, id), errors.New("mine")
-		session, err := f.Renew(t.Context(), test.Unloaded(id), time.Hour, func(*pgsession.Session) (pgsession.Data, error) { return test.Ann(2), mine })
+		session, err := f.Renew(t.Context(), f.MustLoad(t, id), time.Hour, func(*pgsession.Session) (pgsession.Data, error) { return test.Ann(2), mine })
 		require.True(t, err == mine)
 		require.Nil(t, session)
 		require.Equal(t, before, f.MustLoad(t, id))
@@ -68,7 +68,7 @@ var renewCases = []useCase{
 	{"Renew/who the user was is what was stored", nil, func(t *testing.T, f *subject) {
 		id := f.Begin(t, test.Ann(1), time.Hour)
 		f.Clock.Advance(time.Minute)
-		session, err := f.Renew(t.Context(), test.Unloaded(id), 0, func(session *pgsession.Session) (pgsession.Data, error) {
+		session, err := f.Renew(t.Context(), f.MustLoad(t, id), 0, func(session *pgsession.Session) (pgsession.Data, error) {
 			session.UserID = "bob"
 			return pgsession.Data{UserID: "bob"}, nil
 		})
@@ -78,14 +78,14 @@ var renewCases = []useCase{
 	{"Renew/runs change again after another write", nil, func(t *testing.T, f *subject) {
 		for name, write := range map[string]func(id pgsession.ID) error{
 			"save":  func(id pgsession.ID) error { return f.Save(t.Context(), id, test.Ann(10), 2*time.Hour) },
-			"touch": func(id pgsession.ID) error { return test.Err(f.Touch(t.Context(), test.Unloaded(id), 2*time.Hour)) },
+			"touch": func(id pgsession.ID) error { return test.Err(f.Touch(t.Context(), f.MustLoad(t, id), 2*time.Hour)) },
 			"update": func(id pgsession.ID) error {
-				return test.Err(f.Update(t.Context(), test.Unloaded(id), 2*time.Hour, test.Keep(10)))
+				return test.Err(f.Update(t.Context(), f.MustLoad(t, id), 2*time.Hour, test.Keep(10)))
 			},
 			"put": func(id pgsession.ID) error { return f.Put(t.Context(), id, test.Ann(10), 2*time.Hour) },
 		} {
 			id, runs, conflicts := f.Begin(t, test.Ann(10), time.Hour), 0, f.Stats().Conflicts
-			session, err := f.Renew(t.Context(), test.Unloaded(id), 0, func(session *pgsession.Session) (pgsession.Data, error) {
+			session, err := f.Renew(t.Context(), f.MustLoad(t, id), 0, func(session *pgsession.Session) (pgsession.Data, error) {
 				if runs++; runs == 1 {
 					require.NoError(t, write(id), name)
 				}
@@ -101,7 +101,7 @@ var renewCases = []useCase{
 	}},
 	{"Renew/gives up", []pgsession.Option{pgsession.WithTimeout(0)}, func(t *testing.T, f *subject) {
 		id, runs := f.Begin(t, test.Ann(0), time.Hour), 0
-		err := test.Err(f.Renew(t.Context(), test.Unloaded(id), 0, func(*pgsession.Session) (pgsession.Data, error) {
+		err := test.Err(f.Renew(t.Context(), f.MustLoad(t, id), 0, func(*pgsession.Session) (pgsession.Data, error) {
 			runs++
 			return test.Ann(1), f.Save(t.Context(), id, test.Ann(-runs), time.Hour)
 		}))
@@ -112,7 +112,7 @@ var renewCases = []useCase{
 	{"Renew/does not bring back", nil, func(t *testing.T, f *subject) {
 		for name, end := range waysToEnd(f) {
 			id := f.Begin(t, test.Ann(1), time.Hour)
-			session, err := f.Renew(t.Context(), test.Unloaded(id), time.Hour, func(*pgsession.Session) (pgsession.Data, error) {
+			session, err := f.Renew(t.Context(), f.MustLoad(t, id), time.Hour, func(*pgsession.Session) (pgsession.Data, error) {
 				return pgsession.Data{UserID: "carol"}, end(t, id)
 			})
 			require.ErrorIs(t, err, pgsession.ErrRevoked, name)
@@ -125,7 +125,7 @@ var renewCases = []useCase{
 	}},
 	{"Renew/of what expires meanwhile", nil, func(t *testing.T, f *subject) {
 		id := f.Begin(t, test.Ann(1), time.Hour)
-		err := test.Err(f.Renew(t.Context(), test.Unloaded(id), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
+		err := test.Err(f.Renew(t.Context(), f.MustLoad(t, id), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
 			f.Clock.Advance(time.Hour)
 			return test.Ann(2), nil
 		}))
@@ -134,7 +134,7 @@ var renewCases = []useCase{
 	}},
 	{"Renew/the ttl begins with the write", nil, func(t *testing.T, f *subject) {
 		id := f.Begin(t, test.Ann(1), time.Hour)
-		session, err := f.Renew(t.Context(), test.Unloaded(id), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
+		session, err := f.Renew(t.Context(), f.MustLoad(t, id), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
 			f.Clock.Advance(time.Minute)
 			return pgsession.Data{UserID: "bob"}, nil
 		})
@@ -155,7 +155,7 @@ func waysToEnd(f *subject) map[string]func(t *testing.T, id pgsession.ID) error 
 			return f.Cycle(t.Context(), id, pgsession.NewID(), test.Ann(1), time.Hour)
 		},
 		"renew": func(t *testing.T, id pgsession.ID) error {
-			return test.Err(f.Renew(t.Context(), test.Unloaded(id), 0, test.LogIn(test.Ann(1))))
+			return test.Err(f.Renew(t.Context(), f.MustLoad(t, id), 0, test.LogIn(test.Ann(1))))
 		},
 	}
 }

@@ -82,25 +82,51 @@ var sessionCases = []useCase{
 		require.ErrorIs(t, err, pgsession.ErrDecode)
 	}},
 	{"Data/can be written back unchanged", nil, func(t *testing.T, f *subject) {
-		for _, values := range []any{map[string]any{"a": []int{1}, "<": "&é"}, []byte{0, 255}, []byte{}, nil} {
-			for _, lifetime := range []time.Duration{0, 5 * time.Hour} {
-				id := f.Begin(t, pgsession.Data{UserID: "ann", Lifetime: lifetime, Values: values}, time.Hour)
-				before := f.MustLoad(t, id).Data()
-				require.NoError(t, f.Save(t.Context(), id, before, time.Hour))
-				require.Equal(t, before, f.MustLoad(t, id).Data())
-				require.NoError(t, f.Put(t.Context(), id, before, time.Hour))
-				require.Equal(t, before, f.MustLoad(t, id).Data())
+		ctx := t.Context()
+		writeBack := func(session *pgsession.Session) (pgsession.Data, error) { return session.Data(), nil }
+		for name, write := range map[string]func(session *pgsession.Session) (pgsession.ID, error){
+			"save": func(session *pgsession.Session) (pgsession.ID, error) {
+				return session.ID, f.Save(ctx, session.ID, session.Data(), time.Hour)
+			},
+			"put": func(session *pgsession.Session) (pgsession.ID, error) {
+				return session.ID, f.Put(ctx, session.ID, session.Data(), time.Hour)
+			},
+			"update": func(session *pgsession.Session) (pgsession.ID, error) {
+				return session.ID, test.Err(f.Update(ctx, session, time.Hour, func(session *pgsession.Session) (any, error) {
+					return session.Data().Values, nil
+				}))
+			},
+			"cycle": func(session *pgsession.Session) (pgsession.ID, error) {
 				next := pgsession.NewID()
-				require.NoError(t, f.Cycle(t.Context(), id, next, before, time.Hour))
-				require.Equal(t, before, f.MustLoad(t, next).Data())
-				renewed, err := f.Renew(t.Context(), test.Unloaded(next), time.Hour, func(session *pgsession.Session) (pgsession.Data, error) {
-					require.Equal(t, before, session.Data())
-					return session.Data(), nil
-				})
-				require.NoError(t, f.eitherSessionOrError(t.Context(), renewed, err))
-				require.Equal(t, before, f.MustLoad(t, renewed.ID).Data())
-				copied := f.Begin(t, before, time.Hour)
-				require.Equal(t, before, f.MustLoad(t, copied).Data())
+				return next, f.Cycle(ctx, session.ID, next, session.Data(), time.Hour)
+			},
+			"renew": func(session *pgsession.Session) (pgsession.ID, error) {
+				renewed, err := f.Renew(ctx, session, time.Hour, writeBack)
+				return renewed.ID, err
+			},
+			"create": func(session *pgsession.Session) (pgsession.ID, error) {
+				created, err := f.Create(ctx, session.Data(), time.Hour)
+				return created.ID, err
+			},
+			"create as": func(session *pgsession.Session) (pgsession.ID, error) {
+				id := pgsession.NewID()
+				return id, test.Err(f.CreateAs(ctx, id, session.Data(), time.Hour))
+			},
+		} {
+			for _, values := range []any{map[string]any{"a": []int{1}, "<": "&é"}, []byte{0, 255}, []byte{}, nil} {
+				for _, lifetime := range []time.Duration{0, 5 * time.Hour} {
+					data := pgsession.Data{UserID: "ann", Lifetime: lifetime, Values: values}
+					before := f.MustLoad(t, f.Begin(t, data, time.Hour))
+					f.Clock.Advance(time.Minute)
+					id, err := write(before)
+					require.NoError(t, err, name)
+					after := f.MustLoad(t, id)
+					require.Equal(t, before.Data(), after.Data(), name)
+					if name != "create" && name != "create as" {
+						require.Equal(t, before.CreatedAt, after.CreatedAt, name)
+						require.Equal(t, before.EndsAt, after.EndsAt, name)
+					}
+				}
 			}
 		}
 	}},
@@ -168,18 +194,21 @@ var sessionCases = []useCase{
 	{"Stats", nil, func(t *testing.T, f *subject) {
 		ctx := t.Context()
 		id := f.Begin(t, test.Ann(1), time.Hour)
-		f.MustLoad(t, id)
+		loaded := f.MustLoad(t, id)
 		require.NoError(t, f.Save(ctx, id, test.Ann(2), time.Hour))
-		require.NoError(t, test.Err(f.Update(ctx, test.Unloaded(id), 0, test.Increment)))
-		require.NoError(t, test.Err(f.Update(ctx, test.Unloaded(id), 0, test.Keep(3)))) // changes nothing
-		require.NoError(t, test.Err(f.Touch(ctx, test.Unloaded(id), 2*time.Hour)))
+		updated, err := f.Update(ctx, loaded, 0, test.Increment) // of a stale session
+		require.NoError(t, err)
+		updated, err = f.Update(ctx, updated, 0, test.Increment) // of a fresh one
+		require.NoError(t, err)
+		require.NoError(t, test.Err(f.Update(ctx, updated, 0, test.Keep(4)))) // changes nothing
+		require.NoError(t, test.Err(f.Touch(ctx, loaded, 2*time.Hour)))
 		next := pgsession.NewID()
 		require.NoError(t, f.Cycle(ctx, id, next, test.Ann(3), time.Hour))
 		require.NoError(t, f.Put(ctx, next, test.Ann(4), time.Hour))
 		require.Error(t, f.Put(ctx, next, pgsession.Data{UserID: "bob"}, time.Hour))
 		require.Error(t, f.Put(ctx, id, test.Ann(4), time.Hour))
 		require.Error(t, f.Save(ctx, id, test.Ann(4), time.Hour))
-		require.Error(t, test.Err(f.Update(ctx, test.Unloaded(id), 0, test.Increment)))
+		require.Error(t, test.Err(f.Update(ctx, loaded, 0, test.Increment)))
 		require.Error(t, f.Save(ctx, pgsession.ID{}, test.Ann(4), time.Hour))
 		require.NoError(t, test.Err(f.Renew(ctx, test.Unloaded(next), 0, test.LogIn(test.Ann(5)))))
 		require.NoError(t, test.Err(f.CreateAs(ctx, pgsession.NewID(), test.Ann(6), time.Hour)))
@@ -189,10 +218,11 @@ var sessionCases = []useCase{
 		f.Clock.Advance(time.Minute)
 		require.EqualValues(t, 1, f.MustCleanUp(t))
 		require.Equal(t, pgsession.Stats{
-			Loads:       6, // Load, three Updates, Renew, Take
-			Hits:        5, // all but the Update of an ended session
-			Saves:       9, // Create, Save, one Update, Cycle, Put, Renew, CreateAs, two entries
-			Revoked:     2, // Put and Save
+			Loads:       6,  // Load, the Updates of a stale session, of one without a change and of an ended one, Renew, Take
+			Hits:        5,  // all but the Update of an ended session
+			Saves:       10, // Create, Save, two Updates, Cycle, Put, Renew, CreateAs, two entries
+			Conflicts:   2,  // the Updates of a stale session and of an ended one
+			Revoked:     2,  // Put and Save
 			Cleaned:     1,
 			LastCleanup: f.Clock.Now(),
 		}, test.CountsOf(f.Stats()))
