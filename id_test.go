@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -52,6 +53,9 @@ func TestParseID_ErrInvalidID(t *testing.T) {
 			require.ErrorIs(t, err, pgsession.ErrInvalidID)
 			require.ErrorIs(t, err, pgsession.ErrNotFound)
 			require.True(t, id.IsZero())
+			id, err = pgsession.ParseIDFor("purpose", bad)
+			require.ErrorIs(t, err, pgsession.ErrInvalidID)
+			require.True(t, id.IsZero())
 		})
 	}
 }
@@ -66,8 +70,13 @@ func TestDeriveID(t *testing.T) {
 	require.True(t, pgsession.DeriveID("").IsZero())
 }
 
-// TestDeriveID_NoTokenReaches derives ids from secrets and keys of every length. What is hashed for them is
-// never as long as a token, so that no token gives the same hash. It tries the tokens that come close, too.
+// IDs with one handle differ in where they came from, so that == would mislead. It does not compile.
+func TestID_Comparable(t *testing.T) {
+	t.Parallel()
+	require.False(t, reflect.TypeFor[pgsession.ID]().Comparable())
+	require.True(t, reflect.TypeFor[pgsession.Handle]().Comparable())
+}
+
 func TestHandle(t *testing.T) {
 	t.Parallel()
 	h := pgsession.NewID().Handle()

@@ -24,6 +24,7 @@ func TestStore_Reseal(t *testing.T) {
 		ids[i] = s.Begin(t, test.Ann(i), time.Hour)
 	}
 	bytesID := s.Begin(t, pgsession.Data{Values: []byte{1, 2}}, time.Hour)
+	require.NoError(t, s.KeyValue().Put(ctx, "k", []byte("v"), time.Hour))
 	s.Ended(t)
 	next := pgsession.GenerateKey()
 	crypto := test.NewCrypto(t, next, test.Key)
@@ -31,7 +32,7 @@ func TestStore_Reseal(t *testing.T) {
 
 	n, err := rotated.Reseal(ctx)
 	require.NoError(t, err)
-	require.EqualValues(t, sessions+1, n)
+	require.EqualValues(t, sessions+2, n, "an entry too")
 	n, err = rotated.Reseal(ctx)
 	require.NoError(t, err)
 	require.Zero(t, n)
@@ -41,6 +42,7 @@ func TestStore_Reseal(t *testing.T) {
 		require.Equal(t, i, rotated.Number(t, id))
 	}
 	require.Equal(t, []byte{1, 2}, rotated.MustLoad(t, bytesID).Data().Values)
+	test.RequireEntry(t, rotated.KeyValue(), "k", []byte("v"))
 	ended, err := rotated.DeleteByUser(ctx, "ann")
 	require.NoError(t, err)
 	require.EqualValues(t, sessions, ended)

@@ -18,8 +18,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// What every kind of store does is in conformance_test.go and behaviour_test.go. The tests here and
-// beside are about PostgreSQL: rows, races, locks, outages and round trips.
+// What every kind of store does is in internal/test/conformance. The tests here are about PostgreSQL:
+// rows, races and round trips.
 
 func TestNew_Panics(t *testing.T) {
 	t.Parallel()
@@ -450,13 +450,15 @@ func TestStore_RoundTrips(t *testing.T) {
 	})
 	s := test.NewStoreOn(t, pool, test.Encrypted)
 	require.NoError(t, s.Init(t.Context()))
-	var more int64 // what DeleteByUser takes in a distributed table: two that read, one for each session, and one for each last place of those that moved
+	// DeleteByUser takes more in a distributed table: two that read, one for each session, and one for
+	// each last place of those that moved.
+	var more int64
 	if pgtest.IsDistributed() {
 		more = 4
 	}
 	ctx, kv := t.Context(), s.KeyValue()
 	id, next := s.Begin(t, test.Ann(1), time.Hour), pgsession.NewID()
-	var renewed *pgsession.Session
+	var session, renewed *pgsession.Session
 	for _, step := range []struct {
 		name string
 		want int64
@@ -465,21 +467,38 @@ func TestStore_RoundTrips(t *testing.T) {
 		{"Create", 1, func() error { return test.Err(s.Create(ctx, test.Ann(1), time.Hour)) }},
 		{"CreateAs", 1, func() error { return test.Err(s.CreateAs(ctx, pgsession.NewID(), test.Ann(1), time.Hour)) }},
 		{"Load", 1, func() error { return test.Err(s.Load(ctx, id)) }},
+		{"Find", 1, func() error { return test.Err(s.Find(ctx, id.Handle())) }},
 		{"Save", 1, func() error { return s.Save(ctx, id, test.Ann(2), time.Hour) }},
-		{"Touch", 1, func() error { return test.Err(s.Touch(ctx, test.Unloaded(id), 2*time.Hour)) }},
-		{"Touch without gain", 1, func() error { return test.Err(s.Touch(ctx, test.Unloaded(id), 2*time.Hour)) }},
-		{"Touch by its own ttl", 1, func() error { return test.Err(s.Touch(ctx, test.Unloaded(id), 0)) }},
-		{"Update", 2, func() error { return test.Err(s.Update(ctx, test.Unloaded(id), 0, test.Increment)) }},
-		{"Update of nothing", 1, func() error { return test.Err(s.Update(ctx, test.Unloaded(id), 0, test.Keep(3))) }},
+		{"Touch of a session made by hand", 1, func() error {
+			return test.Err(s.Touch(ctx, test.Unloaded(id), 2*time.Hour))
+		}},
+		{"Touch of it without gain", 1, func() error { return test.Err(s.Touch(ctx, test.Unloaded(id), 0)) }},
+		{"Update of a session made by hand", 2, func() (err error) {
+			session, err = s.Update(ctx, test.Unloaded(id), 0, test.Increment)
+			return err
+		}},
+		{"Update", 1, func() (err error) {
+			session, err = s.Update(ctx, session, 0, test.Increment)
+			return err
+		}},
+		{"Update without a change", 1, func() error { return test.Err(s.Update(ctx, session, 0, test.Keep(4))) }},
+		{"Touch without gain", 0, func() error { return test.Err(s.Touch(ctx, session, 0)) }},
+		{"Touch", 1, func() error { return test.Err(s.Touch(ctx, session, 3*time.Hour)) }},
+		{"Update of a stale session", 3, func() error { return test.Err(s.Update(ctx, session, 0, test.Increment)) }},
 		{"Put", 1, func() error { return s.Put(ctx, id, test.Ann(3), time.Hour) }},
 		{"Cycle", 2, func() error { return s.Cycle(ctx, id, next, test.Ann(3), time.Hour) }},
-		{"Renew", 2, func() (err error) {
+		{"Renew of a session made by hand", 2, func() (err error) {
 			renewed, err = s.Renew(ctx, test.Unloaded(next), time.Hour, test.LogIn(test.Ann(4)))
+			return err
+		}},
+		{"Renew", 1, func() (err error) {
+			renewed, err = s.Renew(ctx, renewed, time.Hour, test.LogIn(test.Ann(4)))
 			return err
 		}},
 		{"FindByUser", 1, func() error { return test.Err(s.FindByUser(ctx, "ann", 0)) }},
 		{"Revoke", 1, func() error { return s.Revoke(ctx, "ann", renewed.Handle) }},
 		{"Delete", 1, func() error { return s.Delete(ctx, renewed.ID) }},
+		{"Count", 1, func() error { return test.Err(s.Count(ctx)) }},
 		{"DeleteByUser", 1 + more, func() error { return test.Err(s.DeleteByUser(ctx, "ann")) }},
 		{"KeyValue.Put", 1, func() error { return kv.Put(ctx, "k", nil, time.Hour) }},
 		{"KeyValue.Get", 1, func() error { return test.Err(kv.Get(ctx, "k")) }},
