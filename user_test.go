@@ -1,8 +1,6 @@
 package pgsession_test
 
 import (
-	"errors"
-	"sync"
 	"testing"
 	"time"
 
@@ -88,51 +86,6 @@ func TestStore_DeleteByUser_HeldRow(t *testing.T) {
 	held.Release(t)
 	require.Equal(t, result{ended: 2}, <-done)
 	require.ErrorIs(t, test.Err(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
-}
-
-// TestStore_DeleteByUser_AgainstMoves logs a user out everywhere while each of the user's sessions moves to
-// new ids without pause: none escapes.
-func TestStore_DeleteByUser_AgainstMoves(t *testing.T) {
-	t.Parallel()
-	s := test.NewStore(t)
-	ctx := t.Context()
-	for range 30 {
-		var moving, started sync.WaitGroup
-		const sessions = 4
-		started.Add(sessions)
-		for n := range sessions {
-			id := s.Begin(t, test.Ann(1), time.Hour)
-			moving.Go(func() {
-				for i := 0; ; i++ {
-					next := pgsession.NewID()
-					var err error
-					if n%2 == 0 {
-						err = s.Cycle(ctx, id, next, test.Ann(1), time.Hour)
-					} else if session, renewErr := s.Renew(ctx, test.Unloaded(id), time.Hour, test.LogIn(test.Ann(1))); renewErr == nil {
-						next = session.ID
-					} else {
-						err = renewErr
-					}
-					if i == 0 {
-						started.Done()
-					}
-					if err != nil {
-						if !errors.Is(err, pgsession.ErrRevoked) {
-							t.Error(err)
-						}
-						return
-					}
-					id = next
-				}
-			})
-		}
-		started.Wait()
-		require.NoError(t, test.Err(s.DeleteByUser(ctx, "ann")))
-		found, err := s.FindByUser(ctx, "ann", 0)
-		require.NoError(t, err)
-		require.Empty(t, found)
-		moving.Wait()
-	}
 }
 
 // Revoke looks again if the key ring has changed meanwhile. It must not meet its own tombstone then.

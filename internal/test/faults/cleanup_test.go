@@ -2,8 +2,10 @@ package faults_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -216,4 +218,46 @@ func TestLocks_CleanUp_ManyHeld(t *testing.T) {
 	removed, err := s.CleanupExpired(ctx)
 	require.NoError(t, err)
 	require.EqualValues(t, free, removed)
+}
+
+func TestStore_CleanupExpired_ManyNodes(t *testing.T) {
+	t.Parallel()
+	s := test.NewStore(t)
+	const rows, nodes = 15_000, 4
+	s.AddExpired(t, rows)
+	var removed [nodes]int64
+	var errs [nodes]error
+	var group sync.WaitGroup
+	for i := range nodes {
+		node := s.Node(test.NewCrypto(t, test.Key))
+		group.Go(func() { removed[i], errs[i] = node.CleanupExpired(t.Context()) })
+	}
+	group.Wait()
+	require.NoError(t, errors.Join(errs[:]...))
+	total := int64(0)
+	for _, n := range removed {
+		total += n
+	}
+	require.EqualValues(t, rows, total, "each row is removed once, and counted once")
+	require.Zero(t, s.CountRows(t, "true"))
+}
+
+// TestStore_CleanupExpired_SparesTheLive makes an expired session live again after the sweep has seen it.
+// No operation does that. A clock that is set back, and a touch by its time, do.
+func TestStore_CleanupExpired_SparesTheLive(t *testing.T) {
+	t.Parallel()
+	var revive func()
+	s := test.NewTracedStore(t, &test.Tracer{Start: func(_ context.Context, sql string) {
+		if strings.Contains(sql, "DELETE FROM") {
+			revive()
+		}
+	}}, 8)
+	id, gone := s.Begin(t, test.Ann(1), time.Minute), s.Begin(t, test.Ann(1), time.Minute)
+	s.Clock.Advance(time.Hour)
+	revive = func() {
+		s.SQL(t, `UPDATE sessions SET expires_at = $2, version = version + 1 WHERE key = $1`, test.RowKey(id), s.Clock.Now().Add(time.Hour))
+	}
+	require.EqualValues(t, 1, s.MustCleanUp(t))
+	require.Equal(t, 1, s.Number(t, id))
+	require.Zero(t, s.CountRows(t, `key = $1`, test.RowKey(gone)))
 }
