@@ -51,7 +51,8 @@ func TestStore_All(t *testing.T) {
 	require.Equal(t, 501, seen)
 }
 
-// TestStore_Pages_Bytes reads and reseals more than a page may hold, of which one value is larger than a page.
+// TestStore_Pages_Bytes reads and reseals more than a page may hold, of which one value is larger
+// than a page.
 func TestStore_Pages_Bytes(t *testing.T) {
 	t.Parallel()
 	const values, size, fewestPages = 12, 1 << 20, 3

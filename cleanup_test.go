@@ -107,7 +107,8 @@ func TestStore_CleanupExpired_Batches(t *testing.T) {
 	}
 }
 
-// TestStore_SpawnCleanup_WholeHours waits for a sweep that begins after the rows are there, and for its end.
+// TestStore_SpawnCleanup_WholeHours waits for a sweep that begins after the rows are there, and for
+// its end.
 func TestStore_SpawnCleanup_WholeHours(t *testing.T) {
 	t.Parallel()
 	sweeps := make(chan struct{})

@@ -85,8 +85,8 @@ func ExampleStore_Create() {
 	// Output: alice [tea] <nil>
 }
 
-// A request reads its session, and keeps it alive. Only ErrNotFound means that nobody is logged in. Any
-// other error is an outage, and no reason to show the log-in page.
+// A request reads its session, and keeps it alive. Only ErrNotFound means that nobody is logged in.
+// Any other error is an outage, and no reason to show the log-in page.
 func ExampleStore_Load() {
 	store, stop := exampleStore()
 	defer stop()
@@ -135,8 +135,8 @@ func ExampleStore_Update() {
 	// Output: [tea milk]
 }
 
-// A log-in moves what the guest had to a new id. The old id, which somebody may have known, opens nothing
-// any more.
+// A log-in moves what the guest had to a new id. The old id, which somebody may have known, opens
+// nothing any more.
 func ExampleStore_Renew() {
 	store, stop := exampleStore()
 	defer stop()
@@ -179,7 +179,8 @@ func ExampleData_rememberMe() {
 	// Output: 720h0m0s 2160h0m0s
 }
 
-// A page lists the user's devices. One is logged out by its handle, and all others but this one at once.
+// A page lists the user's devices. One is logged out by its handle, and all others but this one at
+// once.
 func ExampleStore_FindByUser() {
 	store, stop := exampleStore()
 	defer stop()

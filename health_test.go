@@ -123,8 +123,8 @@ func (w watched) Done() <-chan struct{} {
 	return w.Context.Done()
 }
 
-// TestHealthHandler_OneLook has 300 probes come while a look is under way, and half of the clients hang up, that
-// of the first probe among them. They share the look, and cancel nothing.
+// TestHealthHandler_OneLook has 300 probes come while a look is under way, and half of the clients
+// hang up, that of the first probe among them. They share the look, and cancel nothing.
 func TestHealthHandler_OneLook(t *testing.T) {
 	t.Parallel()
 	var arrived, leave chan struct{}

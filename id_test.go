@@ -70,7 +70,8 @@ func TestDeriveID(t *testing.T) {
 	require.True(t, pgsession.DeriveID("").IsZero())
 }
 
-// IDs with one handle differ in where they came from, so that == would mislead. It does not compile.
+// IDs with one handle differ in where they came from, so that == would mislead. It does not
+// compile.
 func TestID_Comparable(t *testing.T) {
 	t.Parallel()
 	require.False(t, reflect.TypeFor[pgsession.ID]().Comparable())

@@ -126,8 +126,8 @@ func sealed(t testing.TB, f *test.Store, opts ...pgsession.Option) *test.Store {
 	return f.Node(test.NewCrypto(t, test.Key), opts...)
 }
 
-// Every row that a plaintext store has written opens in an encrypted one once it is sealed, with the same user,
-// values and times. Nothing is left in clear.
+// Every row that a plaintext store has written opens in an encrypted one once it is sealed, with
+// the same user, values and times. Nothing is left in clear.
 func TestSealPlaintext(t *testing.T) {
 	t.Parallel()
 	f := test.NewPlaintextStore(t, pgsession.WithAbsoluteLifetime(24*time.Hour))
@@ -180,7 +180,8 @@ func TestSealPlaintext(t *testing.T) {
 	require.Zero(t, sealPlaintext(t, s.Store))
 }
 
-// A change that a plaintext node commits while the row is being sealed is sealed with it. An end stays one.
+// A change that a plaintext node commits while the row is being sealed is sealed with it. An end
+// stays one.
 func TestSealPlaintext_Meanwhile(t *testing.T) {
 	t.Parallel()
 	f := test.NewPlaintextStore(t)
@@ -220,8 +221,8 @@ func TestSealPlaintext_Resumes(t *testing.T) {
 	}
 }
 
-// What does not read as a plaintext store's stays, and is counted. A payload that is sealed already is left alone,
-// whatever was planted beside it, until it is written: then that is gone.
+// What does not read as a plaintext store's stays, and is counted. A payload that is sealed already
+// is left alone, whatever was planted beside it, until it is written: then that is gone.
 func TestSealPlaintext_Hostile(t *testing.T) {
 	t.Parallel()
 	f := test.NewPlaintextStore(t)

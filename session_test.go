@@ -90,7 +90,8 @@ func TestRedaction(t *testing.T) {
 	require.Contains(t, fmt.Sprint(session), id.Handle().String())
 }
 
-// TestSession_Decode has the kinds of stores on PostgreSQL keep values that one of them could mistake.
+// TestSession_Decode has the kinds of stores on PostgreSQL keep values that one of them could
+// mistake.
 func TestSession_Decode(t *testing.T) {
 	t.Parallel()
 	for name, s := range test.BothStores(t) {

@@ -15,8 +15,8 @@ import (
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
-// TestStore_Stats_Operations calls each operation once with each result, and wants that call counted,
-// once, under its name and its result, and no other.
+// TestStore_Stats_Operations calls each operation once with each result, and wants that call
+// counted, once, under its name and its result, and no other.
 func TestStore_Stats_Operations(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -17,8 +17,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// What every kind of store does is in internal/test/conformance. The tests here are about PostgreSQL:
-// rows, races and round trips.
+// What every kind of store does is in internal/test/conformance. The tests here are about
+// PostgreSQL: rows, races and round trips.
 
 func TestNew_Panics(t *testing.T) {
 	t.Parallel()
@@ -176,7 +176,8 @@ func TestStore_CreateAs(t *testing.T) {
 	})
 }
 
-// TestStore_ParsedID uses ids as they come from cookies: they do all that an id does, and begin nothing.
+// TestStore_ParsedID uses ids as they come from cookies: they do all that an id does, and begin
+// nothing.
 func TestStore_ParsedID(t *testing.T) {
 	t.Parallel()
 	for name, s := range test.BothStores(t) {
@@ -309,8 +310,8 @@ func TestStore_RoundTrips(t *testing.T) {
 	})
 	s := test.NewStoreOn(t, pool, test.Encrypted)
 	require.NoError(t, s.Init(t.Context()))
-	// DeleteByUser takes more in a distributed table: two that read, one for each session, and one for
-	// each last place of those that moved.
+	// DeleteByUser takes more in a distributed table: two that read, one for each session, and one
+	// for each last place of those that moved.
 	var more int64
 	if pgtest.IsDistributed() {
 		more = 4

@@ -64,8 +64,8 @@ func TestStore_DeleteByUser_MoreThanABatch(t *testing.T) {
 	require.EqualValues(t, 2500, n)
 }
 
-// TestStore_DeleteByUser_HeldRow has somebody hold one of a user's rows: the others end at once, and that
-// one when it is free.
+// TestStore_DeleteByUser_HeldRow has somebody hold one of a user's rows: the others end at once,
+// and that one when it is free.
 func TestStore_DeleteByUser_HeldRow(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
@@ -88,7 +88,8 @@ func TestStore_DeleteByUser_HeldRow(t *testing.T) {
 	require.ErrorIs(t, test.Err(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
 }
 
-// Revoke looks again if the key ring has changed meanwhile. It must not meet its own tombstone then.
+// Revoke looks again if the key ring has changed meanwhile. It must not meet its own tombstone
+// then.
 func TestStore_Revoke_ExpiredUnderSetKeys(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -36,7 +36,8 @@ func TestDocs_Compile(t *testing.T) {
 	t.Parallel()
 	snippets := goSnippets(t)
 	require.GreaterOrEqual(t, len(snippets), 20)
-	// The packages lie in folders of this module that exist for the go command only (go help build, -overlay).
+	// The packages lie in folders of this module that exist for the go command only (go help build,
+	// -overlay).
 	folder := t.TempDir()
 	overlay := map[string]string{}
 	places := map[string]string{}
@@ -72,8 +73,8 @@ func TestDocs_Format(t *testing.T) {
 	}
 }
 
-// TestDocs_FirstPrograms wants the README's first program, and what it says about PostgreSQL, to be in
-// the examples that are tested.
+// TestDocs_FirstPrograms wants the README's first program, and what it says about PostgreSQL, to be
+// in the examples that are tested.
 func TestDocs_FirstPrograms(t *testing.T) {
 	t.Parallel()
 	snippets := goSnippets(t)
@@ -84,7 +85,8 @@ func TestDocs_FirstPrograms(t *testing.T) {
 	require.Contains(t, unindented, snippets[1].code)
 }
 
-// TestDocs_Links wants every relative link to lead to a file, and every test that is named to exist.
+// TestDocs_Links wants every relative link to lead to a file, and every test that is named to
+// exist.
 func TestDocs_Links(t *testing.T) {
 	t.Parallel()
 	tests := testNames(t)
@@ -107,7 +109,8 @@ func TestDocs_Links(t *testing.T) {
 	}
 }
 
-// TestDocs_Functions wants every function that ARCHITECTURE.md names, as file.go:function, to be there.
+// TestDocs_Functions wants every function that ARCHITECTURE.md names, as file.go:function, to be
+// there.
 func TestDocs_Functions(t *testing.T) {
 	t.Parallel()
 	named := regexp.MustCompile("`([\\w/]+\\.go):(\\w+)`").FindAllStringSubmatch(read(t, "ARCHITECTURE.md"), -1)
@@ -176,7 +179,8 @@ var snippetNames = [][2]string{
 	{"endOld", "var endOld func(http.ResponseWriter, *http.Request) error"},
 }
 
-// snippetImports are what snippets import without saying so. Each is used once, so that it compiles.
+// snippetImports are what snippets import without saying so. Each is used once, so that it
+// compiles.
 const snippetImports = `package snippet
 
 import (

@@ -37,8 +37,8 @@ func (a app) home(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A handler is tested with a store in memory: while the session is live, while the database is down, and
-// after the session has expired.
+// A handler is tested with a store in memory: while the session is live, while the database is
+// down, and after the session has expired.
 func Example() {
 	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
 	store := pgsessiontest.New(pgsession.WithClock(clock))

@@ -27,8 +27,8 @@ type SessionFields struct {
 	Broken error
 }
 
-// NewSession returns a session as a load gives it, for fakes of a store and for what takes a session. It
-// panics if Data cannot be encoded, and for any other error in Broken.
+// NewSession returns a session as a load gives it, for fakes of a store and for what takes a
+// session. It panics if Data cannot be encoded, and for any other error in Broken.
 func NewSession(fields SessionFields) *pgsession.Session {
 	loadedAt := rows.Time(cmp.Or(fields.LoadedAt, time.Now()))
 	handle := cmp.Or(fields.Handle, fields.ID.Handle(), pgsession.NewID().Handle())

@@ -15,8 +15,8 @@ import (
 // sample holds what an encoding, an escape or a quote may change.
 const sample = "ä€漢😀 'quoted' \"twice\" \\x41 \\ $1 \x01\x7f"
 
-// Exercise calls every operation of a store whose table has no live rows. It reads what that wrote by the
-// store itself and by the reader, unless that is nil.
+// Exercise calls every operation of a store whose table has no live rows. It reads what that wrote
+// by the store itself and by the reader, unless that is nil.
 func Exercise(t testing.TB, s, reader *Store) {
 	t.Helper()
 	reader = cmp.Or(reader, s)

@@ -47,8 +47,8 @@ func NewPlaintextStore(t testing.TB, opts ...pgsession.Option) *Store {
 	return NewStoreOn(t, pgtest.Pool(t), pgsession.Plaintext, opts...)
 }
 
-// NewTracedStore is NewStore with a trace of its queries, if traced is not nil, and a pool of so many
-// connections.
+// NewTracedStore is NewStore with a trace of its queries, if traced is not nil, and a pool of so
+// many connections.
 func NewTracedStore(t testing.TB, traced *Tracer, connections int32, opts ...pgsession.Option) *Store {
 	t.Helper()
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) {

@@ -1,8 +1,8 @@
 // Package test has what the tests of the store share: a store on a table of its own under a clock
 // that the test moves, locks, tracers, and connections that fail.
 //
-// The tests of a file of the root package stand beside that file. The tests that are about more than
-// one file stand in folders below this one, each with a package of its own.
+// The tests of a file of the root package stand beside that file. The tests that are about more
+// than one file stand in folders below this one, each with a package of its own.
 package test
 
 import (
@@ -107,8 +107,8 @@ func (s Shifted) Now() time.Time { return time.Now().Add(time.Duration(s)) }
 
 // Keys.
 
-// Key is the primary key of most stores, and OtherKey the one of stores whose table holds rows under
-// Key.
+// Key is the primary key of most stores, and OtherKey the one of stores whose table holds rows
+// under Key.
 var (
 	Key      = Must(pgsession.ParseKey("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"))
 	OtherKey = pgsession.GenerateKey()

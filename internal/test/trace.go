@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A Tracer counts queries and batches, each of which is one round trip in pgx's query mode exec, and
-// calls its functions around them.
+// A Tracer counts queries and batches, each of which is one round trip in pgx's query mode exec,
+// and calls its functions around them.
 type Tracer struct {
 	Start func(ctx context.Context, sql string)
 	End   func(sql string, err error)

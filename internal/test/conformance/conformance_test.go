@@ -269,9 +269,9 @@ func (c countsError) Error() string {
 	return cmp.Or(text, "none")
 }
 
-// conformance tells, for each operation on an id in each state, what comes of it: nil, an error's name or
-// a number, and the state after it. A state before is one of sessionStates, a state after one of
-// stateOf's.
+// conformance tells, for each operation on an id in each state, what comes of it: nil, an error's
+// name or a number, and the state after it. A state before is one of sessionStates, a state after
+// one of stateOf's.
 const conformance = `
 operation          absent            zero            guest             ann             bob               expired            past-lifetime      past-ends-at       ended             ended-expired    moved                  cleaned
 load               NotFound/absent   NotFound/zero   nil/live          nil/live        nil/live          NotFound/expired   NotFound/expired   NotFound/expired   Revoked/ended     Revoked/ended    Revoked/ended          NotFound/absent

@@ -14,17 +14,17 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// What is hashed before a token with a purpose, before a secret and before an entry's key. These are
-// part of the table's format: if they change, no id leads to the rows of an earlier release.
+// What is hashed before a token with a purpose, before a secret and before an entry's key. These
+// are part of the table's format: if they change, no id leads to the rows of an earlier release.
 const (
 	purposeDomain = "pgsession/v1: the id of a session, and the purpose that it is for\x00"
 	sessionDomain = "pgsession/v1: the id of a session, derived from a token of a framework\x00"
 	entryDomain   = "pgsession/v1: the id of an entry of a key/value view, derived from its key\x00"
 )
 
-// TestDerivedIDs shows that no token leads to the row of a derived id, whatever the secret's length. A
-// token is 32 bytes, and its row's key is their hash. So if a derived id were the hash of exactly 32
-// bytes, domain and secret, a cookie that an attacker can compute would open it.
+// TestDerivedIDs shows that no token leads to the row of a derived id, whatever the secret's
+// length. A token is 32 bytes, and its row's key is their hash. So if a derived id were the hash of
+// exactly 32 bytes, domain and secret, a cookie that an attacker can compute would open it.
 func TestDerivedIDs(t *testing.T) {
 	t.Parallel()
 	const longest = 200

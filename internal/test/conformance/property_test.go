@@ -17,14 +17,14 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// alike are stores of all kinds under one clock. Each step does the same to all of them, and compares
-// what comes of it.
+// alike are stores of all kinds under one clock. Each step does the same to all of them, and
+// compares what comes of it.
 type alike struct {
 	stores []*subject
 	clock  *pgsession.ManualClock
 
-	// ids are those that the steps draw from. An element has one id for each store, since Create and
-	// Renew make their own.
+	// ids are those that the steps draw from. An element has one id for each store, since Create
+	// and Renew make their own.
 	ids [][]pgsession.ID
 
 	versions [][]int64 // as last seen, for each of ids and each store; 0 if there is no live session

@@ -65,8 +65,8 @@ func subjectsOnPostgreSQL(t testing.TB, open test.Opener) newSubject {
 	}
 }
 
-// eitherSessionOrError returns err, or another error if an operation returned a session and an error,
-// neither, or a session that is not as a load gives it.
+// eitherSessionOrError returns err, or another error if an operation returned a session and an
+// error, neither, or a session that is not as a load gives it.
 func (f *subject) eitherSessionOrError(ctx context.Context, session *pgsession.Session, err error) error {
 	if (session == nil) == (err == nil) {
 		return fmt.Errorf("either a session or an error: %v, %w", session, err)
@@ -122,8 +122,8 @@ func (f *subject) stateOf(t testing.TB, id pgsession.ID) string {
 	return "expired"
 }
 
-// errorName returns the name of a sentinel error, without its Err. The text of one that has no name is
-// returned as it is.
+// errorName returns the name of a sentinel error, without its Err. The text of one that has no name
+// is returned as it is.
 func errorName(err error) string {
 	var n countError
 	switch {

@@ -25,8 +25,8 @@ func requireDistributed(t *testing.T) {
 	}
 }
 
-// TestDistributed_NotKnownYet makes each call the first of a store that has not seen that the table is
-// distributed, and five of it at once, so that they would share a statement.
+// TestDistributed_NotKnownYet makes each call the first of a store that has not seen that the table
+// is distributed, and five of it at once, so that they would share a statement.
 func TestDistributed_NotKnownYet(t *testing.T) {
 	requireDistributed(t)
 	t.Parallel()
@@ -66,8 +66,8 @@ func TestDistributed_TakenID(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, taken))
 }
 
-// TestDistributed_MovedAway ends a user's sessions after some were moved and ended, and removed by a clean-up: what
-// the tombstones tell leads nowhere then.
+// TestDistributed_MovedAway ends a user's sessions after some were moved and ended, and removed by
+// a clean-up: what the tombstones tell leads nowhere then.
 func TestDistributed_MovedAway(t *testing.T) {
 	requireDistributed(t)
 	t.Parallel()
@@ -87,8 +87,8 @@ func TestDistributed_MovedAway(t *testing.T) {
 	require.NotErrorIs(t, test.Err(s.Load(ctx, next)), pgsession.ErrRevoked, "nothing is left there")
 }
 
-// TestDistributed_Shards reads from the coordinator's notices which shards each operation goes to, and whether it
-// commits there in two phases.
+// TestDistributed_Shards reads from the coordinator's notices which shards each operation goes to,
+// and whether it commits there in two phases.
 func TestDistributed_Shards(t *testing.T) {
 	requireDistributed(t)
 	t.Parallel()
@@ -168,8 +168,8 @@ func TestDistributed_Shards(t *testing.T) {
 	}
 }
 
-// TestDistributed_InDoubt ends a user's sessions while one moves whose tombstone is there already, and whose new row
-// is not yet: as between the two phases of a commit, or for longer after a crash.
+// TestDistributed_InDoubt ends a user's sessions while one moves whose tombstone is there already,
+// and whose new row is not yet: as between the two phases of a commit, or for longer after a crash.
 func TestDistributed_InDoubt(t *testing.T) {
 	requireDistributed(t)
 	t.Parallel()

@@ -17,8 +17,9 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// TestClocks_NodeAhead has one node whose clock is a day ahead of the server's, by functions that hide the
-// server's own. It may not remove what lives by the server's clock, and warns before it could.
+// TestClocks_NodeAhead has one node whose clock is a day ahead of the server's, by functions that
+// hide the server's own. It may not remove what lives by the server's clock, and warns before it
+// could.
 func TestClocks_NodeAhead(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t, pgsession.WithClock(pgsession.SystemClock{}))
@@ -32,7 +33,8 @@ func TestClocks_NodeAhead(t *testing.T) {
 	require.Contains(t, (<-log).Message, warnsOfClock)
 	test.RequireHealth(t, ahead, pgsession.Degraded, test.IsSkewed+"24h0m0s")
 
-	// By the node's clock these are over, by the server's they live or are tombstones that still count.
+	// By the node's clock these are over, by the server's they live or are tombstones that still
+	// count.
 	s.SQL(t, `INSERT INTO sessions (key, sealed, version, created_at, expires_at, idle_timeout)
 		SELECT sha256(convert_to(i::text, 'UTF8')), CASE WHEN i % 2 = 0 THEN '\x01'::bytea END, 1, now(), now() - i * interval '1 hour', '1 hour'
 		FROM generate_series(1, 23) AS i`)
@@ -58,7 +60,8 @@ func TestClocks_NodeAhead(t *testing.T) {
 	require.Equal(t, 22, s.CountRows(t, "true"))
 }
 
-// TestClocks_NodeBehind has one node whose clock is a day behind. It removes no more than is over by its own.
+// TestClocks_NodeBehind has one node whose clock is a day behind. It removes no more than is over
+// by its own.
 func TestClocks_NodeBehind(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t, pgsession.WithClock(pgsession.SystemClock{}))
@@ -71,7 +74,8 @@ func TestClocks_NodeBehind(t *testing.T) {
 	s.MustLoad(t, id)
 }
 
-// TestStore_CleanupExpired_ErrorHalfway has the caller go while the second batch is removed, which is the last.
+// TestStore_CleanupExpired_ErrorHalfway has the caller go while the second batch is removed, which
+// is the last.
 func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
 	pgtest.NotDistributed(t, "there are no batches")
 	t.Parallel()
@@ -94,7 +98,8 @@ func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
 	require.EqualValues(t, 3000, s.MustCleanUp(t))
 }
 
-// TestStore_CleanupExpired_HeldRows leaves rows that others hold to a later run, and goes on behind them.
+// TestStore_CleanupExpired_HeldRows leaves rows that others hold to a later run, and goes on behind
+// them.
 func TestStore_CleanupExpired_HeldRows(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
@@ -108,9 +113,9 @@ func TestStore_CleanupExpired_HeldRows(t *testing.T) {
 	require.EqualValues(t, heldRows, s.MustCleanUp(t))
 }
 
-// TestStore_CleanupExpired_ServerClock has a server whose clock is an hour behind the node's, by a function
-// that hides the server's own. What is live by the server's clock
-// stays, unless a test moves the clock.
+// TestStore_CleanupExpired_ServerClock has a server whose clock is an hour behind the node's, by a
+// function that hides the server's own. What is live by the server's clock stays, unless a test
+// moves the clock.
 func TestStore_CleanupExpired_ServerClock(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
@@ -130,8 +135,8 @@ func TestStore_CleanupExpired_ServerClock(t *testing.T) {
 	require.EqualValues(t, 1, removed, "a manual clock is believed")
 }
 
-// TestStore_CleanupExpired_HostileRows plants more rows than a sweep reads at once, with times that no
-// store writes.
+// TestStore_CleanupExpired_HostileRows plants more rows than a sweep reads at once, with times that
+// no store writes.
 func TestStore_CleanupExpired_HostileRows(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -204,8 +209,8 @@ func TestLocks_CleanUp(t *testing.T) {
 	}
 }
 
-// TestLocks_CleanUp_ManyHeld has more rows held than one look reads. What lies behind them is removed, and the
-// clean-up ends.
+// TestLocks_CleanUp_ManyHeld has more rows held than one look reads. What lies behind them is
+// removed, and the clean-up ends.
 func TestLocks_CleanUp_ManyHeld(t *testing.T) {
 	pgtest.NotDistributed(t, "it takes a statement for each row there")
 	t.Parallel()
@@ -242,8 +247,8 @@ func TestStore_CleanupExpired_ManyNodes(t *testing.T) {
 	require.Zero(t, s.CountRows(t, "true"))
 }
 
-// TestStore_CleanupExpired_SparesTheLive makes an expired session live again after the sweep has seen it.
-// No operation does that. A clock that is set back, and a touch by its time, do.
+// TestStore_CleanupExpired_SparesTheLive makes an expired session live again after the sweep has
+// seen it. No operation does that. A clock that is set back, and a touch by its time, do.
 func TestStore_CleanupExpired_SparesTheLive(t *testing.T) {
 	t.Parallel()
 	var revive func()

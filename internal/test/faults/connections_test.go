@@ -45,7 +45,8 @@ func (n *network) silenceOld() {
 	n.generation = new(atomic.Bool)
 }
 
-// end closes all connections. Without it a pool that is closed waits until pgx gives the silent ones up, 15 s.
+// end closes all connections. Without it a pool that is closed waits until pgx gives the silent
+// ones up, 15 s.
 func (n *network) end() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -116,9 +117,10 @@ func fill(t *testing.T, pool *pgxpool.Pool, change string) {
 	}
 }
 
-// TestConnections_SilentOldOnes has everything that is connected fall silent, as after a fail-over that nobody
-// announced, and callers without deadlines. New connections work, and the pool must come to them: each call
-// ends in time, and no caller meets more than a few old connections one after the other.
+// TestConnections_SilentOldOnes has everything that is connected fall silent, as after a fail-over
+// that nobody announced, and callers without deadlines. New connections work, and the pool must
+// come to them: each call ends in time, and no caller meets more than a few old connections one
+// after the other.
 func TestConnections_SilentOldOnes(t *testing.T) {
 	t.Parallel()
 	const (
@@ -217,8 +219,8 @@ func (c *cancelConn) Close() error {
 	return c.Conn.Close()
 }
 
-// TestConnections_CancelOvertakes has the statement of a call that gave up come to the server after the request to
-// cancel it, and wait for a lock there. It must not write when the lock is released.
+// TestConnections_CancelOvertakes has the statement of a call that gave up come to the server after
+// the request to cancel it, and wait for a lock there. It must not write when the lock is released.
 func TestConnections_CancelOvertakes(t *testing.T) {
 	t.Parallel()
 	var late atomic.Bool
@@ -251,8 +253,8 @@ func TestConnections_CancelOvertakes(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, id), "it takes no effect later")
 }
 
-// TestConnections_OneHangs has one connection fall silent under a call, and one place for statements that are
-// shared. The other callers of the operation do not wait for it.
+// TestConnections_OneHangs has one connection fall silent under a call, and one place for
+// statements that are shared. The other callers of the operation do not wait for it.
 func TestConnections_OneHangs(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"load", "save", "put", "touch", "delete"} {
@@ -286,8 +288,8 @@ func TestConnections_OneHangs(t *testing.T) {
 	}
 }
 
-// TestConnections_SilentAndFull has every connection of the pool wait for a server that says nothing: the
-// health endpoint must not say that the store works.
+// TestConnections_SilentAndFull has every connection of the pool wait for a server that says
+// nothing: the health endpoint must not say that the store works.
 func TestConnections_SilentAndFull(t *testing.T) {
 	t.Parallel()
 	way := newNetwork()
@@ -315,8 +317,8 @@ func TestConnections_SilentAndFull(t *testing.T) {
 // readOnly makes a connection refuse writes, as those of a server do that was demoted.
 const readOnly = `SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY`
 
-// TestConnections_GivenUp calls every operation while no connection of the pool is worth anything, and the
-// server works: it must give them up, or prepare anew, and succeed.
+// TestConnections_GivenUp calls every operation while no connection of the pool is worth anything,
+// and the server works: it must give them up, or prepare anew, and succeed.
 func TestConnections_GivenUp(t *testing.T) {
 	t.Parallel()
 	for change, statement := range map[string]string{
@@ -352,8 +354,9 @@ func TestConnections_GivenUp(t *testing.T) {
 	}
 }
 
-// TestConnections_GivenUp_Together has several writes meet connections that are read-only, before the first of them has
-// been refused. The pool gives its connections up once, and all writes are sent again.
+// TestConnections_GivenUp_Together has several writes meet connections that are read-only, before
+// the first of them has been refused. The pool gives its connections up once, and all writes are
+// sent again.
 func TestConnections_GivenUp_Together(t *testing.T) {
 	t.Parallel()
 	const connections = 4
@@ -375,8 +378,8 @@ func TestConnections_GivenUp_Together(t *testing.T) {
 	}
 }
 
-// TestConnections_OnceOnly has the first attempt of a compare-and-swap fail and the second succeed. It must then
-// say that it has, or the caller does it twice.
+// TestConnections_OnceOnly has the first attempt of a compare-and-swap fail and the second succeed.
+// It must then say that it has, or the caller does it twice.
 func TestConnections_OnceOnly(t *testing.T) {
 	t.Parallel()
 	newReadOnly := func(t *testing.T) (*test.Store, pgsession.ID) {
@@ -399,8 +402,8 @@ func TestConnections_OnceOnly(t *testing.T) {
 	})
 }
 
-// TestConnections_SentAgain has the server roll a write back as it commits it, when it has told already what it
-// wrote. The write is sent again, and what the first attempt told counts no more.
+// TestConnections_SentAgain has the server roll a write back as it commits it, when it has told
+// already what it wrote. The write is sent again, and what the first attempt told counts no more.
 func TestConnections_SentAgain(t *testing.T) {
 	pgtest.NotDistributed(t, "its trigger counts with a sequence, and the shards have none")
 	t.Parallel()
@@ -481,8 +484,9 @@ func TestConnections_SentAgain(t *testing.T) {
 	}
 }
 
-// TestConnections_UnknownOutcome has the connection of a write end in the middle of it. Whether it took effect is unknown
-// then, and a second run could undo what others have written since: the callers get the error, and it is not sent again.
+// TestConnections_UnknownOutcome has the connection of a write end in the middle of it. Whether it
+// took effect is unknown then, and a second run could undo what others have written since: the
+// callers get the error, and it is not sent again.
 func TestConnections_UnknownOutcome(t *testing.T) {
 	pgtest.NotDistributed(t, "its trigger counts with a sequence, and the shards have none")
 	t.Parallel()
@@ -549,8 +553,8 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestConnections_CutShort has the connection break when half of a list has come. It is read again, and no session
-// comes twice.
+// TestConnections_CutShort has the connection break when half of a list has come. It is read again,
+// and no session comes twice.
 func TestConnections_CutShort(t *testing.T) {
 	t.Parallel()
 	const sessions, size = 4, 50 << 10
@@ -609,8 +613,8 @@ func onEach(t *testing.T, pool *pgxpool.Pool, do func(*pgxpool.Conn)) {
 	}
 }
 
-// TestConnections_ReadOnlyForGood has a server that stays read-only. Writes say so, and do not make the store
-// connect anew at each call.
+// TestConnections_ReadOnlyForGood has a server that stays read-only. Writes say so, and do not make
+// the store connect anew at each call.
 func TestConnections_ReadOnlyForGood(t *testing.T) {
 	t.Parallel()
 	usual := test.NewStore(t)
@@ -635,8 +639,8 @@ func TestConnections_ReadOnlyForGood(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, id), "it can be read")
 }
 
-// TestConnections_NewPrimary demotes a server and promotes its standby. The pool's connections to the old one
-// live on, and the store must come to the new one by target_session_attrs.
+// TestConnections_NewPrimary demotes a server and promotes its standby. The pool's connections to
+// the old one live on, and the store must come to the new one by target_session_attrs.
 func TestConnections_NewPrimary(t *testing.T) {
 	t.Parallel()
 	pgtest.RequireBinaries(t)
@@ -698,8 +702,9 @@ func requireReplayed(t *testing.T, standby *pgtest.Cluster, lsn string) {
 	}, test.Patience, time.Millisecond)
 }
 
-// TestConnections_HeldByHandlers has as many handlers as the pool has connections, each of which holds one
-// while it calls the store. WithTimeout ends them, the error tells why, and the health endpoint too.
+// TestConnections_HeldByHandlers has as many handlers as the pool has connections, each of which
+// holds one while it calls the store. WithTimeout ends them, the error tells why, and the health
+// endpoint too.
 func TestConnections_HeldByHandlers(t *testing.T) {
 	t.Parallel()
 	const connections = 2

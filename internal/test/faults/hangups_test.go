@@ -63,8 +63,8 @@ func (h *hangUp) requireConnectionKept(t *testing.T) {
 	require.Equal(t, h.made, h.Pool.Stat().NewConnsCount(), "a connection was lost")
 }
 
-// TestHangUps_Alone has callers go while a statement of theirs runs that ends at once. It takes effect, costs no
-// connection, and is the last one of the call.
+// TestHangUps_Alone has callers go while a statement of theirs runs that ends at once. It takes
+// effect, costs no connection, and is the last one of the call.
 func TestHangUps_Alone(t *testing.T) {
 	pgtest.NotDistributed(t, "an operation takes more statements there")
 	t.Parallel()
@@ -87,7 +87,8 @@ func TestHangUps_Alone(t *testing.T) {
 	}
 }
 
-// TestHangUps_NotSentAgain has a caller go while its statement fails in a way after which it would be sent again.
+// TestHangUps_NotSentAgain has a caller go while its statement fails in a way after which it would
+// be sent again.
 func TestHangUps_NotSentAgain(t *testing.T) {
 	pgtest.NotDistributed(t, "an operation takes more statements there")
 	t.Parallel()
@@ -102,7 +103,8 @@ func TestHangUps_NotSentAgain(t *testing.T) {
 	h.requireConnectionKept(t)
 }
 
-// TestHangUps_WaitsForConnection has a caller go while every connection is in use. Nothing of it is sent later.
+// TestHangUps_WaitsForConnection has a caller go while every connection is in use. Nothing of it is
+// sent later.
 func TestHangUps_WaitsForConnection(t *testing.T) {
 	t.Parallel()
 	for _, freed := range []bool{false, true} {
@@ -130,8 +132,8 @@ func TestHangUps_WaitsForConnection(t *testing.T) {
 	}
 }
 
-// TestHangUps_Shared has all callers of a shared statement go while it runs. They do not wait for it, and it costs
-// no connection.
+// TestHangUps_Shared has all callers of a shared statement go while it runs. They do not wait for
+// it, and it costs no connection.
 func TestHangUps_Shared(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()

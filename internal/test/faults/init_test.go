@@ -340,8 +340,8 @@ func TestStore_Init_InvalidIndex(t *testing.T) {
 	require.Contains(t, test.Catalog(t, s.Pool, "sessions"), "CREATE INDEX sessions_expires_hour_idx ON sessions USING btree (expires_hour)")
 }
 
-// TestStore_Init_RowLevelSecurity has policies hide rows: what is hidden would look absent, and ending it
-// would seem to work.
+// TestStore_Init_RowLevelSecurity has policies hide rows: what is hidden would look absent, and
+// ending it would seem to work.
 func TestStore_Init_RowLevelSecurity(t *testing.T) {
 	t.Parallel()
 	pool, schema := pgtest.Schema(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// TestStore_Outage calls every operation while the database cannot answer. None may say that there is
-// no session, and none that it did what it did not.
+// TestStore_Outage calls every operation while the database cannot answer. None may say that there
+// is no session, and none that it did what it did not.
 func TestStore_Outage(t *testing.T) {
 	t.Parallel()
 	outages := map[string]func(t *testing.T, s *test.Store) (context.Context, error){

@@ -13,8 +13,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// newRoleStore makes a table, and a store whose role has all that an application needs. The script may
-// say %s for the role.
+// newRoleStore makes a table, and a store whose role has all that an application needs. The script
+// may say %s for the role.
 func newRoleStore(t *testing.T) (owner *test.Store, s *test.Store, script func(sql string)) {
 	t.Helper()
 	pool, schema := pgtest.Schema(t)
@@ -32,8 +32,8 @@ func newRoleStore(t *testing.T) (owner *test.Store, s *test.Store, script func(s
 	return owner, s, script
 }
 
-// TestPrivileges_RowLevelSecurity switches row level security on under a store that runs. The sessions that
-// it hides seem to be absent, so that the next look at the store's health must tell.
+// TestPrivileges_RowLevelSecurity switches row level security on under a store that runs. The
+// sessions that it hides seem to be absent, so that the next look at the store's health must tell.
 func TestPrivileges_RowLevelSecurity(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
@@ -158,8 +158,8 @@ func TestPrivileges_Delete(t *testing.T) {
 	test.RequireHealth(t, s.Store, pgsession.Healthy)
 }
 
-// TestPrivileges_Denied calls every operation under a role that has lost its privileges. None may say that
-// there is no session, or that it did what it did not.
+// TestPrivileges_Denied calls every operation under a role that has lost its privileges. None may
+// say that there is no session, or that it did what it did not.
 func TestPrivileges_Denied(t *testing.T) {
 	t.Parallel()
 	_, s, script := newRoleStore(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// TestStore_Move_Race has many move one session to new ids at once, while others look: one wins, and in
-// every snapshot there is one live session.
+// TestStore_Move_Race has many move one session to new ids at once, while others look: one wins,
+// and in every snapshot there is one live session.
 func TestStore_Move_Race(t *testing.T) {
 	t.Parallel()
 	for name, move := range map[string]func(ctx context.Context, s *test.Store, id pgsession.ID) (pgsession.ID, error){
@@ -80,8 +80,8 @@ func TestStore_Move_Race(t *testing.T) {
 	}
 }
 
-// TestStore_Move_Refused has a trigger refuse the new row, at once or at the commit: the old session
-// goes on.
+// TestStore_Move_Refused has a trigger refuse the new row, at once or at the commit: the old
+// session goes on.
 func TestStore_Move_Refused(t *testing.T) {
 	t.Parallel()
 	for name, trigger := range map[string]string{
@@ -154,8 +154,8 @@ func TestStore_Touch_Overtaken(t *testing.T) {
 	require.ErrorIs(t, <-touched, pgsession.ErrRevoked)
 }
 
-// TestStore_DeleteByUser_AgainstMoves logs a user out everywhere while each of the user's sessions moves to
-// new ids without pause: none escapes.
+// TestStore_DeleteByUser_AgainstMoves logs a user out everywhere while each of the user's sessions
+// moves to new ids without pause: none escapes.
 func TestStore_DeleteByUser_AgainstMoves(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)

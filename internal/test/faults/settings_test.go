@@ -16,9 +16,10 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// settings are what an operator may have set for the server, a database or a role, from the chapters
-// "Client Connection Defaults" and "Version and Platform Compatibility" of the PostgreSQL manual, and a
-// few of the planner's. None is the default. Those that have nothing to do with text are tried together.
+// settings are what an operator may have set for the server, a database or a role, from the
+// chapters "Client Connection Defaults" and "Version and Platform Compatibility" of the PostgreSQL
+// manual, and a few of the planner's. None is the default. Those that have nothing to do with text
+// are tried together.
 var settings = []map[string]string{
 	{"array_nulls": "off"},
 	{"bytea_output": "escape"},
@@ -47,8 +48,9 @@ var settings = []map[string]string{
 	{"default_transaction_isolation": "repeatable read", "enable_indexscan": "off", "exit_on_error": "on"},
 }
 
-// TestSettings runs a store under each setting, in the query modes that write values as text and in the one
-// that does not. Either Init and Health name the setting and its cure, or all that the store does works.
+// TestSettings runs a store under each setting, in the query modes that write values as text and in
+// the one that does not. Either Init and Health name the setting and its cure, or all that the
+// store does works.
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	modes := []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeCacheStatement}
@@ -93,8 +95,8 @@ func requireWorksUnder(t *testing.T, open test.Opener, mode pgx.QueryExecMode, s
 	test.Exercise(t, s, reader)
 }
 
-// TestSettings_DatabaseEncoding runs stores in databases that do not hold Unicode. An encrypted store needs
-// no encoding; a plaintext store says what it lacks.
+// TestSettings_DatabaseEncoding runs stores in databases that do not hold Unicode. An encrypted
+// store needs no encoding; a plaintext store says what it lacks.
 func TestSettings_DatabaseEncoding(t *testing.T) {
 	t.Parallel()
 	for _, encoding := range []string{"SQL_ASCII", "LATIN1"} {

@@ -80,7 +80,8 @@ func TestWithTimeout_ExhaustedPool(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, id))
 }
 
-// A deadlines store keeps when the statements of one operation must end: the one that has the store's context.
+// A deadlines store keeps when the statements of one operation must end: the one that has the
+// store's context.
 type deadlines struct {
 	*test.Store
 	ctx     context.Context
@@ -127,8 +128,8 @@ func (s *deadlines) requireOne(t *testing.T) {
 	}
 }
 
-// TestWithTimeout_OneDeadline calls what takes several statements. Each of them ends when the operation must, so that
-// they do not have WithTimeout one after the other.
+// TestWithTimeout_OneDeadline calls what takes several statements. Each of them ends when the
+// operation must, so that they do not have WithTimeout one after the other.
 func TestWithTimeout_OneDeadline(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"update", "renew"} {
