@@ -41,6 +41,9 @@ func (r *round) checkDuration(ctx context.Context, k kind, began time.Time, took
 	if deadline, ok := ctx.Deadline(); ok {
 		bound, isBounded = min(bound, deadline.Sub(began)), true
 	}
+	if after, ok := ctx.Value(goneAfter{}).(time.Duration); ok && ctx.Err() != nil {
+		bound, isBounded = min(bound, after), true
+	}
 	if !isBounded {
 		return
 	}

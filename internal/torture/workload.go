@@ -448,9 +448,18 @@ func (r *round) callContext(ctx context.Context, random *rand.Rand) (context.Con
 		return context.WithTimeout(ctx, time.Duration(random.IntN(3000))*time.Microsecond)
 	case 1, 2, 3: // WithTimeout alone bounds the call
 		return context.WithCancel(ctx)
+	case 4:
+		r.injected.add("caller gone")
+		after := time.Duration(random.IntN(3000)) * time.Microsecond
+		ctx, cancel := context.WithCancel(context.WithValue(ctx, goneAfter{}, after))
+		timer := time.AfterFunc(after, cancel)
+		return ctx, func() { timer.Stop(); cancel() }
 	}
 	return context.WithTimeout(ctx, time.Second)
 }
+
+// goneAfter is the key of how long after the begin of a call its caller goes.
+type goneAfter struct{}
 
 // show reads what a store returned. A session that is not one of ours, or does not open, is wrong by itself.
 func (r *round) show(g *group, sessions ...*pgsession.Session) []session {

@@ -184,6 +184,15 @@ var mutants = []mutant{
 	{name: "WithTimeout bounds nothing", flags: []string{"-faults", "silent"}, edits: []edit{
 		{"internal/pgtable/table.go", "if t.config.Timeout == 0 {", "if true {"},
 	}},
+	{name: "a call does not notice that its caller has gone", flags: []string{"-faults", "held for long"}, edits: []edit{
+		{"internal/deadline/deadline.go", "context.WithoutCancel(ctx), ctx.Done(), deadline", "context.WithoutCancel(ctx), nil, deadline"},
+	}},
+	{name: "a caller who hangs up costs a connection", tests: []string{"-run", "TestHangUps", "./internal/test/faults"}, edits: []edit{
+		{"internal/deadline/deadline.go", "context.WithoutCancel(ctx), ctx.Done(), deadline", "ctx, nil, deadline"},
+	}},
+	{name: "a statement is sent for a caller who has gone", tests: []string{"-run", "TestHangUps", "./internal/test/faults"}, edits: []edit{
+		{"internal/pgtable/retry.go", "caller := deadline.Caller(ctx)", "caller := ctx"},
+	}},
 	{name: "read-only connections stay in the pool", flags: []string{"-faults", "connections read-only"}, edits: []edit{
 		{"internal/pgtable/retry.go", "t.pool.Reset()", ""},
 	}},
