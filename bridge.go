@@ -28,6 +28,11 @@ func init() {
 	bridge.EndBegunBefore = func(ctx context.Context, store any, begun time.Time) (int64, error) {
 		return store.(*Store).endBegunBefore(ctx, begun)
 	}
+	bridge.WithPurpose = func(id any, purpose string) any {
+		withPurpose := id.(ID)
+		withPurpose.purpose = purpose
+		return withPurpose
+	}
 	bridge.Within = func(ctx context.Context, store any) (context.Context, context.CancelFunc) {
 		return store.(*Store).table.Within(ctx)
 	}

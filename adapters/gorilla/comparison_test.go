@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -59,6 +60,7 @@ func TestComparison(t *testing.T) {
 		{"a request that was slow saves after the log-out", slowAfterLogOut},
 		{"a copy of the cookie, after the log-out", copyAfterLogOut},
 		{"a guest's request that was slow saves after the log-in", slowAfterLogIn},
+		{"another host of the domain sets four cookies of the same name", tossed},
 		{"a token that was known before the log-in", fixation},
 		{"two users log in at once from one guest's session", logInRace},
 		{"the database is away while a request loads its session, and back when it saves", outage},
@@ -152,6 +154,17 @@ func slowAfterLogIn(t *testing.T, c compared) string {
 	_ = session.Save(slow.Request, slow.ResponseRecorder)
 	slow.respond()
 	if c.user(b) == nil {
+		return "**logged out**"
+	}
+	return "logged in"
+}
+
+func tossed(t *testing.T, c compared) string {
+	b := newBrowser()
+	b.logIn(t, c.store, "ann")
+	r := b.request()
+	r.Request.Header.Set("Cookie", strings.Repeat(sessionName+"=tossed; ", 4)+r.Request.Header.Get("Cookie"))
+	if r.load(c).Values["user"] == nil {
 		return "**logged out**"
 	}
 	return "logged in"

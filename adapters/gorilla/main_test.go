@@ -19,7 +19,12 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m, func() error { return goleak.Find() }) }
 
-const sessionName = "app"
+const (
+	sessionName = "app"
+	purpose     = "gorilla app"
+)
+
+func parse(token string) (pgsession.ID, error) { return pgsession.ParseIDFor(purpose, token) }
 
 // A fixture is a store in a schema of its own.
 type fixture struct {

@@ -105,10 +105,10 @@ func newMoving(t *testing.T) moving {
 		p.Codecs = codecs
 		return gorillastore.New(f.sealed, gorillastore.WithUserKey("user"), gorillastore.WithPGStore(p))
 	}
-	m.one = release(gorillastore.PGStore{Table: m.table, Stay: true})
-	m.two = release(gorillastore.PGStore{Table: m.table})
+	m.one = release(gorillastore.PGStore{Table: m.table, Names: []string{sessionName}, Stay: true})
+	m.two = release(gorillastore.PGStore{Table: m.table, Names: []string{sessionName}})
 	m.Store = release(gorillastore.PGStore{})
-	m.converter = m.two.FromPGStore(sessionName)
+	m.converter = m.two.Convert
 	return m
 }
 
@@ -178,7 +178,7 @@ func TestPGStore_Moved(t *testing.T) {
 	require.Equal(t, &cart{[]string{"tea"}}, b.see(t, m).Values["cart"])
 	before := b.clone()
 	set := b.set(t, m, "k", 1)
-	_, err := pgsession.ParseID(set[sessionName].Value)
+	_, err := parse(set[sessionName].Value)
 	require.NoError(t, err)
 	require.Equal(t, 2592000, set[sessionName].MaxAge)
 	require.Equal(t, &cart{[]string{"tea"}}, b.see(t, m).Values["cart"])
@@ -298,7 +298,7 @@ func TestPGStore_MovesBetween(t *testing.T) {
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	defer pool.Close()
-	store := gorillastore.New(m.sealed, gorillastore.WithPGStore(gorillastore.PGStore{Codecs: codecs, Table: move.FromGorilla(pool, "http_sessions")}))
+	store := gorillastore.New(m.sealed, gorillastore.WithPGStore(gorillastore.PGStore{Codecs: codecs, Table: move.FromGorilla(pool, "http_sessions"), Names: []string{sessionName}}))
 	require.Equal(t, "ann", b.see(t, store).Values["user"])
 }
 
@@ -320,16 +320,20 @@ func TestPGStore_ForeignCookie(t *testing.T) {
 	}
 }
 
-func TestFromPGStore_Names(t *testing.T) {
+func TestStore_Convert_Names(t *testing.T) {
 	t.Parallel()
 	m, b := newMoving(t), newBrowser()
 	b.logIn(t, m.old, "ann")
-	m.converter = m.two.FromPGStore("another")
+	convert := func(names ...string) move.Convert {
+		p := gorillastore.PGStore{Codecs: codecs, Table: m.table, Names: names}
+		return gorillastore.New(m.sealed, gorillastore.WithUserKey("user"), gorillastore.WithPGStore(p)).Convert
+	}
+	m.converter = convert("another")
 	progress := m.move(t)
 	require.Equal(t, int64(1), progress.Left)
 	require.ErrorIs(t, progress.Reason, pgsession.ErrDecode)
 	require.Equal(t, "ann", b.see(t, m.two).Values["user"])
-	m.converter = m.two.FromPGStore("another", sessionName)
+	m.converter = convert("another", sessionName)
 	require.Equal(t, int64(1), m.move(t).Moved)
 }
 

@@ -4,7 +4,9 @@
 //	store := gorillastore.New(sealed, gorillastore.WithUserKey("user_id"))
 //
 // The browser gets a random token, and no value. The values are encoded by encoding/gob, as by gorilla's own
-// stores, so the application registers types of its own by [gob.Register] as before.
+// stores, so the application registers types of its own by [gob.Register] as before. A token opens sessions
+// of its own name only: that of [Store.Get], which is the cookie's too. User ids are the table's, for all
+// names.
 //
 // # Log-in and log-out
 //
@@ -18,6 +20,9 @@
 // Save writes the keys that the request has changed, added or deleted since it loaded the session, and keeps
 // what other requests have done to other keys. If two requests change one key, the later Save wins. A counter
 // that must be exact belongs in the database, or in [pgsession.Store.Update].
+//
+// During a deploy an older release may not know the type of a value, or not all of its fields. Its Get leaves
+// out what it does not know, and its Save keeps that as it is stored, unless the request sets that key.
 //
 // # If the database cannot be asked
 //
@@ -33,6 +38,7 @@
 package gorillastore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +46,6 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 	"weak"
@@ -48,6 +53,10 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
+	"github.com/pgsession/pgsession/internal/cookies"
+	"github.com/pgsession/pgsession/internal/quiet"
+	"github.com/pgsession/pgsession/internal/sessionmap"
 )
 
 const (
@@ -55,9 +64,12 @@ const (
 	defaultTTL    = 12 * time.Hour
 	guestSuffix   = "-guest"
 
-	// maxSameName bounds the cookies of one name that are looked up, since each may cost a query.
-	maxSameName = 4
+	// maxCookies bounds the cookies that are looked up, since each may cost a query.
+	maxCookies = 32
 )
+
+// purposeOf returns the purpose of the ids of sessions of a name.
+func purposeOf(name string) string { return "gorilla " + name }
 
 // An Option changes how a [Store] behaves.
 type Option func(*Store)
@@ -77,7 +89,8 @@ func WithTTL(ttl time.Duration) Option {
 	return func(s *Store) { s.ttl = ttl }
 }
 
-// WithLogger sets the logger for sessions that do not open. The default, also for nil, is [slog.Default].
+// WithLogger sets the logger for sessions and values that do not open, a line a second at most. The default,
+// also for nil, is [slog.Default].
 func WithLogger(logger *slog.Logger) Option { return func(s *Store) { s.logger = logger } }
 
 // A Store is a [sessions.Store] that keeps sessions in a [pgsession.Store]. It is made by [New] and safe for
@@ -92,6 +105,7 @@ type Store struct {
 	userKey  any
 	ttl      time.Duration
 	logger   *slog.Logger
+	logs     quiet.Limiter
 	pgstore  PGStore  // zero unless sessions of antonlindstrom/pgstore are accepted
 	sessions sync.Map // weak.Pointer[sessions.Session] to *loaded
 }
@@ -114,6 +128,9 @@ func New(store *pgsession.Store, opts ...Option) *Store {
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
+	if s.pgstore.Table != nil {
+		s.pgstore.Table.EndWith(store, s.Convert)
+	}
 	return s
 }
 
@@ -124,6 +141,7 @@ type loaded struct {
 	values  []byte             // the values as this request last saw them stored, encoded
 	oldKey  string             // the key of a pgstore session; "" for one of ours
 	inOld   bool               // the session is still in pgstore's table
+	moved   string             // the guest's cookie, if its session was ended: a log-in may have moved it
 	err     error              // why the session could not be loaded
 }
 
@@ -148,15 +166,16 @@ func (s *Store) Get(r *http.Request, name string) (*sessions.Session, error) {
 	return sessions.GetRegistry(r).Get(s, name)
 }
 
-// New loads the session that the request's cookie names. If there is none, or it has expired or was ended,
-// New returns an empty session with IsNew. So it does for a session that does not open
-// ([pgsession.ErrTampered], [pgsession.ErrUnknownKey]), which is logged as an error.
+// New loads the session that the request's cookie names, or the first that is live, if there are several such
+// cookies. If there is none, or it has expired or was ended, New returns an empty session with IsNew. So it
+// does for a session that does not open ([pgsession.ErrUnreadable]), which is logged as an error.
 //
 // Session.ID is the [pgsession.Handle] of a stored session, which may be shown and logged, and "" for a new
 // one. Session.Options.MaxAge is the one that the session was last saved with.
 //
-// Errors: [pgsession.ErrDecode] if the values cannot be decoded, for instance since a type is not registered;
-// those of the database. The session that comes with an error is empty, and [Store.Save] refuses it.
+// Errors: [pgsession.ErrDecode] if what is stored is not what a Store has encoded, or if the user's id is of a
+// type that is not registered; one of its own if there are more than 32 cookies of the name; those of the
+// database. The session that comes with an error is empty, and [Store.Save] refuses it.
 func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 	session := sessions.NewSession(s, name)
 	options := *s.Options
@@ -168,7 +187,7 @@ func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 	}
 	switch {
 	case l.oldKey != "":
-		session.ID = pgsession.DeriveID(l.oldKey).Handle().String()
+		session.ID = oldID(name, l.oldKey).Handle().String()
 	case l.session != nil:
 		session.ID = l.session.Handle.String()
 		options.MaxAge = s.maxAge(l.session)
@@ -179,49 +198,87 @@ func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 
 // load returns the first live session that a cookie names, with its values. If there is none, both are zero.
 func (s *Store) load(r *http.Request, name string) (loaded, map[any]any, error) {
-	for _, cookie := range s.cookies(r, name) {
+	named, err := s.cookies(r, name)
+	if err != nil {
+		return loaded{err: err}, nil, err
+	}
+	moved := ""
+	for _, cookie := range named {
 		l, values, err := s.loadCookie(r.Context(), name, cookie)
 		switch {
 		case err == nil:
-			l.cookie = cookie.Name
+			l.cookie = cookie.name
 			return l, values, nil
-		case errors.Is(err, pgsession.ErrTampered), errors.Is(err, pgsession.ErrUnknownKey):
-			s.logger.ErrorContext(r.Context(), "gorillastore: session does not open", "error", err)
+		case errors.Is(err, pgsession.ErrUnreadable):
+			s.logs.Log(r.Context(), s.logger, slog.LevelError, "gorillastore: session does not open", "error", err)
 		case !errors.Is(err, pgsession.ErrNotFound):
 			return loaded{err: err}, nil, err
+		case errors.Is(err, pgsession.ErrRevoked) && s.userKey != nil && cookie.name != name:
+			moved = cookie.name
 		}
 	}
-	return loaded{}, nil, nil
+	return loaded{moved: moved}, nil, nil
 }
 
-func (s *Store) loadCookie(ctx context.Context, name string, cookie *http.Cookie) (loaded, map[any]any, error) {
-	id, err := pgsession.ParseID(cookie.Value)
-	if err != nil {
-		return s.loadOld(ctx, name, cookie.Value)
+func (s *Store) loadCookie(ctx context.Context, name string, cookie cookie) (loaded, map[any]any, error) {
+	if cookie.oldKey != "" {
+		return s.loadOld(ctx, name, cookie.oldKey)
 	}
-	return s.loadID(ctx, name, id)
+	return s.loadID(ctx, cookie.id)
 }
 
-func (s *Store) loadID(ctx context.Context, name string, id pgsession.ID) (loaded, map[any]any, error) {
+func (s *Store) loadID(ctx context.Context, id pgsession.ID) (loaded, map[any]any, error) {
 	session, err := s.store.Load(ctx, id)
 	if err != nil {
 		return loaded{}, nil, err
 	}
-	encoded, err := encodedValues(session)
+	encoded, err := pgsession.Decode[[]byte](session)
 	if err != nil {
 		return loaded{}, nil, err
 	}
-	values, err := decode(name, encoded)
-	return loaded{session: session, values: encoded}, values, err
+	values, leftOut, err := sessionmap.Gob.Decode(encoded)
+	if err != nil {
+		return loaded{}, nil, err
+	}
+	if leftOut > 0 {
+		if session.UserID != "" && s.userKey != nil && s.userID(values) == "" {
+			return loaded{}, nil, fmt.Errorf("%w: the user's id", pgsession.ErrDecode)
+		}
+		s.logs.Log(ctx, s.logger, slog.LevelWarn, "gorillastore: values of a session do not decode, and stay as they are stored: are their types registered?")
+	}
+	return loaded{session: session, values: encoded}, values, nil
 }
 
-// cookies returns the cookies that may name the session, a user's before a guest's.
-func (s *Store) cookies(r *http.Request, name string) (found []*http.Cookie) {
-	for _, name := range s.cookieNames(name) {
-		named := r.CookiesNamed(name)
-		found = append(found, named[:min(len(named), maxSameName)]...)
+// A cookie names a session.
+type cookie struct {
+	name   string
+	id     pgsession.ID
+	oldKey string // "" unless it is a cookie of pgstore
+}
+
+// cookies returns the cookies that may name the session, a user's before a guest's. What is no token is not
+// among them. Browsers send several cookies of one name if these were set for several paths or domains.
+func (s *Store) cookies(r *http.Request, name string) (found []cookie, err error) {
+	seen := map[pgsession.Handle]bool{}
+	for _, cookieName := range s.cookieNames(name) {
+		for _, named := range r.CookiesNamed(cookieName) {
+			c := cookie{name: cookieName}
+			if c.id, err = pgsession.ParseIDFor(purposeOf(name), named.Value); err != nil {
+				if c.oldKey = s.pgstore.key(name, named.Value); c.oldKey == "" {
+					continue
+				}
+				c.id = oldID(name, c.oldKey)
+			}
+			if !seen[c.id.Handle()] {
+				found = append(found, c)
+			}
+			seen[c.id.Handle()] = true
+		}
 	}
-	return found
+	if len(found) > maxCookies {
+		return nil, fmt.Errorf("gorillastore: %d cookies name the session", len(found))
+	}
+	return found, nil
 }
 
 func (s *Store) cookieNames(name string) []string {
@@ -260,16 +317,18 @@ func (s *Store) maxAge(session *pgsession.Session) int {
 
 // Save stores the session, and sets or clears its cookie if that is due. So it must be called before the
 // first byte of the response. It keeps what other requests have stored meanwhile under keys that this
-// request did not change. Session.Values stays as the application made it.
+// request did not change. Session.Values stays as the application made it. Save has the time of one
+// operation, [pgsession.WithTimeout].
 //
 // A session that is new gets a token. One whose user has changed, or whose ID is no longer the one that the
 // store gave it, moves to a new token. With a negative Options.MaxAge the session ends and its cookie is
 // cleared, also if it could not be loaded. If ending it fails, the cookie stays.
 //
 // Errors: that of [Store.New], if it returned one; [pgsession.ErrNotFound] if the session was ended or has
-// expired since it was loaded, and then the cookie stays as it is; [pgsession.ErrEncode] if gob cannot encode
-// the values; [pgsession.ErrTooLarge], [pgsession.ErrConflict], [pgsession.ErrInvalidTTL]; those of the
-// database.
+// expired since it was loaded, and then the cookie stays as it is; [pgsession.ErrRevoked], which is that too,
+// if a guest's session was ended before it was loaded, since a log-in may have moved it, and then the guest's
+// cookie is cleared; [pgsession.ErrEncode] if gob cannot encode the values, or could not decode them again;
+// [pgsession.ErrTooLarge], [pgsession.ErrConflict], [pgsession.ErrInvalidTTL]; those of the database.
 func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	l := s.recall(session)
 	if session.Options.MaxAge < 0 {
@@ -278,47 +337,33 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	if l.err != nil {
 		return fmt.Errorf("gorillastore: not saved, since it was not loaded: %w", l.err)
 	}
-	values, err := encode(session.Name(), session.Values)
+	ctx, cancel := bridge.Within(r.Context(), s.store)
+	defer cancel()
+	values, err := sessionmap.Gob.Encode(session.Values)
 	if err != nil {
 		return err
 	}
 	if l.inOld || s.pgstore.Stay && l.session == nil {
-		done, err := s.saveOld(r.Context(), w, session, &l, values)
+		done, err := s.saveOld(ctx, w, session, &l, values)
 		if err != nil || done {
 			return err
 		}
 	}
 	userID, ttl := s.userID(session.Values), s.ttlOf(session.Options.MaxAge)
-	merged := func(stored *pgsession.Session) ([]byte, error) {
-		return merge(session.Name(), l.values, values, session.Values, stored)
+	if l.moved != "" && userID == "" {
+		s.clearCookie(w, l.moved, session.Options)
+		return pgsession.ErrRevoked
 	}
-	setCookie := true
-	var stored *pgsession.Session
-	switch {
-	case l.session == nil:
-		stored, err = s.store.Create(r.Context(), pgsession.Data{UserID: userID, Values: values}, ttl)
-	case l.oldKey != "" || session.ID != l.session.Handle.String() || userID != l.session.UserID:
-		stored, err = s.store.Renew(r.Context(), l.session, ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
-			values, err := merged(stored)
-			return pgsession.Data{UserID: userID, Values: values}, err
-		})
-	default:
-		if ttl == l.session.IdleTimeout && l.session.Remaining() >= ttl-ttl/10 {
-			ttl, setCookie = 0, false
-		}
-		stored, err = s.store.Update(r.Context(), l.session, ttl, func(stored *pgsession.Session) (any, error) {
-			return merged(stored)
-		})
-	}
+	stored, isDue, err := s.keep(ctx, session, l, userID, values, ttl)
 	if err != nil {
 		return err
 	}
-	if setCookie {
+	if isDue {
 		cookie := session.Name()
 		if s.userKey != nil && userID == "" {
 			cookie += guestSuffix
 		}
-		s.setCookie(w, sessions.NewCookie(cookie, stored.ID.Token(), session.Options))
+		cookies.Set(w, sessions.NewCookie(cookie, stored.ID.Token(), session.Options))
 		if l.cookie != "" && l.cookie != cookie {
 			s.clearCookie(w, l.cookie, session.Options)
 		}
@@ -329,30 +374,79 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	return nil
 }
 
+// keep stores the session's values, which are also there encoded. It reports whether a cookie is due.
+func (s *Store) keep(ctx context.Context, session *sessions.Session, l loaded, userID string, values []byte, ttl time.Duration) (stored *pgsession.Session, isDue bool, err error) {
+	create := func(values []byte) (*pgsession.Session, bool, error) {
+		id := pgsession.NewIDFor(purposeOf(session.Name()))
+		stored, err := s.store.CreateAs(ctx, id, pgsession.Data{UserID: userID, Values: values}, ttl)
+		return stored, true, err
+	}
+	before := l.session
+	switch {
+	case before == nil:
+		return create(values)
+	case l.oldKey != "" || session.ID != before.Handle.String() || userID != before.UserID:
+		stored, err = s.store.Renew(ctx, before, ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
+			if before.UserID != "" && before.UserID != userID {
+				return pgsession.Data{UserID: userID, Values: values}, nil // one user's values are not for another
+			}
+			merged, err := merge(l.values, stored, session.Values)
+			return pgsession.Data{UserID: userID, Values: merged}, err
+		})
+		if before.UserID != "" || userID == "" || !errors.Is(err, pgsession.ErrNotFound) {
+			return stored, true, err
+		}
+		// Another request of the guest has logged in, or out, and has taken the values along.
+		if values, err = sessionmap.Gob.Merge(l.values, nil, session.Values); err != nil {
+			return nil, false, err
+		}
+		return create(values)
+	}
+	stored, keptTTL := before, ttl
+	if ttl == before.IdleTimeout {
+		keptTTL = 0
+	}
+	merged, err := sessionmap.Gob.Merge(l.values, l.values, session.Values)
+	if err == nil && (keptTTL != 0 || !bytes.Equal(merged, l.values)) {
+		stored, err = s.store.Update(ctx, before, keptTTL, func(stored *pgsession.Session) (any, error) {
+			return merge(l.values, stored, session.Values)
+		})
+	}
+	if err != nil || keptTTL != 0 {
+		return stored, true, err
+	}
+	expiresAt, err := s.store.Touch(ctx, stored, ttl)
+	return stored, expiresAt.After(stored.ExpiresAt), err
+}
+
+func merge(base []byte, stored *pgsession.Session, ours map[any]any) ([]byte, error) {
+	theirs, err := pgsession.Decode[[]byte](stored)
+	if err != nil {
+		return nil, err
+	}
+	return sessionmap.Gob.Merge(base, theirs, ours)
+}
+
 // end ends the sessions that the request's cookies name and the one that this request has stored. It goes on
 // if the client hangs up.
 func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Session, l loaded) error {
-	ctx := context.WithoutCancel(r.Context())
-	var ids []pgsession.ID
-	oldKeys := []string{l.oldKey}
-	for _, cookie := range s.cookies(r, session.Name()) {
-		if id, err := pgsession.ParseID(cookie.Value); err == nil {
-			ids = append(ids, id)
-		} else {
-			oldKeys = append(oldKeys, s.pgstore.key(session.Name(), cookie.Value))
-		}
+	ctx, cancel := bridge.Within(context.WithoutCancel(r.Context()), s.store)
+	defer cancel()
+	named, err := s.cookies(r, session.Name())
+	if err != nil {
+		return err
 	}
-	for _, key := range oldKeys {
-		if err := s.endOld(ctx, session.Name(), key); err != nil {
+	if l.oldKey != "" {
+		named = append(named, cookie{id: oldID(session.Name(), l.oldKey), oldKey: l.oldKey})
+	}
+	if l.session != nil && !slices.ContainsFunc(named, func(c cookie) bool { return c.id.Handle() == l.session.Handle }) {
+		named = append(named, cookie{id: l.session.ID})
+	}
+	for _, c := range named {
+		if err := s.endOld(ctx, session.Name(), c.oldKey); err != nil {
 			return err
 		}
-		ids = append(ids, pgsession.DeriveID(key))
-	}
-	if l.session != nil {
-		ids = append(ids, l.session.ID)
-	}
-	for _, id := range ids {
-		if err := s.store.Delete(ctx, id); err != nil {
+		if err := s.store.Delete(ctx, c.id); err != nil {
 			return err
 		}
 	}
@@ -365,15 +459,5 @@ func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Se
 func (s *Store) clearCookie(w http.ResponseWriter, name string, options *sessions.Options) {
 	cleared := *options
 	cleared.MaxAge = -1
-	s.setCookie(w, sessions.NewCookie(name, "", &cleared))
-}
-
-// setCookie sets a cookie, in place of one of that name that the response sets already.
-func (s *Store) setCookie(w http.ResponseWriter, cookie *http.Cookie) {
-	header := w.Header()
-	header["Set-Cookie"] = slices.DeleteFunc(header["Set-Cookie"], func(line string) bool {
-		return strings.HasPrefix(line, cookie.Name+"=")
-	})
-	http.SetCookie(w, cookie)
-	header.Set("Cache-Control", "no-store")
+	cookies.Set(w, sessions.NewCookie(name, "", &cleared))
 }

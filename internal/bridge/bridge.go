@@ -28,6 +28,9 @@ var (
 	// live.
 	EndBegunBefore func(ctx context.Context, store any, begun time.Time) (int64, error)
 
+	// WithPurpose returns a derived ID from which Store.Renew goes on to ids of a purpose.
+	WithPurpose func(id any, purpose string) any
+
 	// Within returns a context for several operations of store that together have the time of one.
 	Within func(ctx context.Context, store any) (context.Context, context.CancelFunc)
 

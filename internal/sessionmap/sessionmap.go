@@ -7,7 +7,9 @@
 package sessionmap
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/gob"
 	"fmt"
 	"reflect"
 	"slices"
@@ -27,6 +29,19 @@ type Codec[K comparable] struct {
 
 	// Together is a key whose value is encoded with the simple ones, whatever its type.
 	Together K
+}
+
+// Gob encodes by encoding/gob, as gorilla and fiber do.
+var Gob = Codec[any]{
+	Marshal: func(values map[any]any) ([]byte, error) {
+		var encoded bytes.Buffer
+		err := gob.NewEncoder(&encoded).Encode(&values)
+		return encoded.Bytes(), err
+	},
+	Unmarshal: func(encoded []byte) (values map[any]any, err error) {
+		err = gob.NewDecoder(bytes.NewReader(encoded)).Decode(&values)
+		return values, err
+	},
 }
 
 // Encode returns values, encoded. The error is [pgsession.ErrEncode], also if they would not decode

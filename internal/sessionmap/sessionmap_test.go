@@ -12,17 +12,7 @@ import (
 	"github.com/pgsession/pgsession/internal/sessionmap"
 )
 
-var byGob = sessionmap.Codec[any]{
-	Marshal: func(values map[any]any) ([]byte, error) {
-		var b bytes.Buffer
-		err := gob.NewEncoder(&b).Encode(&values)
-		return b.Bytes(), err
-	},
-	Unmarshal: func(encoded []byte) (values map[any]any, err error) {
-		err = gob.NewDecoder(bytes.NewReader(encoded)).Decode(&values)
-		return values, err
-	},
-}
+var byGob = sessionmap.Gob
 
 var whole = sessionmap.Codec[any]{Marshal: byGob.Marshal, Unmarshal: byGob.Unmarshal, Whole: true}
 
