@@ -16,9 +16,9 @@ const resealPasses = 10
 // many. It is the last step of a rotation before the old key is removed: see [Crypto]. It works
 // beside all other operations, in transactions of at most 500 rows and a few MiB, and may be run
 // again after an error. With an error, the number says how many rows were resealed before it. In a
-// store that is not encrypted it does nothing. To find the next rows, a statement may have to read all
-// that lie under the primary key already. With millions of those, that takes longer than the default of
-// [WithTimeout] allows.
+// store that is not encrypted it does nothing. To find the next rows, a statement may have to read
+// all that lie under the primary key already. With millions of those, that takes longer than the
+// default of [WithTimeout] allows.
 //
 // Errors: [ErrUnknownKey] or [ErrTampered], with the number of rows that do not open (these stay as
 // they are, and all others are resealed); [ErrConflict] if a node without the new primary keeps

@@ -19,8 +19,8 @@ import (
 	"github.com/pgsession/pgsession/internal/bridge"
 )
 
-// lateCleanup is how long an expired row may lie there. Clean-ups run once an hour or more often, and
-// leave the current hour.
+// lateCleanup is how long an expired row may lie there. Clean-ups run once an hour or more often,
+// and leave the current hour.
 const lateCleanup = 25 * time.Hour
 
 // A checked is what check has found. Its members are nil if they could not be found out.
@@ -296,8 +296,8 @@ const rowsByKeySQL = `
 	GROUP BY 1`
 
 // warnOfOtherKeys says if sessions lie under keys that were not given, since a user's sessions are
-// found only under those that were. It looks at some rows. After an error it says nothing: what follows
-// will.
+// found only under those that were. It looks at some rows. After an error it says nothing: what
+// follows will.
 func (a *app) warnOfOtherKeys(ctx context.Context, d *database) {
 	if d.crypto == nil {
 		return

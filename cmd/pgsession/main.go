@@ -1,5 +1,5 @@
-// Command pgsession shows and ends the sessions of a store of package pgsession, and keeps its table
-// in order. It is for whoever is on call, for deployments and for cron:
+// Command pgsession shows and ends the sessions of a store of package pgsession, and keeps its
+// table in order. It is for whoever is on call, for deployments and for cron:
 //
 //	go run github.com/pgsession/pgsession/cmd/pgsession@latest --help
 //

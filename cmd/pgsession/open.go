@@ -45,8 +45,8 @@ const (
 	keys   needs = true
 )
 
-// with calls do with the database, and closes it. A store without keys can be asked for nothing that
-// opens a session.
+// with calls do with the database, and closes it. A store without keys can be asked for nothing
+// that opens a session.
 func (a *app) with(ctx context.Context, need needs, do func(ctx context.Context, d *database) error) error {
 	crypto, err := a.crypto()
 	switch {

@@ -106,7 +106,8 @@ func (a *app) confirm(ctx context.Context, yes bool, question string) error {
 	}
 }
 
-// A meter shows how far a command is: on a terminal as a bar, otherwise as a line every ten seconds.
+// A meter shows how far a command is: on a terminal as a bar, otherwise as a line every ten
+// seconds.
 type meter struct {
 	w        io.Writer
 	terminal bool

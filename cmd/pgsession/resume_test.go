@@ -17,7 +17,8 @@ import (
 	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
-// reseal and seal that were interrupted or killed go on when they are run again, and no session is lost.
+// reseal and seal that were interrupted or killed go on when they are run again, and no session is
+// lost.
 func TestSealing_Resumes(t *testing.T) {
 	t.Parallel()
 	oldKey, newKey := pgsession.GenerateKey(), pgsession.GenerateKey()

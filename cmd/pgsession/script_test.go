@@ -22,8 +22,8 @@ import (
 	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
-// The scripts run these commands beside pgsession: app is an application that uses the store, and psql
-// runs a statement.
+// The scripts run these commands beside pgsession: app is an application that uses the store, and
+// psql runs a statement.
 func TestMain(m *testing.M) {
 	testscript.Main(withServer{m}, map[string]func(){
 		"pgsession": func() {
@@ -41,8 +41,8 @@ type withServer struct{ *testing.M }
 
 func (m withServer) Run() int { return pgtest.Run(m.M, nil) }
 
-// TestScripts runs testdata/*.txtar, each with a schema and keys of its own. With UPDATE_SCRIPTS=1 it
-// writes what the commands print into the scripts.
+// TestScripts runs testdata/*.txtar, each with a schema and keys of its own. With UPDATE_SCRIPTS=1
+// it writes what the commands print into the scripts.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	server, err := pgtest.Shared()

@@ -1,5 +1,6 @@
 // Package bridge lets other packages of this module, and its nested modules, reach into a store of
-// package pgsession, which sets its variables. What would be a type of pgsession's is an any here, since pgsession imports this package.
+// package pgsession, which sets its variables. What would be a type of pgsession's is an any here,
+// since pgsession imports this package.
 package bridge
 
 import (
@@ -13,15 +14,16 @@ var (
 	// Memory returns the table of store, a *pgsession.Store that pgsession.InMemory made.
 	Memory func(store any) *rows.Memory
 
-	// Reseal is Store.Reseal, and calls report after each page with the number of rows so far. It may
-	// be nil.
+	// Reseal is Store.Reseal, and calls report after each page with the number of rows so far. It
+	// may be nil.
 	Reseal func(ctx context.Context, store any, report func(resealed int64)) (int64, error)
 
-	// SealPlaintext seals the rows that a store made by pgsession.Plaintext has left in the table of a
-	// store made by pgsession.New. Its report and errors are Reseal's.
+	// SealPlaintext seals the rows that a store made by pgsession.Plaintext has left in the table
+	// of a store made by pgsession.New. Its report and errors are Reseal's.
 	SealPlaintext func(ctx context.Context, store any, report func(sealed int64)) (int64, error)
 
-	// CleanUp is Store.CleanupExpired, and calls report after each batch with the number of rows so far.
+	// CleanUp is Store.CleanupExpired, and calls report after each batch with the number of rows so
+	// far.
 	CleanUp func(ctx context.Context, store any, report func(removed int64)) (int64, error)
 
 	// EndBegunBefore ends the sessions whose log-in began before a time, and returns how many were
