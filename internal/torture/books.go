@@ -147,20 +147,20 @@ func (b *books) close() (text string, wrong int, err error) {
 		defer pool.Close()
 	}
 	for name, ledgers := range map[string][]*ledger{"ledger": {b.single}, "tenants": b.tenants} {
-		saves, ended, lost, resurrected, foreign := 0, 0, 0, 0, 0
+		saves, ended, lost, resurrected, foreign, watches := 0, 0, 0, 0, 0, 0
 		for _, l := range ledgers {
 			lostOne, resurrectedOne, errOne := l.close()
 			err = errors.Join(err, errOne)
 			saves, ended, foreign = saves+l.saves, ended+len(l.ended), foreign+l.foreign
-			lost, resurrected = lost+lostOne, resurrected+resurrectedOne
+			lost, resurrected, watches = lost+lostOne, resurrected+resurrectedOne, watches+l.toldOver+l.notTold
 		}
 		if name == "tenants" {
 			crossed, errCrossed := b.crossed()
 			err = errors.Join(err, errCrossed)
 			foreign += crossed
 		}
-		text += fmt.Sprintf("; %s: %d acknowledged saves, %d ended, %d lost, %d resurrected, %d of another's", name, saves, ended, lost, resurrected, foreign)
-		wrong += lost + resurrected + foreign
+		text += fmt.Sprintf("; %s: %d acknowledged saves, %d ended, %d lost, %d resurrected, %d of another's, %d wrong watches", name, saves, ended, lost, resurrected, foreign, watches)
+		wrong += lost + resurrected + foreign + watches
 	}
 	text += b.limits.close()
 	return text, wrong + b.limits.wrong(), err

@@ -27,6 +27,7 @@ type ledger struct {
 	saves int
 
 	lost, resurrected, foreign int
+	toldOver, notTold          int // by Watch: of a live session that it is over, and of one that was ended nothing for long
 
 	leisure int                              // the longest pause between saves, in milliseconds
 	beat    time.Duration                    // if positive, all workers pause until the next multiple of it, and then work at once
@@ -66,6 +67,7 @@ func (l *ledger) open(ctx context.Context, workers int) {
 
 // keepOne makes a session, saves it a few times and ends it, or leaves it.
 func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
+	stopped := ctx
 	ctx, cancel := context.WithTimeout(l.scope(ctx), 20*time.Second)
 	defer cancel()
 	user := fmt.Sprintf("%s-%d", l.user, random.IntN(1000))
@@ -77,6 +79,8 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 	id := created.ID
 	e := &entry{id: id, base: created, acknowledged: 1, sent: 1}
 	l.record(func() { l.live[id.Handle()], l.saves = e, l.saves+1 })
+	watched, unwatch := l.store.Watch(l.scope(context.Background()), id.Handle())
+	defer func() { unwatch() }()
 	for range 1 + random.IntN(10) {
 		l.pause(ctx, random)
 		l.record(func() { e.sent++ })
@@ -95,6 +99,10 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 			pause(ctx, 5*time.Millisecond)
 		}
 		l.read(ctx, id, user, e)
+		if watched.Err() != nil {
+			l.record(func() { l.toldOver++ })
+			return
+		}
 	}
 	if random.IntN(2) == 0 {
 		return
@@ -111,8 +119,29 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 	default:
 		err = l.store.Delete(ctx, id)
 	}
-	if err == nil {
-		l.record(func() { delete(l.live, id.Handle()); l.ended = append(l.ended, id) })
+	if err != nil {
+		return
+	}
+	l.record(func() { delete(l.live, id.Handle()); l.ended = append(l.ended, id) })
+	end := unwatch
+	unwatch = func() {}
+	l.workers.Go(func() {
+		defer end()
+		l.awaitEnd(stopped, watched)
+	})
+}
+
+// maxUntold is how long after its end a session's Watch may say nothing, while the server is down at times.
+const maxUntold = 10 * time.Second
+
+func (l *ledger) awaitEnd(ctx, watched context.Context) {
+	late := time.NewTimer(maxUntold)
+	defer late.Stop()
+	select {
+	case <-watched.Done():
+	case <-ctx.Done():
+	case <-late.C:
+		l.record(func() { l.notTold++ })
 	}
 }
 
@@ -126,7 +155,7 @@ func (l *ledger) pause(ctx context.Context, random *rand.Rand) {
 
 // wrong returns how much was found wrong so far.
 func (l *ledger) wrong() (n int) {
-	l.record(func() { n = l.lost + l.resurrected + l.foreign })
+	l.record(func() { n = l.lost + l.resurrected + l.foreign + l.toldOver + l.notTold })
 	return n
 }
 
