@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,6 +39,15 @@ type root struct {
 	users   map[string]int64 // since when a page was known to show it logged in
 	numbers map[int64]int64  // when they were acknowledged
 	ended   int64            // when it was known to be over; 0 if it is not
+	events  []string         // what became known of it
+}
+
+// note keeps what became known of a session lately.
+func (r *root) note(now int64, format string, args ...any) {
+	r.events = append(r.events, fmt.Sprintf("%d: ", now)+fmt.Sprintf(format, args...))
+	if len(r.events) > 30 {
+		r.events = r.events[1:]
+	}
 }
 
 type number struct {
@@ -85,6 +95,7 @@ func (o *oracle) acknowledge(rootID, n int64) {
 	o.now++
 	if r := o.roots[rootID]; r != nil {
 		r.numbers[n] = o.now
+		r.note(o.now, "number %d is acknowledged", n)
 	}
 }
 
@@ -95,6 +106,7 @@ func (o *oracle) end(rootID int64) {
 	o.now++
 	if r := o.roots[rootID]; r != nil && r.ended == 0 {
 		r.ended = o.now
+		r.note(o.now, "logged out")
 	}
 }
 
@@ -103,9 +115,11 @@ func (o *oracle) endAll(user string, do func() error) error {
 	o.mu.Lock()
 	o.ends[user]++
 	var theirs []*root
+	o.now++
 	for _, r := range o.roots {
 		if r.users[user] != 0 && r.ended == 0 {
 			theirs = append(theirs, r)
+			r.note(o.now, "is being logged out everywhere")
 		}
 	}
 	o.mu.Unlock()
@@ -117,6 +131,7 @@ func (o *oracle) endAll(user string, do func() error) error {
 	for _, r := range theirs {
 		if err == nil && r.ended == 0 {
 			r.ended = o.now
+			r.note(o.now, "is logged out everywhere")
 		}
 	}
 	return err
@@ -134,7 +149,11 @@ func (o *oracle) judge(t *tab, what string, v view, asked int64) {
 	defer o.mu.Unlock()
 	o.now++
 	say := func(list *[]string, format string, args ...any) {
-		*list = append(*list, fmt.Sprintf("%s: %s: ", t, what)+fmt.Sprintf(format, args...)+fmt.Sprintf("; the page, asked for at %d: %+v", asked, v))
+		text := fmt.Sprintf("%s: %s: ", t, what) + fmt.Sprintf(format, args...) + fmt.Sprintf("; the page, asked for at %d: %+v", asked, v)
+		if r := o.roots[v.Root]; r != nil {
+			text += "\n\t" + strings.Join(r.events, "\n\t")
+		}
+		*list = append(*list, text)
 	}
 	if v.User != "" && (!t.hasTried(v.User) || v.Named != v.User) {
 		say(&o.crossed, "it shows a user who did not log in here")
@@ -148,6 +167,9 @@ func (o *oracle) judge(t *tab, what string, v view, asked int64) {
 		return
 	}
 	r := o.roots[v.Root]
+	if r != nil {
+		r.note(o.now, "%s, asked for at %d by %s: user %q, numbers %v", cmp.Or(what, "look"), asked, t, v.User, v.Numbers)
+	}
 	if r == nil || r.tab != t {
 		say(&o.crossed, "it shows a session of another browser or application")
 		return
