@@ -41,6 +41,7 @@ type tab struct {
 	// What the next page must show, if it is certain.
 	certain bool
 	shows   view
+	before  string // the burst before
 	ends    int // of the user's sessions, as oracle.endsOf says
 }
 
@@ -180,7 +181,7 @@ func (t *tab) run(ctx context.Context, random *rand.Rand) {
 		return
 	}
 	if t.certain && o.endsOf(t.shows.User) == t.ends && (before.Root != t.shows.Root || before.User != t.shows.User) {
-		o.complain(&o.lost, t, "the session is not there any more: %+v; it was %+v", before, t.shows)
+		o.complain(&o.lost, t, "the session is not there any more: %+v; it was %+v, before%s", before, t.shows, t.before)
 	}
 	t.remember(before)
 	t.useOld(ctx, random)
@@ -218,6 +219,10 @@ func (t *tab) newBurst(before view, random *rand.Rand) (burst []*request) {
 // decides which cookie stays.
 func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 	o := t.browser.web.oracle
+	t.before = ""
+	for _, q := range burst {
+		t.before += fmt.Sprintf("\n\t%s %s, asked for at %d: %d %+v", q.page, q.user, q.asked, q.status, q.view)
+	}
 	moves, logIns, logOuts, uncertain := 0, 0, 0, false
 	after := before
 	for _, q := range burst {
@@ -229,11 +234,15 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 			moves++
 			if q.isDone() {
 				t.moved.Add(1)
-				after.User, after.Root = q.view.User, q.view.Root
+				if q.page == logInPage {
+					after.User = q.user
+				}
 			} else {
 				uncertain = uncertain || !q.isRefused()
 			}
 			uncertain = uncertain || q.page == logInPage && before.User != "" && q.user != before.User
+			// A guest who gets a new id keeps the cookie's name, and a late request with the old id may clear it.
+			uncertain = uncertain || q.page == renewPage && before.User == "" && len(burst) > 1
 		case logOutPage:
 			logOuts++
 			if q.isDone() {
@@ -256,7 +265,8 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 	}
 	for _, q := range burst {
 		switch {
-		case q.page == appendPage && q.isDone() && q.view.Root != before.Root:
+		case q.page == appendPage && q.isDone() && q.view.Root != before.Root && (before.User == "" || q.view.User != ""):
+			// A request that comes late with the old id of a user's session is a guest's.
 			o.complain(&o.lost, t, "a number was stored in a session of its own: %+v; before: %+v", q.view, before)
 		case q.page == logInPage && q.isDone() && q.view.Root != before.Root:
 			o.complain(&o.lost, t, "a log-in did not keep the session: %+v; before: %+v", q.view, before)
