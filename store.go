@@ -105,6 +105,7 @@ func (s *Store) newTable(pool *pgxpool.Pool, plaintext bool) rows.Table {
 	if pool == nil {
 		panic("pgsession: nil pool")
 	}
+	s.watches.apart = pgtable.DependsOnContext(pool)
 	_, isManual := s.clock.(*ManualClock)
 	return pgtable.New(pgtable.Config{
 		Pool:           pool,

@@ -24,7 +24,9 @@ const (
 // The store asks once a second for all that is watched together, and for at most 10,000 sessions at
 // once. So the context ends within about a second, and with n watched sessions within n/10,000
 // seconds if that is longer. An outage of the database ends nothing. What ended meanwhile is found
-// when the database is back.
+// when the database is back. If the pool has a hook that sees the context of a call, as pools of
+// several tenants have, the store asks for one session after another, each with the context that was
+// given here.
 //
 // Call cancel when the context is no longer needed. A store has one goroutine for this, while
 // anything is watched.
@@ -47,6 +49,8 @@ type watch struct {
 
 // watches are those of a store. The zero value is ready.
 type watches struct {
+	apart bool // each is asked for with its own context
+
 	mu    sync.Mutex
 	all   map[*watch]struct{}
 	queue []*watch           // the one that was looked for longest ago first; it may have those that are gone
@@ -98,6 +102,16 @@ func (w *watches) run(ctx context.Context, table rows.Table) {
 // look ends the watches whose sessions have ended. If the table cannot be asked, it ends none.
 func (w *watches) look(ctx context.Context, table rows.Table) {
 	taken := w.take()
+	if !w.apart {
+		w.lookFor(ctx, table, taken)
+		return
+	}
+	for i := 0; i < len(taken) && ctx.Err() == nil; i++ {
+		w.lookFor(taken[i].ctx, table, taken[i:i+1])
+	}
+}
+
+func (w *watches) lookFor(ctx context.Context, table rows.Table, taken []*watch) {
 	if len(taken) == 0 {
 		return
 	}

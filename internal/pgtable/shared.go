@@ -110,19 +110,25 @@ func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) in
 // and few in flight are best. If it is far away, a statement mostly waits for the network, and more in
 // flight make better use of the server.
 //
-// If the pool has a hook that sees the caller's context, calls share no statement: such hooks choose
-// tenants, and a shared statement has no single caller's context.
+// If connections depend on the context, calls share no statement: it has no single caller's.
 func defaultInFlight(pool *pgxpool.Pool) (most int, limit func(fastest time.Duration) int) {
-	config := pool.Config()
-	//lint:ignore SA1019 a pool may still have it
-	if config.BeforeAcquire != nil || config.PrepareConn != nil {
+	if DependsOnContext(pool) {
 		return 0, nil
 	}
+	config := pool.Config()
 	least := min(max(2, int(config.MaxConns)/8), 8)
 	most = min(max(least, int(config.MaxConns)/2), 16)
 	return most, func(fastest time.Duration) int {
 		return min(most, least+int(fastest/(500*time.Microsecond)))
 	}
+}
+
+// DependsOnContext reports whether a pool has a hook that sees the caller's context. Such hooks choose
+// tenants: the same statement means another table for another caller.
+func DependsOnContext(pool *pgxpool.Pool) bool {
+	config := pool.Config()
+	//lint:ignore SA1019 a pool may still have it
+	return config.BeforeAcquire != nil || config.PrepareConn != nil
 }
 
 // Sharing is part of [rows.Table].

@@ -163,6 +163,40 @@ func TestTenants_Probe(t *testing.T) {
 	}
 }
 
+// TestTenants_Watch watches two sessions of each tenant, and ends one of each.
+func TestTenants_Watch(t *testing.T) {
+	t.Parallel()
+	for name, hook := range tenantHooks {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newTenants(t, hook)
+			var ended, live []context.Context
+			for _, ctx := range s.contexts {
+				watched := make([]context.Context, 2)
+				for i := range watched {
+					session, err := s.Create(ctx, pgsession.Data{}, time.Hour)
+					require.NoError(t, err)
+					var cancel context.CancelFunc
+					watched[i], cancel = s.Watch(ctx, session.Handle)
+					defer cancel()
+					if i == 0 {
+						require.NoError(t, s.Delete(ctx, session.ID))
+					}
+				}
+				ended, live = append(ended, watched[0]), append(live, watched[1])
+			}
+			for _, ctx := range ended {
+				<-ctx.Done()
+				require.ErrorIs(t, context.Cause(ctx), pgsession.ErrRevoked)
+			}
+			for _, ctx := range live {
+				require.NoError(t, ctx.Err())
+			}
+			require.Zero(t, s.strays.Load())
+		})
+	}
+}
+
 // TestTenants_Roles has the hook set a role, which row level security would go by: a pool where a
 // tenant's calls ran under another role would be denied.
 func TestTenants_Roles(t *testing.T) {

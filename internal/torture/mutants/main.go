@@ -205,6 +205,9 @@ var mutants = []mutant{
 	{name: "calls of several tenants share statements", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"internal/pgtable/shared.go", "if config.BeforeAcquire != nil || config.PrepareConn != nil {", "if false {"},
 	}},
+	{name: "Watch asks for the sessions of all tenants at once", flags: []string{"-faults", "ahead"}, edits: []edit{
+		{"store.go", "s.watches.apart = pgtable.DependsOnContext(pool)", "s.watches.apart = false"},
+	}},
 	{name: "an outage is taken for no session", flags: []string{"-faults", "on"}, edits: []edit{
 		{"store.go", "return nil, wrap(operation, err)", "return nil, ErrNotFound"},
 	}},

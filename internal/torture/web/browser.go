@@ -42,7 +42,7 @@ type tab struct {
 	certain bool
 	shows   view
 	before  string // the burst before
-	ends    int // of the user's sessions, as oracle.endsOf says
+	ends    int    // of the user's sessions, as oracle.endsOf says
 }
 
 // remembered are the cookies that a tab had at some time.
