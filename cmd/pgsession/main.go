@@ -128,6 +128,9 @@ func (a *app) command() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.timeout < 0 {
+				return errors.New("--timeout is negative")
+			}
 			_, err := pgtable.ParseName(a.table)
 			return err
 		},
