@@ -13,6 +13,18 @@ func init() {
 	bridge.Session = func(store any, row rows.Row, loadedAt time.Time) any {
 		return store.(*Store).session(row, loadedAt)
 	}
+	bridge.IsOutage = isOutage
+	bridge.Marshal = func(v any) (bridge.JSON, error) {
+		encoded, err := encodeJSON(v)
+		return encoded.bytes, err
+	}
+	bridge.Values = func(session any) any {
+		stored := session.(*Session).values
+		if stored.kind == kindJSON {
+			return bridge.JSON(stored.bytes)
+		}
+		return stored.bytes
+	}
 	bridge.Row = func(session any) rows.Row { return session.(*Session).row }
 	bridge.Waiting = func(store any) int { return store.(*Store).table.(interface{ Waiting() int }).Waiting() }
 	bridge.WithSlowAfter = func(d time.Duration) any { return Option(func(o *options) { o.slowAfter = d }) }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"strconv"
+	"strings"
 
 	"github.com/pgsession/pgsession/internal/rows"
 )
@@ -145,7 +147,8 @@ func (plainCodec) otherUserKeys(string) [][]byte { return nil }
 
 func (plainCodec) ring() *keyRing { return nil }
 
-// isSame compares what JSON means: jsonb keeps neither space nor the order of members.
+// isSame compares what JSON means: jsonb keeps neither space, nor the order of members, nor the
+// form of numbers.
 func (plainCodec) isSame(encoded, loaded values) bool {
 	if encoded.kind != loaded.kind {
 		return false
@@ -156,7 +159,7 @@ func (plainCodec) isSame(encoded, loaded values) bool {
 	return encoded.kind == kindJSON && bytes.Equal(canonical(encoded.bytes), canonical(loaded.bytes))
 }
 
-// canonical returns JSON without space and with sorted members. Numbers stay as they are written.
+// canonical returns JSON without space, with sorted members, and with numbers in one form.
 func canonical(data []byte) []byte {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber()
@@ -164,9 +167,50 @@ func canonical(data []byte) []byte {
 	if decoder.Decode(&v) != nil {
 		return data
 	}
-	sorted, err := json.Marshal(v)
+	sorted, err := json.Marshal(canonicalNumbers(v))
 	if err != nil {
 		return data
 	}
 	return sorted
+}
+
+// canonicalNumbers brings the numbers in v into one form, in place where that can be.
+func canonicalNumbers(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, value := range v {
+			v[name] = canonicalNumbers(value)
+		}
+	case []any:
+		for i, value := range v {
+			v[i] = canonicalNumbers(value)
+		}
+	case json.Number:
+		return canonicalNumber(string(v))
+	}
+	return v
+}
+
+// canonicalNumber returns digits without zeros around them, and an exponent: -12e-3 for -0.0120.
+func canonicalNumber(number string) json.Number {
+	digits, isNegative := strings.CutPrefix(number, "-")
+	exponent := 0
+	if i := strings.IndexAny(digits, "eE"); i >= 0 {
+		written, err := strconv.Atoi(digits[i+1:])
+		if err != nil {
+			return json.Number(number) // as no column holds it
+		}
+		digits, exponent = digits[:i], written
+	}
+	whole, fraction, _ := strings.Cut(digits, ".")
+	digits = strings.TrimLeft(whole+fraction, "0")
+	significant := strings.TrimRight(digits, "0")
+	if significant == "" {
+		return "0"
+	}
+	exponent += len(digits) - len(significant) - len(fraction)
+	if isNegative {
+		significant = "-" + significant
+	}
+	return json.Number(significant + "e" + strconv.Itoa(exponent))
 }

@@ -97,12 +97,11 @@ func clockReason(skew time.Duration) string {
 // unhealthy, with the status as JSON: {"status":"healthy"}. It does not show the reasons. It logs
 // each reason once when it begins, at level warn, and once when it ends.
 //
-// Requests share one health check a second, which no client can cancel. So the endpoint may be
-// public.
+// Requests to all handlers of a store share one health check a second, which no client can cancel.
+// So the endpoint may be public.
 func (s *Store) HealthHandler() http.Handler {
-	probes := &probes{store: s}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		status, err := probes.look(r.Context())
+		status, err := s.probes.look(r.Context(), s)
 		if err != nil {
 			return // the client has gone
 		}
@@ -117,10 +116,8 @@ func (s *Store) HealthHandler() http.Handler {
 	})
 }
 
-// probes lets the requests of one handler share health checks.
+// probes lets requests share health checks. The zero value is ready.
 type probes struct {
-	store *Store
-
 	mu      sync.Mutex
 	running chan struct{} // closed when the check that is running has ended; nil if none runs
 	ended   time.Time     // when the last check ended
@@ -130,7 +127,7 @@ type probes struct {
 
 // look returns the status of the check that is running, or of one that ended within the last
 // second. Otherwise it starts a check. An error is that of ctx.
-func (p *probes) look(ctx context.Context) (Status, error) {
+func (p *probes) look(ctx context.Context, store *Store) (Status, error) {
 	p.mu.Lock()
 	if p.running == nil {
 		if !p.ended.IsZero() && time.Since(p.ended) < lookInterval {
@@ -138,7 +135,7 @@ func (p *probes) look(ctx context.Context) (Status, error) {
 			return p.status, nil
 		}
 		p.running = make(chan struct{})
-		go p.run(context.WithoutCancel(ctx), p.running)
+		go p.run(context.WithoutCancel(ctx), store, p.running)
 	}
 	running := p.running
 	p.mu.Unlock()
@@ -152,18 +149,18 @@ func (p *probes) look(ctx context.Context) (Status, error) {
 	}
 }
 
-func (p *probes) run(ctx context.Context, running chan struct{}) {
-	health := p.store.Health(ctx)
+func (p *probes) run(ctx context.Context, store *Store, running chan struct{}) {
+	health := store.Health(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.log(ctx, health)
+	p.log(ctx, store.logger, health)
 	p.status, p.ended, p.running = health.Status, time.Now(), nil
 	close(running)
 }
 
 // log logs which reasons have begun and ended since the last check. Two reasons that differ only in
 // their digits count as one.
-func (p *probes) log(ctx context.Context, health Health) {
+func (p *probes) log(ctx context.Context, logger *slog.Logger, health Health) {
 	kind := func(reason string) string {
 		return strings.Map(func(r rune) rune {
 			if unicode.IsDigit(r) {
@@ -177,12 +174,12 @@ func (p *probes) log(ctx context.Context, health Health) {
 	}
 	for _, reason := range health.Reasons {
 		if !has(p.reasons, reason) {
-			p.store.logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: "+string(health.Status), slog.String("reason", reason))
+			logger.LogAttrs(ctx, slog.LevelWarn, "pgsession: "+string(health.Status), slog.String("reason", reason))
 		}
 	}
 	for _, reason := range p.reasons {
 		if !has(health.Reasons, reason) {
-			p.store.logger.LogAttrs(ctx, slog.LevelInfo, "pgsession: no longer", slog.String("reason", reason))
+			logger.LogAttrs(ctx, slog.LevelInfo, "pgsession: no longer", slog.String("reason", reason))
 		}
 	}
 	p.reasons = health.Reasons

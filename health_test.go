@@ -137,7 +137,7 @@ func TestHealthHandler_OneLook(t *testing.T) {
 	}}
 	s := test.NewTracedStore(t, traced, 4, pgsession.WithClock(pgsession.SystemClock{}))
 	before := traced.RoundTrips.Load()
-	require.Equal(t, http.StatusOK, test.Probe(t, s.Store))
+	require.Equal(t, pgsession.Healthy, s.Health(t.Context()).Status)
 	const probes = 300
 	oneLook := traced.RoundTrips.Load() - before
 	connections := s.Pool.Stat().NewConnsCount()
@@ -178,16 +178,16 @@ func TestHealthHandler_OneLook(t *testing.T) {
 	require.Equal(t, connections, s.Pool.Stat().NewConnsCount(), "no connection was lost")
 }
 
-// TestHealthHandler_ALookASecond probes over and over, by a clock that the test moves.
+// TestHealthHandler_ALookASecond probes over and over, by a clock that the test moves. All handlers of
+// a store share the looks.
 func TestHealthHandler_ALookASecond(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var looks atomic.Int64
 		s := test.Open(test.BrokenPool(t, func(context.Context) { looks.Add(1) }))
-		handler := s.HealthHandler()
 		for range 300 {
 			response := httptest.NewRecorder()
-			handler.ServeHTTP(response, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/health", nil))
+			s.HealthHandler().ServeHTTP(response, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/health", nil))
 			require.Equal(t, http.StatusServiceUnavailable, response.Code)
 			time.Sleep(10 * time.Millisecond)
 		}

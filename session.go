@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -37,7 +38,8 @@ type Data struct {
 	// other write ignores it.
 	Lifetime time.Duration
 
-	// Values is marshalled by encoding/json; a []byte is kept as it is.
+	// Values is marshalled by encoding/json; a []byte is kept as it is. Values that are nested so
+	// deeply that encoding/json cannot read them again give [ErrEncode].
 	Values any
 }
 
@@ -152,21 +154,36 @@ type values struct {
 // encodeValues returns v encoded. The error is ErrEncode or ErrTooLarge; a maxSize of 0 is no
 // limit.
 func encodeValues(v any, maxSize int) (values, error) {
-	encoded := values{kind: kindRaw}
+	var encoded values
 	switch v := v.(type) {
 	case []byte:
-		encoded.bytes = v
+		encoded = values{kindRaw, v}
+	case bridge.JSON:
+		encoded = values{kindJSON, v}
 	default:
-		data, err := json.Marshal(v)
-		if err != nil {
-			return values{}, encodeError(err)
+		var err error
+		if encoded, err = encodeJSON(v); err != nil {
+			return values{}, err
 		}
-		encoded = values{kindJSON, data}
 	}
 	if maxSize > 0 && len(encoded.bytes) > maxSize {
 		return values{}, fmt.Errorf("%w: %d bytes of values; at most %d are allowed", ErrTooLarge, len(encoded.bytes), maxSize)
 	}
 	return encoded, nil
+}
+
+// maxDepth is how deeply nested a JSON text may be for encoding/json to read it. It writes any.
+const maxDepth = 10_000
+
+func encodeJSON(v any) (values, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return values{}, encodeError(err)
+	}
+	if len(data) > 2*maxDepth && !json.Valid(data) {
+		return values{}, fmt.Errorf("%w: they are nested too deeply to be read again", ErrEncode)
+	}
+	return values{kindJSON, data}, nil
 }
 
 // encodeError and decodeError name types, which are in the program's source. They leave out the

@@ -62,6 +62,7 @@ type Store struct {
 	crypto    *Crypto // nil unless made by New
 	stats     counters
 	cleanups  cleanupRegistry
+	probes    probes
 	elsewhere elsewhere
 	watches   watches
 }

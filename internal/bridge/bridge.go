@@ -49,6 +49,17 @@ var (
 	// Session returns the *pgsession.Session that store, a *pgsession.Store, makes of a row.
 	Session func(store any, row rows.Row, loadedAt time.Time) any
 
+	// IsOutage reports whether a store returned err because the database, the pool or the context did
+	// not let it work.
+	IsOutage func(err error) bool
+
+	// Marshal returns v as JSON. Its errors are pgsession.ErrEncode, and quote no values.
+	Marshal func(v any) (JSON, error)
+
+	// Values returns the values of a *pgsession.Session as they are stored, a JSON or a []byte. They
+	// must not be changed.
+	Values func(session any) any
+
 	// Row returns the row that session, a *pgsession.Session, was read from, without its payload.
 	Row func(session any) rows.Row
 
@@ -59,3 +70,6 @@ var (
 	// pgsession.WithCoalescing.
 	WithSlowAfter func(d time.Duration) any
 )
+
+// JSON are values that were marshalled already. A store keeps them as they are.
+type JSON []byte

@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"encoding/json"
 	"math"
 	"strings"
 	"testing"
@@ -22,6 +23,12 @@ func TestConformance_Input(t *testing.T) {
 	const maxSize = 100
 	round := &cyclicValues{}
 	round.Next = round
+	nested := func(depth int) (v any) {
+		for range depth {
+			v = []any{v}
+		}
+		return v
+	}
 	quoted := func(size int) string { return strings.Repeat("x", size-len(`""`)) }
 	cases := []struct {
 		name   string
@@ -42,6 +49,8 @@ func TestConformance_Input(t *testing.T) {
 		{"NaN", "ann", math.NaN(), time.Hour, "Encode"},
 		{"infinity", "ann", math.Inf(1), time.Hour, "Encode"},
 		{"cyclic", "ann", round, time.Hour, "Encode"},
+		{"deeper than it can be read", "ann", nested(10_001), time.Hour, "Encode"},
+		{"deeper, and JSON already", "ann", json.RawMessage(strings.Repeat("[", 10_001) + strings.Repeat("]", 10_001)), time.Hour, "Encode"},
 		{"bytes of the largest size", "ann", make([]byte, maxSize), time.Hour, "nil"},
 		{"bytes too large", "ann", make([]byte, maxSize+1), time.Hour, "TooLarge"},
 		{"JSON of the largest size", "ann", quoted(maxSize), time.Hour, "nil"},

@@ -3,6 +3,7 @@ package conformance_test
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -50,8 +51,10 @@ var updateCases = []useCase{
 	{"Update/writes nothing if nothing changes", nil, func(t *testing.T, f *subject) {
 		for name, values := range map[string]any{
 			"number": 1, "nothing": nil, "text": `<"&é` + "\u2028", "bytes": []byte{0, 255}, "no bytes": []byte{},
-			"object": map[string]any{"b": 1, "aa": []any{1.5, nil, true, map[string]any{}}, "": "x"},
-			"raw":    json.RawMessage(`{ "pgsession:raw" : "AAEC" }`),
+			"object":      map[string]any{"b": 1, "aa": []any{1.5, nil, true, map[string]any{}}, "": "x"},
+			"numbers":     []float64{1e-7, 1e21, math.Copysign(0, -1), 1.5e300, -0.25, 100}, // jsonb writes them otherwise
+			"odd numbers": json.RawMessage(`[1.50,-0.0,0e5,12E-3,-1.0e+2,1200e-2]`),
+			"raw":         json.RawMessage(`{ "pgsession:raw" : "AAEC" }`),
 		} {
 			id := f.Begin(t, test.Ann(values), time.Hour)
 			before, saves := f.MustLoad(t, id), f.Stats().Saves
