@@ -1,72 +1,62 @@
 package httpsession
 
 import (
-	"context"
-	"errors"
 	"net/http"
-	"time"
 
 	"github.com/pgsession/pgsession"
 )
 
-// Update changes the values of the request's session. It calls change with the values as they are stored
-// at that moment, and stores what change makes of them, unless change returns an error, which Update
-// returns as it is. If another request changes the session at the same time, change is called again, with
-// that request's values. So change must do nothing but change what it is given: it must not use values
-// that Get returned before, nor call other methods of the Manager. A nil change changes nothing.
+// Update changes the values of the request's session. It calls change with the values as they are
+// stored at that moment, and stores what change makes of them, unless change returns an error, which
+// Update returns as it is. If another request changes the session at the same time, change is called
+// again, with that request's values. So change must do nothing but change what it is given: it must
+// not use values that Get returned before. If it calls Update, LogIn, RenewID, LogOut or Reload, that
+// call returns an error. A nil change writes no values.
 //
 // If there is no session, or the one in the cookie is over, Update begins one for a guest and sets the
-// cookie. That has to happen before the first byte of the response. Otherwise w is not used.
+// cookie. That has to happen before the first byte of the response, and is an error later, if the
+// ResponseWriter is the server's own; of other ones Update cannot know. For a session that exists, w is
+// not used.
 //
-// Errors: those of change; [pgsession.ErrNotFound] if the session ended after the request had loaded it;
-// [pgsession.ErrTooLarge], [pgsession.ErrEncode], [pgsession.ErrConflict], [pgsession.ErrTampered],
-// [pgsession.ErrUnknownKey].
+// Errors: those of change; [pgsession.ErrNotFound] if the session ended after the request had loaded
+// it, and if the cookie is a guest's whose session was moved by a log-in in parallel: the change would
+// be lost; [pgsession.ErrTooLarge]; [pgsession.ErrEncode], also for values that would not decode again;
+// [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
 func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(*V) error) error {
-	st := m.state(r)
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.stored == nil {
-		stored, err := m.create(r.Context(), "", m.ttl, 0, change)
-		if err != nil {
-			return err
-		}
-		m.cookie.set(w, r, guest, stored.ID.Token(), 0)
-		st.cookies[guest] = true
-		st.set(stored)
-		return nil
-	}
-	var changeErr error
-	stored, err := m.store.Update(r.Context(), st.stored, 0, func(stored *pgsession.Session) (any, error) {
-		var values V
-		values, changeErr = m.changed(r.Context(), stored, change)
-		return values, changeErr
-	})
+	st, err := m.enter(r)
 	if err != nil {
-		if changeErr == nil && errors.Is(err, pgsession.ErrNotFound) {
-			st.setEnded()
-		}
 		return err
 	}
-	m.touch(r.Context(), stored)
-	st.set(stored)
+	defer m.leave(r, st)
+	c := &revision[V]{m: m, st: st, change: change}
+	if st.stored == nil {
+		return m.beginGuest(w, r, c)
+	}
+	stored, err := m.store.Update(r.Context(), st.stored, 0, func(stored *pgsession.Session) (any, error) {
+		return c.apply(r.Context(), stored)
+	})
+	if err != nil {
+		return c.failed(err)
+	}
+	c.done(stored)
+	m.prolong(nil, r, st, stored)
 	return nil
 }
 
-// changed returns a session's values, newly decoded, as change leaves them.
-func (m *Manager[V]) changed(ctx context.Context, stored *pgsession.Session, change func(*V) error) (values V, err error) {
-	if stored != nil {
-		values = m.decode(ctx, stored)
+// beginGuest begins the session of a guest.
+func (m *Manager[V]) beginGuest(w http.ResponseWriter, r *http.Request, c *revision[V]) error {
+	switch {
+	case m.bearer || c.st.guestMoved:
+		return pgsession.ErrNotFound
+	case hasBegun(w):
+		return errBegun
 	}
-	if change != nil {
-		err = change(&values)
-	}
-	return values, err
-}
-
-func (m *Manager[V]) create(ctx context.Context, userID string, ttl, lifetime time.Duration, change func(*V) error) (*pgsession.Session, error) {
-	values, err := m.changed(ctx, nil, change)
+	stored, err := m.create(r.Context(), r, "", logIn{ttl: m.ttl}, c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return m.store.Create(ctx, pgsession.Data{UserID: userID, Lifetime: lifetime, Values: values}, ttl)
+	m.setCookie(w, r, c.st, stored.ID, true, 0)
+	c.done(stored)
+	c.st.events = append(c.st.events, Event{Kind: SessionBegun, Handle: stored.Handle})
+	return nil
 }

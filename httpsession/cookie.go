@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -20,27 +21,32 @@ const (
 	// rememberedAge is the most that browsers keep a cookie (RFC 6265bis, "The Max-Age Attribute").
 	rememberedAge = 400 * 24 * time.Hour
 
-	// maxSameName bounds the cookies of one name that are looked up, since each may cost a query.
-	maxSameName = 4
+	// maxTokens bounds the tokens of one request that are looked up. Browsers keep 180 cookies of a
+	// site at most, so that others can hide none of a visitor's own.
+	maxTokens = 256
 )
 
-// An owner is whose session a cookie names. Guests have a cookie of their own, since the response to a guest
-// may arrive after that of a log-in, and must not replace the user's.
-type owner int
-
-const (
-	user owner = iota
-	guest
-)
-
-// A cookie says how the session cookies look.
-type cookie struct {
-	attributes    http.Cookie // without name and value
-	secureOnly    bool        // on loopback hosts too
-	plain, secure [2]string   // the names by owner, without and with the prefix
+// A name is one that a session cookie may have. Guests have a cookie of their own, since the response
+// to a guest may arrive after that of a log-in, and must not replace the user's.
+type name struct {
+	text    string
+	prefix  string // of text; "" over plain HTTP
+	isGuest bool
 }
 
-func newCookie(c http.Cookie) cookie {
+// cookies says how the session cookies look.
+type cookies struct {
+	attributes http.Cookie // of those that are Secure; without name and value
+	prefix     string      // of those that are Secure
+	base       string      // of their names
+	plainHTTP  bool        // requests without TLS get cookies that are not Secure
+
+	// All names that are read, the user's before the guest's. In each half, the first is the one that
+	// is set.
+	overTLS, overPlainHTTP []name
+}
+
+func checkedCookie(c http.Cookie) http.Cookie {
 	if c.Name == "" {
 		c.Name = defaultCookieName
 	}
@@ -50,96 +56,186 @@ func newCookie(c http.Cookie) cookie {
 	if c.SameSite == 0 || c.SameSite == http.SameSiteDefaultMode {
 		c.SameSite = http.SameSiteLaxMode
 	}
-	prefix := hostPrefix
-	if c.Domain != "" || c.Path != "/" {
-		prefix = securePrefix
+	c = http.Cookie{
+		Name: c.Name, Path: c.Path, Domain: c.Domain, SameSite: c.SameSite, Partitioned: c.Partitioned,
+		HttpOnly: true, Secure: true,
 	}
-	made := cookie{
-		attributes: http.Cookie{Path: c.Path, Domain: c.Domain, SameSite: c.SameSite, Partitioned: c.Partitioned, HttpOnly: true},
-		secureOnly: c.Secure || c.Partitioned || c.SameSite == http.SameSiteNoneMode,
-		plain:      [2]string{user: c.Name, guest: c.Name + guestSuffix},
-		secure:     [2]string{user: prefix + c.Name, guest: prefix + c.Name + guestSuffix},
-	}
-	example := made.attributes
-	example.Name, example.Secure = made.secure[user], true
-	if err := example.Valid(); err != nil {
+	if err := c.Valid(); err != nil {
 		panic("httpsession: WithCookie: " + err.Error())
 	}
-	if name := strings.ToLower(c.Name); strings.HasPrefix(name, "__host-") || strings.HasPrefix(name, "__secure-") {
-		panic("httpsession: WithCookie: the name's prefix is added by this package")
+	if c.Path[0] != '/' {
+		panic("httpsession: WithCookie: the Path must begin with a slash: browsers would take another")
+	}
+	lower := strings.ToLower(c.Name)
+	if strings.HasPrefix(lower, "__host-") || strings.HasPrefix(lower, "__secure-") || strings.HasSuffix(lower, guestSuffix) {
+		panic("httpsession: WithCookie: the prefix and the suffix of the name are added by this package")
+	}
+	return c
+}
+
+func newCookies(c http.Cookie, plainHTTP bool) cookies {
+	made := cookies{
+		base:       c.Name,
+		attributes: c,
+		prefix:     hostPrefix,
+		plainHTTP:  plainHTTP && c.SameSite != http.SameSiteNoneMode && !c.Partitioned,
+	}
+	other := securePrefix
+	if c.Domain != "" || c.Path != "/" {
+		made.prefix, other = securePrefix, hostPrefix
+	}
+	secure := []string{made.prefix, other}
+	made.overTLS = namesOf(c.Name, secure)
+	if made.plainHTTP {
+		made.overTLS = namesOf(c.Name, append(secure, ""))
+		made.overPlainHTTP = namesOf(c.Name, append([]string{""}, secure...))
 	}
 	return made
 }
 
-func (c cookie) isSecure(r *http.Request) bool { return c.secureOnly || !isPlainLoopback(r) }
-
-func (c cookie) names(r *http.Request) [2]string {
-	if c.isSecure(r) {
-		return c.secure
+func namesOf(base string, prefixes []string) (all []name) {
+	for _, prefix := range prefixes {
+		all = append(all, name{prefix + base, prefix, false})
 	}
-	return c.plain
+	for _, prefix := range prefixes {
+		all = append(all, name{prefix + base + guestSuffix, prefix, true})
+	}
+	return all
 }
 
-// isPlainLoopback reports whether a request came over plain HTTP to a loopback host, and through no proxy,
-// behind which the browser may see another host.
-func isPlainLoopback(r *http.Request) bool {
-	if r.TLS != nil {
-		return false
+func (c *cookies) names(r *http.Request) []name {
+	if c.plainHTTP && r.TLS == nil {
+		return c.overPlainHTTP
 	}
-	for _, header := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-		if r.Header[header] != nil {
-			return false
-		}
-	}
-	host := r.Host
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
-	address, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	return err == nil && address.IsLoopback()
+	return c.overTLS
 }
 
-// ids returns the ids that a request's cookies bear, the user's before the guest's. A browser may send
-// several cookies of one name, one for each path and domain that it was set for. What is no id of ours,
-// such as the cookie of an earlier session library, is left out. It also returns which cookies there are.
-func (c cookie) ids(r *http.Request) (ids []pgsession.ID, has [2]bool) {
-	if len(r.Header["Cookie"]) == 0 {
-		return nil, has
-	}
-	for of, name := range c.names(r) {
-		cookies, before := r.CookiesNamed(name), len(ids)
-		has[of] = len(cookies) > 0
-		for _, cookie := range cookies {
-			id, err := pgsession.ParseID(cookie.Value)
-			if err == nil && !containsID(ids, id) && len(ids)-before < maxSameName {
-				ids = append(ids, id)
+// A token is what a request presents.
+type token struct {
+	id      pgsession.ID
+	isGuest bool
+	place   int // of its cookie's name
+}
+
+// read returns the tokens in a request's cookies, those that count first before the others, and the
+// places of the names that there are, as bits. A browser may send several cookies of one name, one for
+// each path and domain that it was set for. What is no token of ours, such as the cookie of another
+// library, is left out. It returns at most maxTokens+1.
+func (c *cookies) read(r *http.Request, purpose string) (tokens []token, present uint) {
+	names := c.names(r)
+	for _, line := range r.Header["Cookie"] {
+		for line != "" && len(tokens) <= maxTokens {
+			var pair string
+			pair, line, _ = strings.Cut(line, ";")
+			text, value, _ := strings.Cut(strings.Trim(pair, " \t"), "=")
+			place := slices.IndexFunc(names, func(n name) bool { return n.text == text })
+			if place < 0 {
+				continue
+			}
+			present |= 1 << place
+			id, err := pgsession.ParseIDFor(purpose, strings.Trim(value, `"`))
+			found := token{id, names[place].isGuest, place}
+			if err == nil && !slices.ContainsFunc(tokens, found.isSame) {
+				tokens = append(tokens, found)
 			}
 		}
 	}
-	return ids, has
+	if len(tokens) > 1 {
+		slices.SortStableFunc(tokens, func(a, b token) int { return a.place - b.place })
+	}
+	return tokens, present
 }
 
-func containsID(ids []pgsession.ID, id pgsession.ID) bool {
-	return slices.ContainsFunc(ids, func(other pgsession.ID) bool { return other.Handle() == id.Handle() })
+func (t token) isSame(other token) bool {
+	return t.isGuest == other.isGuest && t.id.Handle() == other.id.Handle()
 }
 
-// set lets the response set a cookie, in place of one of that name which it sets already (RFC 6265 allows
-// one). A maxAge of 0 is as long as the browser runs, and a negative one clears the cookie.
-func (c cookie) set(w http.ResponseWriter, r *http.Request, of owner, token string, maxAge time.Duration) {
+// set lets the response set a cookie, in place of one of that name which it sets already (RFC 6265
+// allows one). A maxAge of 0 is as long as the browser runs, and a negative one clears the cookie.
+func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.Duration) {
 	cookie := c.attributes
-	cookie.Name, cookie.Value, cookie.MaxAge, cookie.Secure = c.names(r)[of], token, int(maxAge.Seconds()), c.isSecure(r)
+	cookie.Name, cookie.Value, cookie.MaxAge = n.text, token, int(maxAge.Seconds())
+	switch {
+	case n.prefix == "":
+		cookie.Secure = false
+	case n.prefix != c.prefix:
+		cookie.Domain, cookie.Path = "", "/"
+	}
 	header := w.Header()
 	header["Set-Cookie"] = slices.DeleteFunc(header["Set-Cookie"], func(line string) bool {
-		return strings.HasPrefix(line, cookie.Name+"=")
+		return strings.HasPrefix(line, n.text+"=")
 	})
 	http.SetCookie(w, &cookie)
 	header.Set("Cache-Control", "no-store")
 }
 
-func (c cookie) clear(w http.ResponseWriter, r *http.Request, of owner) {
-	c.set(w, r, of, "", -time.Second)
+// clear lets the response clear a cookie. If another release set it, with a Domain or a Path that are
+// not known here, those that the browser may have it under are cleared.
+func (c *cookies) clear(w http.ResponseWriter, r *http.Request, n name) {
+	c.set(w, n, "", -time.Second)
+	if n.prefix != securePrefix || n.prefix == c.prefix {
+		return
+	}
+	const most = 4 // of each
+	cookie := c.attributes
+	cookie.Name, cookie.MaxAge = n.text, -1
+	if domain, isAddress, _ := splitHost(r.Host); !isAddress {
+		for i := 0; i < most && strings.Contains(domain, "."); i++ {
+			cookie.Domain = domain
+			http.SetCookie(w, &cookie)
+			_, domain, _ = strings.Cut(domain, ".")
+		}
+	}
+	cookie.Domain = ""
+	path := ""
+	for i, folder := range strings.Split(strings.Trim(askedFor(r).EscapedPath(), "/"), "/") {
+		if path += "/" + folder; i < most && folder != "" {
+			cookie.Path = path
+			http.SetCookie(w, &cookie)
+		}
+	}
+}
+
+// askedFor returns the address that the browser asked for: middleware may have changed r.URL.
+func askedFor(r *http.Request) *url.URL {
+	if asked, err := url.ParseRequestURI(r.RequestURI); err == nil {
+		return asked
+	}
+	return r.URL
+}
+
+// splitHost returns a Host header's name or address, and what it is.
+func splitHost(host string) (text string, isAddress, isLoopback bool) {
+	text = host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		text = name
+	}
+	text = strings.ToLower(strings.TrimSuffix(text, "."))
+	if text == "localhost" || strings.HasSuffix(text, ".localhost") {
+		return text, false, true
+	}
+	address, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	return text, err == nil, err == nil && address.IsLoopback()
+}
+
+// plainHTTPHint returns what to tell a developer about a Secure cookie that goes over plain HTTP, or
+// "". Behind a proxy there is nothing to tell.
+func plainHTTPHint(r *http.Request) string {
+	if r.TLS != nil {
+		return ""
+	}
+	for _, header := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if r.Header[header] != nil {
+			return ""
+		}
+	}
+	switch _, isAddress, isLoopback := splitHost(r.Host); {
+	case isLoopback:
+		return "httpsession: a Secure cookie was set over plain HTTP to this machine. Chrome, Firefox and Edge keep it, " +
+			"and Safari does not: WithPlainHTTP is for that. Behind a proxy that ends TLS, all is well"
+	case isAddress:
+		return "httpsession: a Secure cookie was set over plain HTTP to an address. Browsers do not keep it: " +
+			"WithPlainHTTP is for that. Behind a proxy that ends TLS, all is well"
+	}
+	return ""
 }

@@ -34,7 +34,7 @@ type visitor struct {
 func newVisitor(app http.Handler) *visitor {
 	jar, err := cookiejar.New(nil)
 	must(err)
-	return &visitor{app, jar, &url.URL{Scheme: "http", Host: "localhost:8080"}, http.Header{}}
+	return &visitor{app, jar, &url.URL{Scheme: "https", Host: "example.com"}, http.Header{"Sec-Fetch-Mode": {"navigate"}}}
 }
 
 func (v *visitor) send(requests ...string) {
@@ -264,7 +264,7 @@ func Example_crossOriginProtection() {
 	visitor.header.Set("Origin", "https://evil.example")
 	visitor.header.Set("Sec-Fetch-Site", "cross-site")
 	visitor.send("POST /log-in")
-	visitor.header.Set("Origin", "http://localhost:8080")
+	visitor.header.Set("Origin", "https://example.com")
 	visitor.header.Set("Sec-Fetch-Site", "same-origin")
 	visitor.send("POST /log-in")
 	// Output:

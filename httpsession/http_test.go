@@ -2,6 +2,7 @@ package httpsession_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
 )
 
 // The tests in this file do with the ResponseWriter what middleware that wraps it tends to break.
@@ -112,6 +115,53 @@ func TestHTTP_Stream(t *testing.T) {
 				end(b)
 				tick <- struct{}{}
 				require.Equal(t, "end", read())
+			})
+		}
+	})
+}
+
+// What Watch returns ends soon after the session does, however that happens, and not before.
+func TestManager_Watch(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		mux := f.app()
+		mux.HandleFunc("GET /watch", func(w http.ResponseWriter, r *http.Request) {
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				return
+			}
+			watched := f.Watch(r)
+			if f.Get(r).Handle.IsZero() {
+				require.Equal(t, r.Context(), watched, "there is nothing to watch")
+				return
+			}
+			select {
+			case <-watched.Done():
+				fmt.Fprint(w, context.Cause(watched))
+			case <-time.After(patience):
+			}
+		})
+		server := f.serve(t, mux)
+		require.Equal(t, http.StatusOK, server.do("GET /watch").StatusCode)
+		for name, end := range map[string]func(b *browser){
+			"log-out": func(b *browser) { b.do("POST /logout") },
+			"new id":  func(b *browser) { b.do("POST /renew") },
+			"everywhere": func(*browser) {
+				_, err := f.store.DeleteByUser(t.Context(), "ann")
+				require.NoError(t, err)
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := server.another()
+				b.do("POST /login?user=ann")
+				request, err := http.NewRequestWithContext(t.Context(), "GET", b.url+"/watch", nil)
+				require.NoError(t, err)
+				stream, err := b.Do(request)
+				require.NoError(t, err)
+				defer stream.Body.Close()
+				end(b)
+				cause, err := io.ReadAll(stream.Body)
+				require.NoError(t, err)
+				require.Equal(t, pgsession.ErrRevoked.Error(), string(cause))
 			})
 		}
 	})

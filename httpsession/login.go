@@ -3,107 +3,230 @@ package httpsession
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 )
 
-// LogIn makes the visitor a user: it moves the session to a new id, which was unknown before,
-// and sets the cookie. The application has checked the password, or whatever it asks for, before that.
+// LogIn makes the visitor a user: it moves the session to a new id, which was unknown before, and sets
+// the cookie. The application has checked the password, or whatever it asks for, before that.
 //
-// The function change changes the values as in [Manager.Update], and may be nil. It gets the values of the
-// guest, or those of the same user. If another user was logged in, it gets the zero V. If the same user
-// was logged in, that log-in goes on, and CreatedAt and EndsAt stay. LogIn ends the sessions of all other
-// cookies of the name that the browser sent, for example of one for another path.
+// The function change changes the values as in [Manager.Update]. It gets the values of the guest, or
+// those of the same user. If another user was logged in, it gets the zero V. If it is nil, the values
+// of the guest or the same user stay as they are stored. If the same user was logged in, that log-in
+// goes on: CreatedAt stays, and EndsAt stays too, or comes nearer with [Remember]. LogIn ends the
+// sessions of all other cookies of the Manager's that the browser sent, for example of one for another
+// path.
 //
-// Call LogIn before the first byte of the response. Errors: one of its own if userID is empty; those of
-// change; [pgsession.ErrTooLarge], also for a user id of over 1,000 bytes; [pgsession.ErrEncode];
+// Call LogIn before the first byte of the response. Later it is an error, if the ResponseWriter is the
+// server's own; of other ones LogIn cannot know, and the browser gets no cookie. The whole call is
+// bounded by [pgsession.WithTimeout].
+//
+// Errors: [pgsession.ErrNotFound] if the request came with the session of a user who was logged out
+// meanwhile; there is no new session then, since nobody has proven again who they are. Of a guest's
+// session that ended, LogIn makes a new one. One of its own if userID is empty; those of change;
+// [pgsession.ErrTooLarge], also for a user id of over 1,000 bytes; [pgsession.ErrEncode];
 // [pgsession.ErrConflict]. After an error the visitor has the same session and cookie as before.
 func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string, change func(*V) error, opts ...LogInOption) error {
-	st := m.state(r)
 	if userID == "" {
-		return errors.New("httpsession: log in: the user id is empty")
+		return errNoUserID
 	}
-	l := logIn{ttl: m.ttl}
-	for _, opt := range opts {
-		opt(&l)
-	}
-	if l.remember {
-		l.ttl, l.lifetime, l.cookieAge = m.rememberTTL, m.rememberLifetime, rememberedAge
-	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if err := m.endOthers(r.Context(), st); err != nil {
-		return err
-	}
-	stored, err := m.renewOrCreate(r.Context(), st.stored, userID, l, change)
+	st, ctx, leave, err := m.enterToSetCookie(w, r)
 	if err != nil {
 		return err
 	}
-	m.cookie.set(w, r, user, stored.ID.Token(), l.cookieAge)
-	st.cookies[user] = true
-	if st.cookies[guest] {
-		m.cookie.clear(w, r, guest)
+	defer leave()
+	if st.userEnded {
+		return pgsession.ErrNotFound
 	}
-	st.set(stored)
+	if err := m.end(ctx, st.others); err != nil {
+		return err
+	}
+	st.others = nil
+	var before pgsession.Handle
+	if st.stored != nil {
+		before = st.stored.Handle
+	}
+	l, c := m.logIn(opts), &revision[V]{m: m, st: st, change: change}
+	stored, err := m.renewOrCreate(ctx, r, userID, l, c)
+	if err != nil {
+		return err
+	}
+	m.limit(ctx, userID)
+	m.replaceCookie(w, r, st, stored, l.remember)
+	m.clearCookies(w, r, st, true)
+	c.done(stored)
+	st.events = append(st.events, Event{Kind: UserLoggedIn, Handle: stored.Handle, Before: before, UserID: userID})
 	return nil
 }
 
-func (m *Manager[V]) renewOrCreate(ctx context.Context, before *pgsession.Session, userID string, l logIn, change func(*V) error) (*pgsession.Session, error) {
-	if before != nil {
-		stored, err := m.renew(ctx, before, userID, l, change)
-		if !errors.Is(err, pgsession.ErrNotFound) && !doesNotOpen(err) {
-			return stored, err
-		}
+// enterToSetCookie is enter for a call that sets a cookie. Its context is that of the request, bounded as
+// one operation of the store.
+func (m *Manager[V]) enterToSetCookie(w http.ResponseWriter, r *http.Request) (st *requestState[V], ctx context.Context, leave func(), err error) {
+	if m.bearer {
+		return nil, nil, nil, errBearer
 	}
-	return m.create(ctx, userID, l.ttl, l.lifetime, change)
+	st, err = m.enter(r)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if hasBegun(w) {
+		m.leave(r, st)
+		return nil, nil, nil, errBegun
+	}
+	ctx, cancel := bridge.Within(r.Context(), m.store)
+	return st, ctx, func() { cancel(); m.leave(r, st) }, nil
 }
 
-func (m *Manager[V]) renew(ctx context.Context, before *pgsession.Session, userID string, l logIn, change func(*V) error) (*pgsession.Session, error) {
-	return m.store.Renew(ctx, before, l.ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
+func (m *Manager[V]) renewOrCreate(ctx context.Context, r *http.Request, userID string, l logIn, c *revision[V]) (*pgsession.Session, error) {
+	before := c.st.stored
+	if before == nil {
+		return m.create(ctx, r, userID, l, c)
+	}
+	stored, err := m.store.Renew(ctx, before, l.ttl, func(stored *pgsession.Session) (pgsession.Data, error) {
 		if stored.UserID != "" && stored.UserID != userID {
 			stored = nil // one user's values are not for another
 		}
-		values, err := m.changed(ctx, stored, change)
-		return pgsession.Data{UserID: userID, Lifetime: l.lifetime, Values: values}, err
+		return m.data(ctx, r, userID, l, c, stored)
 	})
+	isOver := errors.Is(err, pgsession.ErrNotFound) && before.UserID == ""
+	if isOver || errors.Is(err, pgsession.ErrUnreadable) {
+		return m.create(ctx, r, userID, l, c)
+	}
+	if err != nil {
+		return nil, c.failed(err)
+	}
+	return stored, nil
 }
 
-// LogOut ends the session for good and then clears the cookies of the request. It ends whatever session a
-// cookie names, also one that does not open. It goes on if the client hangs up. Other sessions of the user live on:
+// create begins a session.
+func (m *Manager[V]) create(ctx context.Context, r *http.Request, userID string, l logIn, c *revision[V]) (*pgsession.Session, error) {
+	data, err := m.data(ctx, r, userID, l, c, nil)
+	if err != nil {
+		return nil, err
+	}
+	return m.store.CreateAs(ctx, pgsession.NewIDFor(m.purpose), data, l.ttl)
+}
+
+// data returns what to store at a log-in, or for a guest if userID is empty.
+func (m *Manager[V]) data(ctx context.Context, r *http.Request, userID string, l logIn, c *revision[V], before *pgsession.Session) (pgsession.Data, error) {
+	values, err := c.apply(ctx, before)
+	if err == nil && userID != "" && m.binding != nil {
+		values, err = m.bind(r, values)
+	}
+	return pgsession.Data{UserID: userID, Lifetime: l.lifetime, Values: values}, err
+}
+
+// limit ends a user's oldest log-ins beyond the limit. It goes on if the client hangs up.
+func (m *Manager[V]) limit(ctx context.Context, userID string) {
+	if m.maxSessions == 0 {
+		return
+	}
+	deadline, isBounded := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if isBounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	if _, err := m.store.LimitByUser(ctx, userID, m.maxSessions); err != nil {
+		m.log(ctx, slog.LevelWarn, "httpsession: a user may have more sessions than WithMaxSessions allows", slog.Any("error", err))
+	}
+}
+
+// replaceCookie lets the response set the cookie of a session that has a new id, in place of all others
+// of guests or of users.
+func (m *Manager[V]) replaceCookie(w http.ResponseWriter, r *http.Request, st *requestState[V], stored *pgsession.Session, remembered bool) {
+	age := time.Duration(0)
+	if remembered {
+		age = rememberedAge
+	}
+	isGuest := stored.UserID == ""
+	m.clearCookies(w, r, st, isGuest)
+	m.setCookie(w, r, st, stored.ID, isGuest, age)
+}
+
+// RenewID gives the session of the visitor, a guest or a user, a new id, and sets the cookie: an id
+// that was known before opens nothing afterwards. It is for a change of the password, and for the step
+// before a second factor. The user, the times and the values stay, except for what change changes, as
+// in [Manager.Update]. RenewID is not a log-in, and begins nothing.
+//
+// Call it before the first byte of the response, as LogIn. Errors: [pgsession.ErrNotFound] if there is
+// no session, or it ended meanwhile; those of change; [pgsession.ErrTooLarge], [pgsession.ErrEncode],
+// [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
+func (m *Manager[V]) RenewID(w http.ResponseWriter, r *http.Request, change func(*V) error) error {
+	st, ctx, leave, err := m.enterToSetCookie(w, r)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	before := st.stored
+	if before == nil {
+		return pgsession.ErrNotFound
+	}
+	c := &revision[V]{m: m, st: st, change: change}
+	stored, err := m.store.Renew(ctx, before, 0, func(stored *pgsession.Session) (pgsession.Data, error) {
+		values, err := c.apply(ctx, stored)
+		return pgsession.Data{UserID: stored.UserID, Values: values}, err
+	})
+	if err != nil {
+		return c.failed(err)
+	}
+	remembered := stored.UserID != "" && m.isRemembered(stored.IdleTimeout)
+	m.replaceCookie(w, r, st, stored, remembered)
+	c.done(stored)
+	st.events = append(st.events, Event{Kind: IDChanged, Handle: stored.Handle, Before: before.Handle, UserID: stored.UserID})
+	return nil
+}
+
+// LogOut ends the session for good and then clears the cookies of the request. It ends every session
+// that a cookie of the Manager's names, also one that does not open. It goes on if the client hangs up,
+// and is bounded by [pgsession.WithTimeout] as a whole. Other sessions of the user live on:
 // [pgsession.Store.DeleteByUser] ends them. An Update afterwards begins a session for a guest, to say
 // "you are logged out" on the next page for instance.
 //
-// Call LogOut before the first byte of the response. After an error, which comes from the database, the
-// cookie stays and the visitor may still be logged in: do not tell them otherwise.
+// Call LogOut before the first byte of the response. Later, the cookie stays and opens nothing. After
+// an error, which comes from the database, the cookie stays and the visitor may still be logged in: do
+// not tell them otherwise.
 func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
-	st := m.state(r)
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	ctx := context.WithoutCancel(r.Context())
-	if err := m.endOthers(ctx, st); err != nil {
+	st, err := m.enter(r)
+	if err != nil {
 		return err
 	}
+	defer m.leave(r, st)
+	ctx, cancel := bridge.Within(context.WithoutCancel(r.Context()), m.store)
+	defer cancel()
+	ids := st.others
 	if st.stored != nil {
-		if err := m.store.Delete(ctx, st.stored.ID); err != nil {
-			return err
-		}
+		ids = append(ids, st.stored.ID)
 	}
-	for of, has := range st.cookies {
-		if has { // otherwise a response in parallel may be setting one
-			m.cookie.clear(w, r, owner(of))
-		}
+	if err := m.end(ctx, ids); err != nil {
+		return err
 	}
+	m.clearCookies(w, r, st, false)
+	m.clearCookies(w, r, st, true)
+	if st.stored != nil {
+		st.events = append(st.events, Event{Kind: LoggedOut, Handle: st.stored.Handle, UserID: st.stored.UserID})
+	}
+	st.others = nil
 	st.set(nil)
 	return nil
 }
 
-func (m *Manager[V]) endOthers(ctx context.Context, st *requestState[V]) error {
-	for _, id := range st.others {
-		if err := m.store.Delete(ctx, id); err != nil {
-			return err
-		}
+// end ends sessions for good, all at once.
+func (m *Manager[V]) end(ctx context.Context, ids []pgsession.ID) error {
+	if len(ids) == 1 {
+		return m.store.Delete(ctx, ids[0])
 	}
-	st.others = nil
-	return nil
+	errs := make([]error, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() { errs[i] = m.store.Delete(ctx, id) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }

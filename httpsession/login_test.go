@@ -2,7 +2,13 @@ package httpsession_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -52,7 +58,8 @@ func TestManager_LogIn(t *testing.T) {
 		require.ErrorIs(t, err, pgsession.ErrRevoked)
 
 		answer = b.do("POST /login?user=")
-		require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
+		require.Equal(t, http.StatusInternalServerError, answer.StatusCode)
+		require.Empty(t, answer.Header.Get("Retry-After"))
 		require.Equal(t, "bob", b.get().UserID)
 	})
 }
@@ -92,6 +99,268 @@ func TestManager_LogIn_Remember(t *testing.T) {
 		require.Equal(t, 48*time.Hour, s.ExpiresAt.Sub(s.CreatedAt))
 		s = b.do("POST /login?user=bob").session(t)
 		require.Equal(t, time.Minute, s.ExpiresAt.Sub(s.CreatedAt))
+	})
+}
+
+// The box is ticked by somebody who is logged in already: the limit counts from then.
+func TestManager_LogIn_RememberLater(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		const day = 24 * time.Hour
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		b.do("POST /login?user=ann")
+		f.clock.Advance(time.Hour)
+		answer := b.do("POST /login?user=ann&remember=1")
+		require.Equal(t, 400*24*60*60, answer.Cookies()[0].MaxAge)
+		end := answer.session(t).EndsAt
+		require.Equal(t, 90*day, end.Sub(f.clock.Now().Truncate(time.Microsecond)))
+		for range 3 {
+			f.clock.Advance(29 * day)
+			require.Equal(t, end, b.get().EndsAt)
+		}
+		require.Equal(t, end, b.do("POST /login?user=ann&remember=1").session(t).EndsAt, "it comes no later")
+		f.clock.Advance(3 * day)
+		require.True(t, b.get().Ended)
+	})
+}
+
+// Without a limit the session outlives every cookie, which is set anew in time, and only then.
+func TestManager_LogIn_RememberForEver(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		const day = 24 * time.Hour
+		f := newFixture(t, httpsession.WithRemember(30*day, 0))
+		mux := http.NewServeMux()
+		mux.Handle("/", f.Handler(f.app()))
+		mux.Handle("GET /passive", f.Passive(http.HandlerFunc(f.write)))
+		b := newBrowser(t, httptest.NewServer(mux))
+		id := func() string { return b.token("session") }
+		for _, login := range []string{"POST /login?user=ann&remember=1", "POST /renew"} {
+			b.do(login)
+			token := id()
+			set := time.Duration(0)
+			for age := time.Duration(0); age < 1000*day; age += 20 * day {
+				f.clock.Advance(20 * day)
+				require.Empty(t, b.do("GET /passive").setCookies())
+				answer := b.do("GET /session")
+				require.Equal(t, "ann", answer.session(t).UserID)
+				require.Equal(t, token, id())
+				if cookies := answer.Cookies(); len(cookies) > 0 {
+					require.Equal(t, 400*24*60*60, cookies[0].MaxAge)
+					require.Equal(t, "no-store", answer.Header.Get("Cache-Control"))
+					if login == "POST /login?user=ann&remember=1" {
+						require.Greater(t, age, 160*day)
+					}
+					set = age
+				}
+				require.Less(t, age-set, 400*day)
+				require.Empty(t, b.do("GET /session").setCookies(), "only when the session was prolonged")
+			}
+		}
+		b.do("POST /login?user=ann")
+		require.Zero(t, b.do("POST /renew").Cookies()[0].MaxAge, "not remembered")
+	})
+}
+
+// A log-in needs a session that is alive, or none.
+func TestManager_LogIn_SessionEnded(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		mux := f.app()
+		everywhere := func(user string) {
+			_, err := f.store.DeleteByUser(t.Context(), user)
+			require.NoError(t, err)
+		}
+		steps := map[string]func(w http.ResponseWriter, r *http.Request){
+			"at once": func(http.ResponseWriter, *http.Request) {},
+			"after an Update": func(w http.ResponseWriter, r *http.Request) {
+				require.ErrorIs(t, f.Update(w, r, nil), pgsession.ErrNotFound)
+			},
+			"after a Reload": func(_ http.ResponseWriter, r *http.Request) {
+				s, err := f.Reload(r)
+				require.NoError(t, err)
+				require.True(t, s.Ended)
+			},
+			"after a LogIn": func(w http.ResponseWriter, r *http.Request) {
+				require.ErrorIs(t, f.LogIn(w, r, "ann", nil), pgsession.ErrNotFound)
+			},
+			"after a RenewID and a LogOut": func(w http.ResponseWriter, r *http.Request) {
+				require.ErrorIs(t, f.RenewID(w, r, nil), pgsession.ErrNotFound)
+				require.NoError(t, f.LogOut(w, r))
+			},
+		}
+		ends := map[string]func(){
+			"log out everywhere": func() { everywhere("ann") },
+			"expiry":             func() { f.clock.Advance(1000 * time.Hour) },
+			"clean-up": func() {
+				f.clock.Advance(1000 * time.Hour)
+				_, err := f.store.CleanupExpired(t.Context())
+				require.NoError(t, err)
+			},
+		}
+		mux.HandleFunc("POST /slow", func(w http.ResponseWriter, r *http.Request) {
+			ends[r.FormValue("end")]()
+			steps[r.FormValue("step")](w, r)
+			err := f.LogIn(w, r, r.FormValue("user"), nil, httpsession.Remember())
+			require.ErrorIs(t, err, pgsession.ErrNotFound)
+			f.Error(w, r, err)
+		})
+		mux.HandleFunc("POST /guest", func(w http.ResponseWriter, r *http.Request) {
+			_, err := f.store.DeleteAll(r.Context())
+			require.NoError(t, err)
+			f.answer(w, r, f.LogIn(w, r, "ann", nil))
+		})
+		b := f.serve(t, mux)
+		for end := range ends {
+			for step := range steps {
+				for _, user := range []string{"ann", "bob"} {
+					b := b.another()
+					b.do("POST /login?user=ann")
+					answer := b.do("POST /slow?" + url.Values{"user": {user}, "end": {end}, "step": {step}}.Encode())
+					require.Equal(t, http.StatusConflict, answer.StatusCode)
+					require.Zero(t, f.count(t), "%s, %s", end, step)
+					require.Equal(t, "ann", b.do("POST /login?user=ann").session(t).UserID, "with a new request")
+					everywhere("ann")
+				}
+			}
+		}
+		b.do("POST /logout")
+		b.do("POST /add")
+		require.Equal(t, "ann", b.do("POST /guest").session(t).UserID, "a guest's session ended: a new one")
+		require.Equal(t, "ann", b.get().UserID)
+	})
+}
+
+func TestManager_RenewID(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		const day = 24 * time.Hour
+		f := newFixture(t)
+		mux := f.app()
+		mux.HandleFunc("POST /ended", func(w http.ResponseWriter, r *http.Request) {
+			_, err := f.store.DeleteAll(r.Context())
+			require.NoError(t, err)
+			require.ErrorIs(t, f.RenewID(w, r, nil), pgsession.ErrNotFound)
+			f.write(w, r)
+		})
+		errChange := errors.New("no")
+		mux.HandleFunc("POST /refuse", func(w http.ResponseWriter, r *http.Request) {
+			require.ErrorIs(t, f.RenewID(w, r, func(v *Values) error { v.Count = 100; return errChange }), errChange)
+			f.write(w, r)
+		})
+		server := f.serve(t, mux)
+		for login, name := range map[string]string{
+			"POST /add":                       "session-guest",
+			"POST /login?user=ann":            "session",
+			"POST /login?user=ann&remember=1": "session",
+		} {
+			t.Run(login, func(t *testing.T) {
+				b := server.another()
+				require.Equal(t, http.StatusConflict, b.do("POST /renew").StatusCode, "it begins nothing")
+				require.Empty(t, b.cookies())
+				b.do("POST /add?item=pen")
+				answer := b.do(login)
+				before, old, stale := b.get(), b.id(name), b.stale()
+				f.clock.Advance(time.Minute)
+				renewed := b.do("POST /renew")
+				require.Equal(t, []string{"set " + name}, renewed.setCookies())
+				if name == "session" {
+					require.Equal(t, answer.Cookies()[0].MaxAge, renewed.Cookies()[0].MaxAge, "as long as the log-in's")
+				}
+				want := before
+				want.Handle, want.Values.Count = b.id(name).Handle(), before.Values.Count+1
+				require.Equal(t, want, renewed.session(t), "times, user and values stay")
+				require.Equal(t, want, b.get())
+				_, err := f.store.Load(t.Context(), old)
+				require.ErrorIs(t, err, pgsession.ErrRevoked)
+				require.Empty(t, stale.get().UserID)
+				require.Equal(t, want, b.do("POST /refuse").session(t))
+				require.Empty(t, b.do("POST /ended").setCookies())
+			})
+		}
+	})
+}
+
+// A call that sets a cookie is refused once the header is written, before anything is stored.
+func TestManager_ResponseHasBegun(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		mux := f.app()
+		calls := map[string]func(w http.ResponseWriter, r *http.Request) error{
+			"Update":  func(w http.ResponseWriter, r *http.Request) error { return f.Update(w, r, nil) },
+			"LogIn":   func(w http.ResponseWriter, r *http.Request) error { return f.LogIn(w, r, "ann", nil) },
+			"RenewID": func(w http.ResponseWriter, r *http.Request) error { return f.RenewID(w, r, nil) },
+		}
+		mux.HandleFunc("POST /call/{call}", func(w http.ResponseWriter, r *http.Request) {
+			if r.FormValue("wrapped") != "" {
+				w = wrapped{w}
+			}
+			io.WriteString(w, "begun ")
+			if r.FormValue("flushed") != "" {
+				http.NewResponseController(w).Flush()
+			}
+			err := calls[r.PathValue("call")](w, r)
+			fmt.Fprint(w, err)
+			require.NoError(t, f.LogOut(w, r), "a log-out ends what there is")
+		})
+		plain := f.serve(t, mux)
+		http2 := httptest.NewUnstartedServer(f.Handler(mux))
+		http2.EnableHTTP2 = true
+		http2.StartTLS()
+		for _, b := range []*browser{plain, newBrowser(t, http2)} {
+			for call := range calls {
+				for _, how := range []string{"", "?flushed=1", "?wrapped=1"} {
+					require.Contains(t, b.do("POST /call/"+call+how).body, "the response has begun", call)
+				}
+			}
+		}
+		require.Zero(t, f.count(t))
+		w, r := httptest.NewRecorder(), httptest.NewRequest("POST", "/call/Update", nil)
+		f.Handler(mux).ServeHTTP(w, r)
+		require.Contains(t, w.Body.String(), "the response has begun", "a recorder")
+	})
+}
+
+type wrapped struct{ http.ResponseWriter }
+
+func (w wrapped) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// A writer that holds its header back until the handler has returned loses nothing.
+func TestManager_ResponseIsBuffered(t *testing.T) {
+	t.Parallel()
+	f := newInMemory(t)
+	late := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "begun")
+		require.NoError(t, f.LogIn(w, r, "ann", nil))
+	})
+	b := f.serve(t, http.TimeoutHandler(late, patience, ""))
+	require.Equal(t, []string{"set session"}, b.do("POST /").setCookies())
+}
+
+func TestWithMaxSessions(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t, httpsession.WithMaxSessions(2))
+		server := f.serve(t, f.app())
+		var browsers []*browser
+		for range 3 {
+			browsers = append(browsers, server.another())
+			browsers[len(browsers)-1].do("POST /login?user=ann")
+			f.clock.Advance(time.Second)
+		}
+		require.True(t, browsers[0].get().Ended)
+		for _, b := range browsers[1:] {
+			require.Equal(t, "ann", b.get().UserID)
+			b.do("POST /login?user=ann")
+			require.Equal(t, "ann", b.get().UserID, "the same log-in goes on")
+		}
+		var wg sync.WaitGroup
+		for range 10 {
+			b := server.another()
+			wg.Go(func() {
+				_, err := b.try("POST /login?user=ann")
+				require.NoError(t, err)
+			})
+		}
+		wg.Wait()
+		require.Equal(t, 2, f.count(t))
 	})
 }
 

@@ -77,8 +77,8 @@ func onEach(t *testing.T, test func(t *testing.T, newFixture makeFixture)) {
 
 func newFixture(store *pgsession.Store, clock *pgsession.ManualClock, opts []httpsession.Option) *fixture {
 	f := &fixture{store: store, clock: clock, logs: new(logs)}
-	logger := slog.New(slog.NewTextHandler(f.logs, nil))
-	f.Manager = httpsession.New[Values](store, append([]httpsession.Option{httpsession.WithLogger(logger)}, opts...)...)
+	logger := f.logs.logger()
+	f.Manager = httpsession.New[Values](store, append([]httpsession.Option{httpsession.WithLogger(logger), httpsession.WithPlainHTTP()}, opts...)...)
 	return f
 }
 
@@ -152,16 +152,27 @@ func (l *logs) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+func (l *logs) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
 func (l *logs) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
 }
 
+// plant stores a session as one of a Manager with a cookie's name, and returns it.
+func (f *fixture) plant(t testing.TB, cookieName, userID string) *pgsession.Session {
+	t.Helper()
+	data := pgsession.Data{UserID: userID, Values: Values{Count: 5}}
+	stored, err := f.store.CreateAs(t.Context(), pgsession.NewIDFor(cookieName), data, time.Hour)
+	require.NoError(t, err)
+	return stored
+}
+
 // app returns an application with routes for what the tests do most. A test adds its own.
 func (f *fixture) app() *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /session", func(w http.ResponseWriter, r *http.Request) { f.write(w, r) })
+	mux.HandleFunc("GET /session", f.write)
 	mux.HandleFunc("POST /add", func(w http.ResponseWriter, r *http.Request) {
 		err := f.Update(w, r, func(v *Values) error {
 			v.Count++
@@ -178,6 +189,9 @@ func (f *fixture) app() *http.ServeMux {
 			opts = append(opts, httpsession.Remember())
 		}
 		f.answer(w, r, f.LogIn(w, r, r.FormValue("user"), nil, opts...))
+	})
+	mux.HandleFunc("POST /renew", func(w http.ResponseWriter, r *http.Request) {
+		f.answer(w, r, f.RenewID(w, r, func(v *Values) error { v.Count++; return nil }))
 	})
 	mux.HandleFunc("POST /logout", func(w http.ResponseWriter, r *http.Request) { f.answer(w, r, f.LogOut(w, r)) })
 	return mux
@@ -261,7 +275,7 @@ func (b *browser) token(name string) string {
 }
 
 func (b *browser) id(name string) pgsession.ID {
-	id, err := pgsession.ParseID(b.token(name))
+	id, err := pgsession.ParseIDFor("session", b.token(name))
 	require.NoError(b.t, err)
 	return id
 }

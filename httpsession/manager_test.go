@@ -44,11 +44,13 @@ func TestManager_WithoutHandler(t *testing.T) {
 	f := newInMemory(t)
 	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
 	for name, call := range map[string]func(){
-		"Get":    func() { f.Get(r) },
-		"Update": func() { f.Update(w, r, nil) },
-		"LogIn":  func() { f.LogIn(w, r, "ann", nil) },
-		"LogOut": func() { f.LogOut(w, r) },
-		"Reload": func() { f.Reload(r) },
+		"Get":     func() { f.Get(r) },
+		"Update":  func() { f.Update(w, r, nil) },
+		"LogIn":   func() { f.LogIn(w, r, "ann", nil) },
+		"LogOut":  func() { f.LogOut(w, r) },
+		"Reload":  func() { f.Reload(r) },
+		"RenewID": func() { f.RenewID(w, r, nil) },
+		"Watch":   func() { f.Watch(r) },
 	} {
 		require.PanicsWithValue(t, "httpsession: the request did not come through Manager.Handler; wrap the application in it, and use the request that it passes on", call, name)
 	}
@@ -235,7 +237,11 @@ func TestNew_Panics(t *testing.T) {
 		"lifetime":    func() httpsession.Option { return httpsession.WithRemember(time.Hour, -1) },
 		"name":        func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "a b"}) },
 		"prefix":      func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "__Host-sid"}) },
+		"suffix":      func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "x-Guest"}) },
 		"path":        func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Path: "/;"}) },
+		"no slash":    func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Path: "app"}) },
+		"domain":      func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Domain: "a b"}) },
+		"sessions":    func() httpsession.Option { return httpsession.WithMaxSessions(0) },
 		"log-in page": func() httpsession.Option { return httpsession.WithLogInPage("") },
 	} {
 		require.Panics(t, func() { httpsession.New[Values](store, option()) }, name)
@@ -245,7 +251,7 @@ func TestNew_Panics(t *testing.T) {
 func TestNew_TwoManagers(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		f := newFixture(t)
-		staff := httpsession.New[int](f.store, httpsession.WithCookie(http.Cookie{Name: "staff"}))
+		staff := httpsession.New[int](f.store, httpsession.WithCookie(http.Cookie{Name: "staff"}), httpsession.WithPlainHTTP())
 		mux := f.app()
 		mux.HandleFunc("POST /staff", func(w http.ResponseWriter, r *http.Request) {
 			require.NoError(t, staff.LogIn(w, r, "root", func(n *int) error { *n = 7; return nil }))
@@ -259,5 +265,56 @@ func TestNew_TwoManagers(t *testing.T) {
 		b.do("POST /login?user=ann")
 		require.Equal(t, []string{"set staff"}, b.do("POST /staff").setCookies())
 		require.Equal(t, "ann", b.do("GET /staff").session(t).UserID)
+	})
+}
+
+// What comes by itself keeps nobody logged in, whatever it calls.
+func TestManager_Passive(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t, httpsession.WithTTL(30*time.Minute))
+		mux := http.NewServeMux()
+		mux.Handle("/", f.Handler(f.app()))
+		mux.Handle("/passive/", f.Passive(f.RequireUser(http.StripPrefix("/passive", f.app()))))
+		mux.Handle("/wrong/", f.Handler(f.Passive(f.app())))
+		b := newBrowser(t, httptest.NewServer(mux))
+		s := b.do("POST /login?user=ann").session(t)
+		for range 2 {
+			f.clock.Advance(14 * time.Minute)
+			require.Equal(t, s.ExpiresAt, b.do("GET /passive/session").session(t).ExpiresAt)
+			require.Equal(t, s.ExpiresAt, b.do("POST /passive/add").session(t).ExpiresAt)
+		}
+		f.clock.Advance(time.Minute)
+		require.Equal(t, s.ExpiresAt.Add(29*time.Minute), b.get().ExpiresAt, "a person prolongs it")
+		f.clock.Advance(30 * time.Minute)
+		require.Equal(t, http.StatusUnauthorized, b.do("GET /passive/session").StatusCode)
+		b.do("POST /login?user=ann")
+		_, err := b.try("GET /wrong/session")
+		require.Error(t, err, "it panics: the session was prolonged already")
+	})
+}
+
+// A request that failed to load its session knows nothing: whatever its error handler calls.
+func TestWithErrorHandler_Calls(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		var f *fixture
+		f = newFixture(t, httpsession.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, err error) {
+			require.Zero(t, f.Get(r))
+			require.Equal(t, err, f.Update(w, r, nil))
+			require.Equal(t, err, f.LogIn(w, r, "ann", nil))
+			require.Equal(t, err, f.RenewID(w, r, nil))
+			require.Equal(t, err, f.LogOut(w, r))
+			_, reloadErr := f.Reload(r)
+			require.Equal(t, err, reloadErr)
+			require.NoError(t, f.Watch(r).Err())
+			f.RequireUser(f.app()).ServeHTTP(w, r)
+		}))
+		b := f.serve(t, f.app())
+		b.do("POST /login?user=ann")
+		f.outage(true)
+		answer := b.do("GET /session")
+		f.outage(false)
+		require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode, "and not 401")
+		require.Empty(t, answer.setCookies())
+		require.Equal(t, "ann", b.get().UserID)
 	})
 }

@@ -115,7 +115,7 @@ func TestOverlap_LateAnswer(t *testing.T) {
 		"log-in, reads":                   {"POST /add", "POST /login?user=ann", "read", true, 200, "ann"},
 		"log-in, changes":                 {"POST /add", "POST /login?user=ann", "update", true, 409, "ann"},
 		"log-in, reads, arrives late":     {"POST /add", "POST /login?user=ann", "read", false, 200, "ann"},
-		"log-in, changes, arrives late":   {"POST /add", "POST /login?user=ann", "update", false, 200, "ann"},
+		"log-in, changes, arrives late":   {"POST /add", "POST /login?user=ann", "update", false, 409, "ann"},
 		"log-in, no cookie, changes":      {"GET /session", "POST /login?user=ann", "update", true, 200, "ann"},
 		"log-in again, changes":           {"POST /login?user=ann", "POST /login?user=ann", "update", true, 409, "ann"},
 		"log-in again, arrives late":      {"POST /login?user=ann", "POST /login?user=bob", "update", false, 200, "bob"},
@@ -177,7 +177,7 @@ func TestOverlap_LateAnswer(t *testing.T) {
 					if cookie.Value == "" {
 						continue
 					}
-					id, err := pgsession.ParseID(cookie.Value)
+					id, err := pgsession.ParseIDFor("session", cookie.Value)
 					require.NoError(t, err)
 					if loaded, err := f.store.Load(t.Context(), id); err == nil {
 						require.Empty(t, loaded.UserID, "no old id of a user's is alive")

@@ -2,6 +2,11 @@ package httpsession
 
 import (
 	"context"
+	"errors"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,20 +14,25 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// A Session is what the session of a request is when [Manager.Get] or [Manager.Reload] returns it. It is a
-// snapshot: changing it changes nothing that is stored. It may be shared between goroutines, and so may
-// the maps, slices and pointers in its Values, which therefore must not be changed. It holds no secret
-// that opens the session.
+// A Session is what the session of a request is when [Manager.Get] or [Manager.Reload] returns it. It
+// is a snapshot: changing it changes nothing that is stored. It may be shared between goroutines, and
+// so may the maps, slices and pointers in its Values, which therefore must not be changed. It holds no
+// secret that opens the session.
 type Session[V any] struct {
 	Handle    pgsession.Handle // names the session in lists and logs; zero if there is none
 	UserID    string           // "" for a guest
 	CreatedAt time.Time        // when this log-in began
 	ExpiresAt time.Time        // when the session ends unless it is used
 	EndsAt    time.Time        // when it ends however much it is used; zero: never
-	Values    V
 
-	// Ended says that the request has a cookie whose session is over: it expired, or was logged out
-	// elsewhere. The rest is zero, as for a guest. A page may say "please log in again".
+	// IdleTimeout is how long the session may be idle. A page that counts down begins with it.
+	IdleTimeout time.Duration
+
+	Values V
+
+	// Ended says that the request has the cookie of a user whose session is over: it expired, or was
+	// logged out elsewhere. The rest is zero, as for a guest. A page may say "please log in again".
+	// Guests who never logged in do not see it.
 	Ended bool
 }
 
@@ -39,52 +49,124 @@ func (s *snapshot[V]) session(ctx context.Context, m *Manager[V]) Session[V] {
 	if s.stored == nil {
 		return Session[V]{Ended: s.ended}
 	}
-	s.once.Do(func() { s.values = m.decode(ctx, s.stored) })
+	s.once.Do(func() {
+		var isReadable bool
+		if s.values, isReadable = m.decode(ctx, s.stored); !isReadable {
+			m.tell(ctx, Event{Kind: ValuesUnreadable, Handle: s.stored.Handle, UserID: s.stored.UserID})
+		}
+	})
 	return Session[V]{
-		Handle:    s.stored.Handle,
-		UserID:    s.stored.UserID,
-		CreatedAt: s.stored.CreatedAt,
-		ExpiresAt: s.stored.ExpiresAt,
-		EndsAt:    s.stored.EndsAt,
-		Values:    s.values,
+		Handle:      s.stored.Handle,
+		UserID:      s.stored.UserID,
+		CreatedAt:   s.stored.CreatedAt,
+		ExpiresAt:   s.stored.ExpiresAt,
+		EndsAt:      s.stored.EndsAt,
+		IdleTimeout: s.stored.IdleTimeout,
+		Values:      s.values,
 	}
 }
 
-// decode returns a session's values, newly decoded.
-func (m *Manager[V]) decode(ctx context.Context, stored *pgsession.Session) V {
-	values, err := pgsession.Decode[V](stored)
-	if err == nil {
-		return values
-	}
-	m.logger.WarnContext(ctx, "httpsession: values of a session do not decode, and begin anew", "session", stored.Handle, "error", err)
-	var zero V
-	return zero
-}
-
-// A requestState is what the requests of one visit to a Handler share: the request itself, and those that
-// middleware makes of it.
+// A requestState is what the requests of one visit to a Handler share: the request itself, and those
+// that middleware makes of it.
 type requestState[V any] struct {
 	current atomic.Pointer[snapshot[V]]
+	outage  error // why the session is not known; nil if it is
+	passive bool  // the request prolongs nothing
 
-	mu      sync.Mutex         // serialises the calls that write
-	stored  *pgsession.Session // as it was last seen alive; it may have ended since; nil: there is none
-	others  []pgsession.ID     // of further cookies, unless their sessions are known to be over
-	cookies [2]bool            // by owner: whether the request came with that cookie, or its response sets it
+	mu         sync.Mutex         // serialises the calls that write
+	isChanging atomic.Bool        // a change function runs, under mu
+	stored     *pgsession.Session // as it was last seen alive; it may have ended since; nil: there is none
+	others     []pgsession.ID     // of further cookies, unless their sessions are known to be over
+	cookies    uint               // the places of names that the request came with, or its response sets
+	userEnded  bool               // the session was a user's, and this request has found it over
+	guestMoved bool               // the session was a guest's, and a log-in, most likely, has ended it
+	events     []Event            // to be told when the call that writes has ended
 }
 
 // set notes which session the request has; nil is none.
 func (st *requestState[V]) set(stored *pgsession.Session) {
-	st.stored = stored
+	st.stored, st.guestMoved = stored, false
 	st.current.Store(&snapshot[V]{stored: stored})
 }
 
-func (st *requestState[V]) userID() string {
-	if stored := st.current.Load().stored; stored != nil {
-		return stored.UserID
-	}
-	return ""
+// setValues is set with values that are known already. They are the snapshot's from now on.
+func (st *requestState[V]) setValues(stored *pgsession.Session, values V) {
+	st.set(stored)
+	current := st.current.Load()
+	current.once.Do(func() { current.values = values })
 }
 
-// setEnded notes that the session is over. It stays there, so that no later call of this request begins
-// another session: the response to a log-in in parallel may have set a newer cookie.
-func (st *requestState[V]) setEnded() { st.current.Store(&snapshot[V]{ended: true}) }
+// setEnded notes that the session is over. It stays there, so that no later call of this request
+// begins another session: the response to a log-in in parallel may have set a newer cookie.
+func (st *requestState[V]) setEnded(err error) {
+	st.userEnded = st.stored.UserID != ""
+	st.current.Store(&snapshot[V]{ended: st.userEnded})
+	if st.userEnded {
+		st.events = append(st.events, Event{Kind: endedBy(err), Handle: st.stored.Handle, UserID: st.stored.UserID})
+	}
+}
+
+// unreadable notes that values begin anew.
+func (st *requestState[V]) unreadable(stored *pgsession.Session) {
+	event := Event{Kind: ValuesUnreadable, Handle: stored.Handle, UserID: stored.UserID}
+	if !slices.Contains(st.events, event) {
+		st.events = append(st.events, event)
+	}
+}
+
+var errInChange = errors.New("httpsession: a change function called a method of its Manager; it must only change the values that it is given")
+
+// enter begins a call that writes. The caller must call leave.
+func (m *Manager[V]) enter(r *http.Request) (*requestState[V], error) {
+	st := m.state(r)
+	if st.outage != nil {
+		return nil, st.outage
+	}
+	if !st.mu.TryLock() {
+		if st.isChanging.Load() && isCalledByChange() {
+			return nil, errInChange
+		}
+		st.mu.Lock()
+	}
+	return st, nil
+}
+
+func (m *Manager[V]) leave(r *http.Request, st *requestState[V]) {
+	events := st.events
+	st.events = nil
+	st.mu.Unlock()
+	for _, event := range events {
+		m.tell(r.Context(), event)
+	}
+}
+
+// call runs a change function.
+func (st *requestState[V]) call(change func(*V) error, values *V) error {
+	st.isChanging.Store(true)
+	defer st.isChanging.Store(false)
+	return callChange(func() error { return change(values) })
+}
+
+// callChange is on the stack of every change function.
+//
+//go:noinline
+func callChange(change func() error) error { return change() }
+
+// isCalledByChange reports whether this goroutine runs a change function.
+func isCalledByChange() bool {
+	callers := make([]uintptr, 64)
+	n := runtime.Callers(1, callers)
+	for n == len(callers) {
+		callers = make([]uintptr, 2*n)
+		n = runtime.Callers(1, callers)
+	}
+	for frames := runtime.CallersFrames(callers[:n]); ; {
+		frame, more := frames.Next()
+		if strings.HasSuffix(frame.Function, "/httpsession.callChange") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}

@@ -2,7 +2,6 @@ package httpsession_test
 
 import (
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/httpsession"
 )
 
 // Get shows what is stored, and not what the handler has in its hands.
@@ -73,35 +73,43 @@ func TestSession_Ended(t *testing.T) {
 	})
 }
 
-func TestManager_EarlierValues(t *testing.T) {
-	type earlier struct {
-		Count string   `json:"count"` // a number today
-		Cart  []string `json:"cart"`
-	}
-	for name, tc := range map[string]struct {
-		count string
-		want  Values
-		warns bool
-	}{
-		"does not decode": {"3", Values{}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			onEach(t, func(t *testing.T, newFixture makeFixture) {
-				f := newFixture(t)
-				b := f.serve(t, f.app())
-				stored, err := f.store.Create(t.Context(), pgsession.Data{UserID: "ann", Values: earlier{tc.count, []string{"pen"}}}, time.Hour)
-				require.NoError(t, err)
-				b.Jar.SetCookies(b.address(), []*http.Cookie{{Name: "session", Value: stored.ID.Token()}})
-				require.Equal(t, session{UserID: "ann", Values: tc.want}, withoutTimes(b.get()))
-				require.Equal(t, tc.warns, strings.Contains(f.logs.String(), "level=WARN"), f.logs.String())
-				require.NotContains(t, f.logs.String(), "pen")
-				want := tc.want
-				want.Count++
-				require.Equal(t, want, b.do("POST /add").session(t).Values)
-				require.Equal(t, session{UserID: "ann", Values: want}, withoutTimes(b.get()))
-			})
+// Guests who never logged in are not asked to log in again.
+func TestSession_Ended_Guest(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		mux := f.app()
+		mux.HandleFunc("GET /while", func(w http.ResponseWriter, r *http.Request) {
+			_, err := f.store.DeleteAll(r.Context())
+			require.NoError(t, err)
+			_, err = f.Reload(r)
+			require.NoError(t, err)
+			f.write(w, r)
 		})
-	}
+		server := f.serve(t, mux)
+		for name, end := range map[string]func(){
+			"expired": func() { f.clock.Advance(13 * time.Hour) },
+			"ended":   func() { _, err := f.store.DeleteAll(t.Context()); require.NoError(t, err) },
+		} {
+			b := server.another()
+			b.do("POST /add")
+			end()
+			require.Zero(t, b.get(), name)
+		}
+		b := server.another()
+		b.do("POST /add")
+		require.Zero(t, b.do("GET /while").session(t))
+	})
+}
+
+// A page that counts down begins with what the session has.
+func TestSession_IdleTimeout(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t, httpsession.WithTTL(20*time.Minute), httpsession.WithRemember(time.Hour, 0))
+		b := f.serve(t, f.app())
+		require.Equal(t, 20*time.Minute, b.do("POST /add").session(t).IdleTimeout)
+		require.Equal(t, time.Hour, b.do("POST /login?user=ann&remember=1").session(t).IdleTimeout)
+		require.Equal(t, time.Hour, b.get().IdleTimeout)
+	})
 }
 
 func TestManager_Reload(t *testing.T) {

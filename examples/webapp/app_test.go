@@ -302,19 +302,25 @@ func TestSession_Expires(t *testing.T) {
 	}
 }
 
-func TestSession_ExpiredGuestMayStay(t *testing.T) {
+func TestSession_ExpiredVisitorMayStay(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
+	visitor := s.newBrowser(t, firefox)
+	visitor.logIn(t, "alice", alicesPassword)
+	visitor.post(t, "/notes", "text", "forgotten")
+	s.clock.Advance(24 * time.Hour)
+	answer := visitor.get(t, "/")
+	require.Equal(t, "/", answer.path())
+	require.Contains(t, answer.body, "Your session has ended, and its notes were deleted with it.")
+	answer = visitor.post(t, "/notes", "text", "another")
+	require.Contains(t, answer.body, "Your earlier session had ended.")
+	require.Contains(t, answer.body, "another")
+	require.NotContains(t, visitor.get(t, "/").body, "ended")
+
 	guest := s.newBrowser(t, firefox)
 	guest.post(t, "/notes", "text", "forgotten")
 	s.clock.Advance(24 * time.Hour)
-	answer := guest.get(t, "/")
-	require.Equal(t, "/", answer.path())
-	require.Contains(t, answer.body, "Your session has ended, and its notes were deleted with it.")
-	answer = guest.post(t, "/notes", "text", "another")
-	require.Contains(t, answer.body, "Your earlier session had ended.")
-	require.Contains(t, answer.body, "another")
-	require.NotContains(t, guest.get(t, "/").body, "ended")
+	require.NotContains(t, guest.get(t, "/").body, "ended", "a guest never logged in")
 }
 
 func TestOutage_LogsNobodyOut(t *testing.T) {

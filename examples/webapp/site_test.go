@@ -128,6 +128,7 @@ func (b *browser) do(t *testing.T, method, path string, form url.Values, headers
 	request, err := http.NewRequestWithContext(t.Context(), method, b.URL+path, strings.NewReader(form.Encode()))
 	require.NoError(t, err)
 	request.Header.Set("User-Agent", b.userAgent)
+	request.Header.Set("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
 	if method == http.MethodPost {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}

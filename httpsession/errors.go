@@ -1,0 +1,120 @@
+package httpsession
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
+)
+
+const retryAfterSeconds = "5"
+
+// Programming errors.
+var (
+	errNoUserID = errors.New("httpsession: the user id is empty")
+	errBearer   = errors.New("httpsession: a Manager WithBearer has no log-in, and its sessions keep their ids; IssueToken makes a token")
+	errNoBearer = errors.New("httpsession: IssueToken is for a Manager WithBearer")
+	errBegun    = errors.New("httpsession: the response has begun, so that it can set no cookie; call this before the first byte")
+)
+
+// Error answers a request for which Update, LogIn, RenewID or LogOut returned err, as
+// [WithErrorHandler] says. Like [http.Error] it does not end the request: the handler returns after it.
+//
+// By default the answer is plain text:
+//   - 409 Conflict for [pgsession.ErrNotFound], since the session ended while the request ran; a
+//     Manager [WithBearer] answers 401 instead
+//   - 503 Service Unavailable with Retry-After if the database could not do its work, and for
+//     [pgsession.ErrConflict]. This is logged as an error, unless the client has gone.
+//   - 500 Internal Server Error for [pgsession.ErrTooLarge], [pgsession.ErrEncode] and
+//     [pgsession.ErrUnreadable], which are logged as well
+//   - 500 Internal Server Error for any other error, such as one that a change function returned. That
+//     one is the application's, and so is its log line.
+func (m *Manager[V]) Error(w http.ResponseWriter, r *http.Request, err error) {
+	m.errorHandler(w, r, err)
+}
+
+func (m *Manager[V]) handleError(w http.ResponseWriter, r *http.Request, err error) {
+	isAny := func(targets ...error) bool {
+		for _, target := range targets {
+			if errors.Is(err, target) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case isAny(pgsession.ErrNotFound):
+		if m.bearer {
+			m.unauthorized(w, r)
+			return
+		}
+		http.Error(w, "Your session has changed. Please reload the page.", http.StatusConflict)
+	case isAny(pgsession.ErrConflict), bridge.IsOutage(err):
+		m.logFailure(r, err)
+		w.Header().Set("Retry-After", retryAfterSeconds)
+		http.Error(w, "Please try again in a moment.", http.StatusServiceUnavailable)
+	case isAny(pgsession.ErrTooLarge, pgsession.ErrEncode, pgsession.ErrUnreadable):
+		m.logFailure(r, err)
+		http.Error(w, "This cannot be stored.", http.StatusInternalServerError)
+	default:
+		http.Error(w, "Something went wrong.", http.StatusInternalServerError)
+	}
+}
+
+func (m *Manager[V]) logFailure(r *http.Request, err error) {
+	if r.Context().Err() == nil { // otherwise the client has gone
+		m.log(r.Context(), slog.LevelError, "httpsession: a request failed", slog.Any("error", err))
+	}
+}
+
+// logInterval is how often the same trouble is logged.
+const logInterval = time.Second
+
+// A logLimit keeps the same message from being logged for each request. The zero value is ready.
+type logLimit struct {
+	mu       sync.Mutex
+	messages map[string]*logged
+}
+
+type logged struct {
+	last   time.Time
+	unsaid int // times since then
+}
+
+// allows reports whether a message may be logged now, and how often it was left out before.
+func (l *logLimit) allows(message string) (ok bool, unsaid int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.messages == nil {
+		l.messages = make(map[string]*logged)
+	}
+	before := l.messages[message]
+	switch {
+	case before == nil:
+		before = &logged{}
+		l.messages[message] = before
+	case time.Since(before.last) < logInterval:
+		before.unsaid++
+		return false, 0
+	}
+	unsaid = before.unsaid
+	*before = logged{last: time.Now()}
+	return true, unsaid
+}
+
+// log logs a message, which is one of few, unless it did so within the last second.
+func (m *Manager[V]) log(ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
+	ok, unsaid := m.logLimit.allows(message)
+	if !ok {
+		return
+	}
+	if unsaid > 0 {
+		attrs = append(attrs, slog.Int("not_logged_before", unsaid))
+	}
+	m.logger.LogAttrs(ctx, level, message, attrs...)
+}
