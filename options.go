@@ -124,13 +124,13 @@ func WithTimeout(d time.Duration) Option {
 	}
 }
 
-// WithCoalescing sets how many statements of one kind (load, save, put, touch, delete) may be in
-// flight before further calls queue to share the next one. The default is an eighth of the pool's
-// connections, at least 2, and grows with the distance of the server: by one for each half of a
-// millisecond that the fastest statement takes, up to half of the connections and at most 16.
-// 0 turns sharing off. Most applications do not need this option: a call that finds fewer than n
-// statements in flight runs at once by itself, and no call is delayed to fill a batch. If the
-// context of a call ends while it is queued or shares a statement, the call returns at once.
+// WithCoalescing sets how many statements of one kind (see [Stats]) may be in flight before further
+// calls queue to share the next one. The default is an eighth of the pool's connections, at least
+// 2, and grows with the distance of the server: by one for each half of a millisecond that the
+// fastest statement takes, up to half of the connections and at most 16. 0 turns sharing off. Most
+// applications do not need this option: a call that finds fewer than n statements in flight runs at
+// once by itself, and no call is delayed to fill a batch. If the context of a call ends while it is
+// queued or shares a statement, the call returns at once.
 //
 // A shared statement runs under a context of its own, so that tracers see none of the callers'
 // values. So sharing is off by default if the pool has a hook that sees the caller's context

@@ -33,7 +33,8 @@ type Stats struct {
 	Operations map[string]OperationStats
 
 	// Sharing says how many statements calls have shared, by the kind of statement: load, save, put,
-	// touch and delete. It has the kinds that were used, and is nil for a store in memory.
+	// swap (Update), renew (Cycle too), create, touch and delete. It has the kinds that were used, and
+	// is nil for a store in memory.
 	Sharing map[string]SharingStats
 }
 

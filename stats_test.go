@@ -351,7 +351,7 @@ func TestStore_Stats(t *testing.T) {
 		}
 		return 5, nil
 	})))
-	want.Loads, want.Hits, want.Saves, want.Conflicts = want.Loads+3, want.Hits+3, want.Saves+3, want.Conflicts+2
+	want.Loads, want.Hits, want.Saves, want.Conflicts = want.Loads+1, want.Hits+1, want.Saves+3, want.Conflicts+2
 	requireStats("Update against others")
 	require.NoError(t, test.Err(s.Update(ctx, test.Unloaded(id), 0, test.Keep(5))))
 	want.Loads, want.Hits = want.Loads+1, want.Hits+1

@@ -46,11 +46,16 @@ import (
 	"github.com/pgsession/pgsession/internal/backoff"
 	"github.com/pgsession/pgsession/internal/pgtable"
 	"github.com/pgsession/pgsession/internal/rows"
+	"github.com/pgsession/pgsession/internal/turns"
 )
 
 // updateAttempts bounds how often Update and Renew run against other writers. In each round one of
 // them succeeds, so that at least this many can compete.
 const updateAttempts = 100
+
+// turnPatience is how long Updates and Renews of one session wait for one of them that has its turn. A
+// function given to Update might itself update the session, and would otherwise wait for itself.
+const turnPatience = 200 * time.Millisecond
 
 // A Store keeps sessions in one table. Make it with [New], [Plaintext] or [InMemory]. It is safe
 // for concurrent use. Several stores, in several processes, may share a table. It never closes the
@@ -64,6 +69,7 @@ type Store struct {
 	cleanups  cleanupRegistry
 	probes    probes
 	elsewhere elsewhere
+	turns     turns.Turns[rows.Key, *Session] // of Updates and Renews of one session, after a conflict
 	watches   watches
 }
 
@@ -99,7 +105,9 @@ func InMemory(opts ...Option) *Store {
 }
 
 func newStore(opts []Option, codec codec) *Store {
-	return &Store{options: newOptions(opts), codec: codec}
+	s := &Store{options: newOptions(opts), codec: codec}
+	s.turns.Patience = turnPatience
+	return s
 }
 
 func (s *Store) newTable(pool *pgxpool.Pool, plaintext bool) rows.Table {
@@ -297,8 +305,8 @@ func (s *Store) load(ctx context.Context, operation string, key rows.Key) (*Sess
 // wrote since the session was loaded; [Store.Update] does not. The user stays: data.UserID must be
 // the session's. The end stays too: data.Lifetime is ignored.
 //
-// Errors: [ErrNotFound], [ErrRevoked], [ErrUserChanged], [ErrConflict], [ErrInvalidTTL],
-// [ErrTooLarge], [ErrEncode].
+// Errors: [ErrNotFound], [ErrRevoked], [ErrUserChanged], [ErrInvalidTTL], [ErrTooLarge],
+// [ErrEncode].
 func (s *Store) Save(ctx context.Context, id ID, data Data, ttl time.Duration) (err error) {
 	defer s.stats.observe(opSave, time.Now(), &err)
 	return s.save(ctx, id, data, ttl)
@@ -328,7 +336,7 @@ func (s *Store) save(ctx context.Context, id ID, data Data, ttl time.Duration) e
 //
 // Errors: [ErrRevoked] for a tombstone; [ErrNotFound] for an expired session, for the zero ID, and
 // for an id that ParseID read if it has no live session; [ErrUserChanged] if a live session is
-// another user's; [ErrConflict], [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
+// another user's; [ErrInvalidTTL], [ErrTooLarge], [ErrEncode].
 func (s *Store) Put(ctx context.Context, id ID, data Data, ttl time.Duration) (err error) {
 	defer s.stats.observe(opPut, time.Now(), &err)
 	if !id.mayBegin() {
@@ -385,36 +393,34 @@ func (s *Store) Update(ctx context.Context, session *Session, ttl time.Duration,
 	if err != nil {
 		return nil, err
 	}
-	return s.swap(ctx, "update", session, func(ctx context.Context, seen *Session) (*Session, rows.Outcome, error) {
+	return s.swap(ctx, "update", session, func(ctx context.Context, seen *Session) attempt {
 		given := *seen
 		changed, err := change(&given)
 		if err != nil {
-			return nil, rows.OK, err
+			return attempt{err: err}
 		}
 		encoded, err := encodeValues(changed, s.maxSize)
 		if err != nil {
-			return nil, rows.OK, err
+			return attempt{err: err}
 		}
 		row, now := seen.row, s.now()
 		if unchanged := row.Replace(rows.Write{TTL: ttl}, now); s.codec.isSame(encoded, seen.values) &&
 			unchanged.ExpiresAt.Equal(row.ExpiresAt) && unchanged.IdleTimeout == row.IdleTimeout {
 			same := s.fields(row, now)
 			same.ID, same.UserID, same.values = seen.ID, seen.UserID, seen.values
-			return same, rows.OK, errUnchanged
+			return attempt{session: same, next: seen, err: errUnchanged}
 		}
 		w, err := s.seal(row.Key, seen.UserID, encoded)
 		if err != nil {
-			return nil, rows.OK, err
+			return attempt{err: err}
 		}
 		w.TTL = ttl
 		swapped, outcome, err := s.table.Swap(ctx, row, w)
-		if err != nil {
-			return nil, rows.OK, wrap("update", err)
+		if err != nil || outcome != rows.OK {
+			return attempt{row: swapped, outcome: outcome, err: wrapIfAny("update", err)}
 		}
-		if outcome != rows.OK {
-			return nil, outcome, nil
-		}
-		return s.written(seen.ID, swapped, seen.UserID, encoded), rows.OK, nil
+		written := s.written(seen.ID, swapped, seen.UserID, encoded)
+		return attempt{session: written, next: written}
 	})
 }
 
@@ -439,15 +445,15 @@ func (s *Store) Renew(ctx context.Context, session *Session, ttl time.Duration, 
 		return nil, ErrForeignID
 	}
 	newID := NewIDFor(session.ID.purpose)
-	return s.swap(ctx, "renew", session, func(ctx context.Context, seen *Session) (*Session, rows.Outcome, error) {
+	return s.swap(ctx, "renew", session, func(ctx context.Context, seen *Session) attempt {
 		given := *seen
 		data, err := change(&given)
 		if err != nil {
-			return nil, rows.OK, err
+			return attempt{err: err}
 		}
 		w, encoded, err := s.encode(newID.handle.key(), data)
 		if err != nil {
-			return nil, rows.OK, err
+			return attempt{err: err}
 		}
 		w.TTL = ttl
 		if data.UserID == seen.UserID {
@@ -455,9 +461,10 @@ func (s *Store) Renew(ctx context.Context, session *Session, ttl time.Duration, 
 		}
 		row, outcome, err := s.renew(ctx, "renew", seen.row, w)
 		if err != nil || outcome != rows.OK {
-			return nil, outcome, err
+			return attempt{row: row, outcome: outcome, err: err}
 		}
-		return s.written(newID, row, data.UserID, encoded), rows.OK, nil
+		// What was written lies under another key, and is not for those who wait for the old one.
+		return attempt{session: s.written(newID, row, data.UserID, encoded)}
 	})
 }
 
@@ -467,58 +474,113 @@ func (s *Store) renew(ctx context.Context, operation string, seen rows.Row, w ro
 		w = s.begin(w)
 	}
 	row, outcome, err := s.table.Renew(ctx, seen, w)
-	if err != nil {
-		return rows.Row{}, rows.OK, wrap(operation, err)
-	}
-	return row, outcome, nil
+	return row, outcome, wrapIfAny(operation, err)
 }
 
 // errUnchanged says that change left the session as it is.
 var errUnchanged = errors.New("pgsession: unchanged")
 
+// An attempt is what came of one try to change a session.
+type attempt struct {
+	session *Session // as written, or with errUnchanged
+	next    *Session // what the next call for this key may begin with
+	row     rows.Row // as it is, if the outcome is Changed
+	outcome rows.Outcome
+	err     error
+}
+
 // swap calls try with a session to write it, until no other writer has changed it in between. The
 // first try is with the session as the caller has loaded it, if that is live.
+//
+// Calls for one session take turns once two of them have met. Each begins with what the one before has
+// written, which costs no statement.
 func (s *Store) swap(ctx context.Context, operation string, session *Session,
-	try func(ctx context.Context, seen *Session) (*Session, rows.Outcome, error)) (*Session, error) {
+	try func(ctx context.Context, seen *Session) attempt) (*Session, error) {
 	if session == nil {
 		return nil, ErrNotFound
 	}
 	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
 	key := session.key()
-	seen, isNew := session, false
+	seen, isNew := session, false // new: it was so after this call began
 	if session.broken != nil || session.row.Key != key || session.row.Load(s.now()) != rows.OK {
 		seen = nil
 	}
-	for attempt := range updateAttempts {
+	var (
+		turn turns.Turn[rows.Key, *Session]
+		next *Session
+	)
+	inTurn, mustWait := false, s.turns.IsTaken(key)
+	defer func() {
+		if !inTurn {
+			return
+		}
+		if next != nil {
+			next = next.loadedBy(next) // a copy, since the caller may change its own
+		}
+		turn.Leave(next)
+	}()
+	for n := range updateAttempts {
+		if mustWait && !inTurn {
+			var err error
+			if turn, next, err = s.turns.Enter(ctx, key); err != nil {
+				return nil, wrap(operation, err)
+			}
+			inTurn = true
+			if next.isAfter(seen) {
+				seen, isNew = next.loadedBy(session), false
+			}
+		}
 		if seen == nil {
 			loaded, err := s.load(ctx, operation, key)
 			if err != nil {
 				return nil, err // if the session is over, it says so
 			}
-			loaded.ID = session.ID
-			seen, isNew = loaded, true
+			seen, isNew = loaded.loadedBy(session), true
 		}
-		written, outcome, err := try(ctx, seen)
+		result := try(ctx, seen)
 		switch {
-		case outcome == rows.Changed:
+		case result.err == errUnchanged && isNew:
+			next = result.next
+			return result.session, nil
+		case result.err != nil && (isNew || isOutage(result.err)):
+			return nil, result.err
+		case result.err != nil:
+			seen = nil
+		case result.outcome == rows.OK:
+			next = result.next
+			return result.session, nil
+		case result.outcome != rows.Changed:
+			return nil, outcomeError(result.outcome)
+		default:
 			s.stats.conflicts.Add(1)
-			if isNew {
-				err = wrapIfAny(operation, backoff.Wait(ctx, attempt+1))
+			if isNew && inTurn { // others change it that do not wait for this turn
+				if err := backoff.Wait(ctx, n+1); err != nil {
+					return nil, wrap(operation, err)
+				}
 			}
-			if err != nil {
-				return nil, err
+			seen, mustWait = nil, true
+			if now := s.now(); result.row.Load(now) == rows.OK {
+				seen, isNew = s.session(result.row, now).loadedBy(session), true
+				if seen.broken != nil {
+					return nil, seen.broken
+				}
 			}
-		case outcome != rows.OK:
-			return nil, outcomeError(outcome)
-		case err == nil, err == errUnchanged && isNew:
-			return written, nil
-		case isNew || isOutage(err):
-			return nil, err
 		}
-		seen = nil
 	}
 	return nil, ErrConflict
+}
+
+// isAfter reports whether s is a later state of the session than other. Either may be nil.
+func (s *Session) isAfter(other *Session) bool {
+	return s != nil && (other == nil || s.row.CreatedAt.Equal(other.row.CreatedAt) && s.row.Version > other.row.Version)
+}
+
+// loadedBy returns a copy of s as it would be if it were loaded under the ID of other.
+func (s *Session) loadedBy(other *Session) *Session {
+	loaded := *s
+	loaded.ID = other.ID
+	return &loaded
 }
 
 // Touch lets a live session expire after ttl, or after its own [Session.IdleTimeout] if ttl is 0,
@@ -526,8 +588,7 @@ func (s *Store) swap(ctx context.Context, operation string, session *Session,
 // loaded, would gain less than a tenth of the ttl, Touch asks nothing of the database. So it may be
 // called at each request. The session that Touch was given stays as it is.
 //
-// Errors: [ErrNotFound] (for a nil or zero Session too), [ErrRevoked], [ErrConflict],
-// [ErrInvalidTTL].
+// Errors: [ErrNotFound] (for a nil or zero Session too), [ErrRevoked], [ErrInvalidTTL].
 func (s *Store) Touch(ctx context.Context, session *Session, ttl time.Duration) (expiresAt time.Time, err error) {
 	defer s.stats.observe(opTouch, time.Now(), &err)
 	ttl, err = s.checkTTLOrKeep(ttl)
@@ -574,20 +635,20 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 	}
 	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
+	row, err := s.table.Load(ctx, oldID.handle.key())
+	if err != nil {
+		return wrap("cycle", err)
+	}
 	for attempt := range updateAttempts {
 		if attempt > 0 {
 			if err := backoff.Wait(ctx, attempt); err != nil {
 				return wrap("cycle", err)
 			}
 		}
-		ring := s.codec.ring()
-		row, err := s.table.Load(ctx, oldID.handle.key())
-		if err != nil {
-			return wrap("cycle", err)
-		}
 		if outcome := row.Load(s.now()); outcome != rows.OK {
 			return outcomeError(outcome)
 		}
+		ring := s.codec.ring()
 		w, _, err := s.encode(newID.handle.key(), data)
 		if err != nil {
 			return err
@@ -596,7 +657,7 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 		if !w.IsUser(row.UserKey) && s.codec.ring() != ring {
 			continue // the row may lie under another key of the same user's
 		}
-		_, outcome, err := s.renew(ctx, "cycle", row, w)
+		current, outcome, err := s.renew(ctx, "cycle", row, w)
 		switch {
 		case err != nil:
 			return err
@@ -606,6 +667,7 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 		case outcome != rows.Changed:
 			return outcomeError(outcome)
 		}
+		row = current
 	}
 	return ErrConflict
 }

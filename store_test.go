@@ -317,7 +317,7 @@ func TestStore_RoundTrips(t *testing.T) {
 		more = 4
 	}
 	ctx, kv := t.Context(), s.KeyValue()
-	id, next := s.Begin(t, test.Ann(1), time.Hour), pgsession.NewID()
+	id, next, deleted := s.Begin(t, test.Ann(1), time.Hour), pgsession.NewID(), s.Begin(t, test.Bob, time.Hour)
 	var session, renewed *pgsession.Session
 	for _, step := range []struct {
 		name string
@@ -332,7 +332,7 @@ func TestStore_RoundTrips(t *testing.T) {
 		{"Touch of a session made by hand", 1, func() error {
 			return test.Err(s.Touch(ctx, test.Unloaded(id), 2*time.Hour))
 		}},
-		{"Touch of it without gain", 1, func() error { return test.Err(s.Touch(ctx, test.Unloaded(id), 0)) }},
+		{"Touch of it without gain", 2, func() error { return test.Err(s.Touch(ctx, test.Unloaded(id), 0)) }},
 		{"Update of a session made by hand", 2, func() (err error) {
 			session, err = s.Update(ctx, test.Unloaded(id), 0, test.Increment)
 			return err
@@ -357,13 +357,14 @@ func TestStore_RoundTrips(t *testing.T) {
 		}},
 		{"FindByUser", 1, func() error { return test.Err(s.FindByUser(ctx, "ann", 0)) }},
 		{"Revoke", 1, func() error { return s.Revoke(ctx, "ann", renewed.Handle) }},
-		{"Delete", 1, func() error { return s.Delete(ctx, renewed.ID) }},
+		{"Delete of a session that was ended", 2, func() error { return s.Delete(ctx, renewed.ID) }},
+		{"Delete", 1, func() error { return s.Delete(ctx, deleted) }},
 		{"Count", 1, func() error { return test.Err(s.Count(ctx)) }},
-		{"DeleteByUser", 1 + more, func() error { return test.Err(s.DeleteByUser(ctx, "ann")) }},
+		{"DeleteByUser", 2 + more, func() error { return test.Err(s.DeleteByUser(ctx, "ann")) }},
 		{"KeyValue.Put", 1, func() error { return kv.Put(ctx, "k", nil, time.Hour) }},
 		{"KeyValue.Get", 1, func() error { return test.Err(kv.Get(ctx, "k")) }},
 		{"KeyValue.Take", 1, func() error { return test.Err(kv.Take(ctx, "k")) }},
-		{"KeyValue.Delete", 1, func() error { return kv.Delete(ctx, "k") }},
+		{"KeyValue.Delete of nothing", 2, func() error { return kv.Delete(ctx, "k") }},
 	} {
 		before := traced.RoundTrips.Load()
 		require.NoError(t, step.run(), step.name)

@@ -2,10 +2,13 @@ package internal_test
 
 import (
 	"go/build"
+	"go/format"
+	"go/parser"
 	"go/scanner"
 	"go/token"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +71,37 @@ func TestLayers_SQL(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestLayers_Layout holds what differs in a table that Citus distributes in the files named so: no other
+// one knows of that, but for those that look at the layout or go by what it says.
+func TestLayers_Layout(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("internal/pgtable/*.go")
+	require.NoError(t, err)
+	known := regexp.MustCompile(`(?i)distribut|citus|shard`)
+	seen := 0
+	for _, file := range files {
+		text := code(t, file)
+		if strings.HasPrefix(filepath.Base(file), "distributed") {
+			require.Regexp(t, known, text, file)
+			seen++
+		} else if !strings.HasSuffix(file, "_test.go") {
+			require.NotRegexp(t, known, text, file)
+		}
+	}
+	require.Positive(t, seen)
+}
+
+// code returns a file without its comments.
+func code(t testing.TB, file string) string {
+	t.Helper()
+	files := token.NewFileSet()
+	tree, err := parser.ParseFile(files, file, nil, parser.SkipObjectResolution)
+	require.NoError(t, err)
+	var text strings.Builder
+	require.NoError(t, format.Node(&text, files, tree))
+	return text.String()
 }
 
 func stringLiterals(t testing.TB, file string) (found []string) {

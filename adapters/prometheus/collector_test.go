@@ -39,15 +39,15 @@ func TestCollector_Values(t *testing.T) {
 	require.NoError(t, err)
 	series := gather(t, registryOf(t, store, pool))
 	stats := store.Stats()
-	require.Len(t, stats.Operations, 17)
-	require.Len(t, stats.Sharing, 5)
+	require.Len(t, stats.Operations, 18)
+	require.Len(t, stats.Sharing, 8)
 	ours := 0
 	for name := range series {
 		if strings.HasPrefix(name, "pgsession_") {
 			ours++
 		}
 	}
-	require.Equal(t, 17*27+18, ours, "as the README says")
+	require.Equal(t, 18*27+24, ours, "as the README says")
 	for name, operation := range stats.Operations {
 		label := `operation="` + name + `"`
 		require.EqualValues(t, operation.Calls, series[`pgsession_operation_duration_seconds_count{`+label+`}`], name)

@@ -2,9 +2,7 @@ package pgtable
 
 import (
 	"context"
-	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,13 +21,16 @@ func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool, report func(
 	}
 	held := list[[]byte]{} // rows that somebody holds: another node's clean-up, most likely
 	for {
-		keys, err := t.readKeys(ctx, func(s *statements) string { return s.expiredKeys },
-			bound, t.mayBeAhead(), held, lookSize)
+		keys, err := t.readKeys(ctx, expiredKeysSQL, bound, t.mayBeAhead(), held, lookSize)
 		if err != nil {
 			return removed, err
 		}
 		for batch := range slices.Chunk(keys, batchSize) {
-			gone, err := t.removeExpired(ctx, bound, batch)
+			var gone map[string]bool
+			err := t.onLayout(func(l layout) (err error) {
+				gone, err = l.removeExpired(ctx, bound, batch)
+				return err
+			})
 			removed += int64(len(gone))
 			if err != nil {
 				return removed, err
@@ -65,51 +66,22 @@ func (t *Table) mayBeAhead() pgtype.Interval {
 }
 
 // Without the ORDER BY, a generic plan reads the whole table.
-const expiredKeysSQL = `
+var expiredKeysSQL = register(`
 	SELECT s.key
 	FROM sessions AS s
 	WHERE s.expires_hour <= ` + expiredBound + ` AND s.expires_at <= ` + expiredBound + ` AND s.key <> ALL($3::bytea[])
 	ORDER BY s.expires_hour
-	LIMIT $4`
+	LIMIT $4`)
 
-func (t *Table) removeExpired(ctx context.Context, bound time.Time, keys [][]byte) (gone map[string]bool, err error) {
-	sql := t.sql.Load()
-	if !sql.distributed {
-		gone, err = t.removeKeys(ctx, sql.removeExpired, bound, list[[]byte](keys))
-		if sql = t.sql.Load(); !sql.distributed {
-			return gone, err
-		}
-	}
-	some, cancel := context.WithTimeout(ctx, waitForHeld)
-	defer cancel()
-	if gone, err = t.removeKeys(some, sql.removeExpired, bound, list[[]byte](keys)); err == nil || ctx.Err() != nil {
-		return gone, err
-	}
-	// Somebody holds one of the rows, most likely.
-	gone = make(map[string]bool, len(keys))
-	var mu sync.Mutex
-	for range 2 { // the first may meet what is left of the statement that was given up
-		left := slices.DeleteFunc(slices.Clone(keys), func(key []byte) bool { return gone[string(key)] })
-		err = forEach(ctx, left, func(key []byte) error {
-			one, err := t.removeKeys(ctx, sql.removeOneExpired, bound, key)
-			mu.Lock()
-			defer mu.Unlock()
-			maps.Copy(gone, one)
-			return err
-		})
-	}
-	return gone, err
+func (t local) removeExpired(ctx context.Context, bound time.Time, keys [][]byte) (gone map[string]bool, err error) {
+	return t.removeKeys(ctx, removeExpiredSQL, bound, list[[]byte](keys))
 }
 
-// waitForHeld is how long one statement for many rows of a distributed table may wait for those that somebody
-// holds, since it cannot skip them.
-const waitForHeld = time.Second
-
 // removeKeys runs a statement that removes rows and returns their keys.
-func (t *Table) removeKeys(ctx context.Context, sql string, bound time.Time, keys any) (gone map[string]bool, err error) {
+func (t *Table) removeKeys(ctx context.Context, sql statement, bound time.Time, keys any) (gone map[string]bool, err error) {
 	err = t.write(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		gone = make(map[string]bool)
-		result, err := conn.Query(ctx, sql, bound, t.mayBeAhead(), keys)
+		result, err := conn.Query(ctx, t.text(sql), bound, t.mayBeAhead(), keys)
 		if err != nil {
 			return err
 		}
@@ -127,7 +99,9 @@ func (t *Table) removeKeys(ctx context.Context, sql string, bound time.Time, key
 }
 
 // The expiry is judged again under the lock: a session may have been touched since its key was read.
-const removeExpiredSQL = `
+var removeExpiredSQL = register(removeExpiredText)
+
+const removeExpiredText = `
 	WITH pgsession_held AS (
 		SELECT s.key
 		FROM sessions AS s
@@ -138,16 +112,4 @@ const removeExpiredSQL = `
 	DELETE FROM sessions AS s
 	USING pgsession_held AS held
 	WHERE s.key = held.key AND s.expires_at <= ` + expiredBound + `
-	RETURNING s.key`
-
-const removeOneExpiredSQL = `
-	WITH pgsession_held AS (
-		SELECT s.key
-		FROM sessions AS s
-		WHERE s.key = $3 AND s.expires_at <= ` + expiredBound + `
-		` + skipLocked + `
-	)
-	DELETE FROM sessions AS s
-	USING pgsession_held AS held
-	WHERE s.key = $3 AND s.key = held.key AND s.expires_at <= ` + expiredBound + `
 	RETURNING s.key`

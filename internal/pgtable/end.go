@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgsession/pgsession/internal/backoff"
 	"github.com/pgsession/pgsession/internal/rows"
@@ -15,109 +16,53 @@ const (
 	// batchSize is how many rows one statement ends or removes.
 	batchSize = 1000
 
-	// patience is how many passes EndByUser and EndAll make before they begin to back off, because
-	// sessions keep moving.
+	// patience is how many passes EndByUser and EndAll make before they begin to wait in between,
+	// because sessions keep moving.
 	patience = 100
 )
 
 // End is part of [rows.Table].
 func (t *Table) End(ctx context.Context, key rows.Key) error {
-	deadline := t.deadline()
-	if !t.isDistributed() {
-		ended, err := t.shared.ends.Do(ctx, deadline, key)
-		if err != nil || ended {
-			return t.explain(ctx, err)
-		}
-	}
-	bounded, cancel := t.deadlines.WithGrace(ctx, deadline)
-	defer cancel()
-	_, err := t.takeTurn(bounded, key, func() (bool, error) { return t.end(bounded, key) })
-	return t.explain(ctx, err)
+	_, _, err := t.change(ctx, t.deletions, &change{w: rows.Write{Key: key}})
+	return err
 }
 
-// end always returns true: there is no session at the key any more.
-func (t *Table) end(ctx context.Context, key rows.Key) (bool, error) {
-	return true, t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, t.sql.Load().end, t.now(), key.Bytes())
-		return err
-	})
+var endKind = &kind{
+	name: "delete",
+	one: func(ctx context.Context, t *Table, c *change) (answer, error) {
+		return t.exec(ctx, endSQL, func(now time.Time) ([]any, rows.Row) { return []any{now, c.w.Key.Bytes()}, rows.Row{} })
+	},
+	many: endManySQL,
+	args: func(_ *database, now time.Time, l *lists, _ []*change) []any {
+		return []any{now, l.keys, list[[]byte](nil)}
+	},
+	becomes:     func(c *change, _ time.Time) rows.Row { return rows.Row{Key: c.w.Key} },
+	answerOther: func(_, _ *change, _ rows.Row, _ time.Time) answer { return answer{known: true} },
+	judge:       func(row rows.Row, _ *change, _ time.Time) answer { return answer{known: row.State != rows.Stored} },
 }
 
-const endSQL = `
+var endSQL = register(`
 	UPDATE sessions AS s
 	SET ` + tombstone + `
-	WHERE s.key = $2 AND ` + stored
+	WHERE s.key = $2 AND ` + stored)
 
-func (t *Table) endShared(ctx context.Context, keys []rows.Key, answer func(int, bool)) error {
-	left := make(map[rows.Key]bool)
-	err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
-		clear(left)
-		seen, err := t.endMany(ctx, conn, keyList(keys))
-		for _, row := range seen {
-			if !row.ended {
-				left[turnOf(row.key)] = true
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for i, key := range keys {
-		answer(i, !left[key])
-	}
-	return nil
-}
+// isUsers says that a row lies under one of a user's keys. All rows do if the parameter is NULL.
+const isUsers = `($3::bytea[] IS NULL OR s.user_key = ANY($3::bytea[]))`
 
-// An endedRow is a session that was seen. If it was not ended, somebody else held its row, or ended
-// it first.
-type endedRow struct {
-	key         []byte
-	ended, live bool
-}
-
-func collectEnded(result pgx.Rows, err error) (seen []endedRow, _ error) {
-	if err != nil {
-		return nil, err
-	}
-	var row endedRow
-	_, err = pgx.ForEachRow(result, []any{&row.key, &row.ended, &row.live}, func() error {
-		seen = append(seen, endedRow{slices.Clone(row.key), row.ended, row.live})
-		return nil
-	})
-	return seen, err
-}
-
-// endMany ends the sessions at those keys whose rows nobody holds.
-func (t *Table) endMany(ctx context.Context, conn *pgx.Conn, keys list[[]byte]) ([]endedRow, error) {
-	return collectEnded(conn.Query(ctx, t.sql.Load().endMany, t.now(), keys))
-}
-
-const endManySQL = `
-	WITH pgsession_seen AS (
-		SELECT s.key
+// It returns the expiry that each session had before.
+var endManySQL = register(`
+	WITH pgsession_held AS (
+		SELECT s.key, s.expires_at
 		FROM (SELECT * FROM unnest($2::bytea[]) ` + hideListLength + `) AS given (key)
 		JOIN sessions AS s ON s.key = given.key
-		WHERE ` + stored + `
-	), ` + endSeen
-
-// endSeen ends the sessions of pgsession_seen whose rows nobody holds.
-const endSeen = `pgsession_held AS (
-		SELECT s.key, ` + live + ` AS live
-		FROM sessions AS s
-		JOIN pgsession_seen AS seen ON seen.key = s.key
-		WHERE ` + stored + `
+		WHERE ` + stored + ` AND ` + isUsers + `
 		` + skipLocked + `
-	), pgsession_ended AS (
-		UPDATE sessions AS s
-		SET ` + tombstone + `
-		FROM pgsession_held AS held
-		WHERE s.key = held.key AND ` + stored + `
-		RETURNING s.key, held.live
 	)
-	SELECT seen.key, ended.key IS NOT NULL, coalesce(ended.live, false)
-	FROM pgsession_seen AS seen
-	LEFT JOIN pgsession_ended AS ended ON ended.key = seen.key`
+	UPDATE sessions AS s
+	SET ` + tombstone + `
+	FROM pgsession_held AS held
+	WHERE s.key = held.key AND ` + stored + `
+	RETURNING s.key, held.expires_at`)
 
 // Revoke is part of [rows.Table].
 func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (outcome rows.Outcome, err error) {
@@ -147,176 +92,99 @@ func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (ou
 
 // revoke waits for the row's lock, and reports whether it ended a session and whether that was live.
 func (t *Table) revoke(ctx context.Context, key []byte, userKeys [][]byte) (ended, live bool, err error) {
-	err = t.runInTurn(ctx, turnOf(key), func(ctx context.Context, conn *pgx.Conn) error {
-		ended, live = false, false
-		result, err := conn.Query(ctx, t.sql.Load().revoke, t.now(), key, userKeys)
-		if err != nil {
+	err = t.inTurn(ctx, keyOf(key), func() error {
+		return t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+			held := false
+			ended, live = false, false
+			result, err := conn.Query(ctx, t.text(revokeSQL), t.now(), key, list[[]byte](userKeys))
+			if err != nil {
+				return err
+			}
+			_, err = pgx.ForEachRow(result, []any{&live, &ended}, func() error {
+				held = true
+				return nil
+			})
+			if err == nil && held && !ended {
+				err = errSwallowed
+			}
 			return err
-		}
-		_, err = pgx.ForEachRow(result, []any{&live}, func() error {
-			ended = true
-			return nil
 		})
-		return err
 	})
 	return ended, live, err
 }
 
-// turnOf returns whose turn a call for a row waits for. A hostile row may have a key of another length.
-func turnOf(key []byte) (turn rows.Key) {
-	copy(turn[:], key)
-	return turn
+// keyOf returns the key by which calls for a row know each other. A hostile row may have a key of
+// another length.
+func keyOf(b []byte) (key rows.Key) {
+	copy(key[:], b)
+	return key
 }
 
-const revokeSQL = `
+var revokeSQL = register(`
 	WITH pgsession_held AS (
 		SELECT s.key, ` + live + ` AS live
 		FROM sessions AS s
-		WHERE s.key = $2 AND ` + stored + ` AND ($3::bytea[] IS NULL OR s.user_key = ANY($3::bytea[]))
+		WHERE s.key = $2 AND ` + stored + ` AND ` + isUsers + `
 		FOR UPDATE OF s
+	), pgsession_ended AS (
+		UPDATE sessions AS s
+		SET ` + tombstone + `
+		FROM pgsession_held AS held
+		WHERE s.key = $2 AND s.key = held.key
+		RETURNING s.key
 	)
-	UPDATE sessions AS s
-	SET ` + tombstone + `
-	FROM pgsession_held AS held
-	WHERE s.key = $2 AND s.key = held.key
-	RETURNING held.live`
+	SELECT held.live, EXISTS (SELECT FROM pgsession_ended)
+	FROM pgsession_held AS held`)
 
-// EndByUser is part of [rows.Table]. It ends what it can get at once, then waits for the rows that
-// others hold, and looks again until every session that it saw was ended by itself: one that was not
-// may have been moved to a key that was not seen.
+// EndByUser is part of [rows.Table].
 func (t *Table) EndByUser(ctx context.Context, userKeys [][]byte, except []rows.Key, keep int) (live int64, err error) {
-	spared := keyList(except)
-	err = t.operate(ctx, func(ctx context.Context) error {
-		for pass := 0; ; pass++ {
-			if err := waitFromPass(ctx, pass); err != nil {
-				return err
-			}
-			if t.isDistributed() {
-				n, err := t.endDistributed(ctx, userKeys, spared, keep, time.Time{})
-				live += n
-				return err
-			}
-			seen, err := t.endPage(ctx, userKeys, spared, keep)
-			if err != nil {
-				if t.isDistributed() {
-					continue // the server refused that
-				}
-				return err
-			}
-			all, n, err := t.endLeft(ctx, seen, userKeys)
-			live += n
-			if err != nil || all && len(seen) < batchSize && !t.isDistributed() {
-				return err
-			}
-		}
+	ctx, cancel := t.Within(ctx)
+	defer cancel()
+	err = t.onLayout(func(l layout) error {
+		n, err := l.endByUser(ctx, userKeys, except, keep)
+		live += n
+		return err
 	})
 	return live, err
 }
 
-// waitFromPass lets others go on while sessions keep moving, or a trigger of the table's owner lets
-// none be ended.
-func waitFromPass(ctx context.Context, pass int) error {
-	if pass < patience {
-		return nil
-	}
-	return backoff.Wait(ctx, 1)
-}
-
-func (t *Table) endPage(ctx context.Context, userKeys [][]byte, spared list[[]byte], keep int) (seen []endedRow, err error) {
-	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
-		seen, err = collectEnded(conn.Query(ctx, t.sql.Load().endByUser, t.now(), userKeys, spared, batchSize, keep))
-		return err
+func (t local) endByUser(ctx context.Context, userKeys [][]byte, except []rows.Key, keep int) (live int64, err error) {
+	return t.endRead(ctx, userKeys, func() ([][]byte, error) {
+		return t.readKeys(ctx, keysOfUserSQL, t.now(), list[[]byte](userKeys), keyList(except), keep)
 	})
-	return seen, err
 }
 
-const endByUserSQL = `
-	WITH pgsession_seen AS (
-		SELECT s.key
-		FROM sessions AS s
-		WHERE s.user_key = ANY($2::bytea[]) AND ` + stored + ` AND s.key <> ALL($3::bytea[]) AND ($5 = 0 OR s.expires_at > $1)
-		ORDER BY ` + newestFirst + `
-		LIMIT $4 OFFSET $5
-	), ` + endSeen
+var keysOfUserSQL = register(`
+	SELECT s.key
+	FROM sessions AS s
+	WHERE s.user_key = ANY($2::bytea[]) AND ` + stored + ` AND s.key <> ALL($3::bytea[]) AND ($4 = 0 OR s.expires_at > $1)
+	ORDER BY ` + newestFirst + `
+	OFFSET $4`)
 
-// endLeft ends one by one those that were seen and not ended. It reports whether this ended all, and
-// how many of them and of the others were live.
-func (t *Table) endLeft(ctx context.Context, seen []endedRow, userKeys [][]byte) (all bool, live int64, err error) {
-	all = true
-	for _, row := range seen {
-		if row.live {
-			live++
-		}
-	}
-	for _, row := range seen {
-		if row.ended {
-			continue
-		}
-		ended, wasLive, err := t.revoke(ctx, row.key, userKeys)
-		if err != nil {
-			return false, live, err
-		}
-		if wasLive {
-			live++
-		}
-		all = all && ended
-	}
-	return all, live, nil
-}
-
-// EndAll is part of [rows.Table]. It works as EndByUser does, and holds all keys in memory: sessions
-// that are moved meanwhile would escape from a look at one page after the other.
+// EndAll is part of [rows.Table]. It holds all keys in memory: sessions that are moved meanwhile would
+// escape if it read one page after the other.
 func (t *Table) EndAll(ctx context.Context, begunBefore time.Time) (live int64, err error) {
-	for pass := 0; ; pass++ {
-		if err := waitFromPass(ctx, pass); err != nil {
-			return live, err
-		}
-		if t.isDistributed() {
-			n, err := t.endDistributed(ctx, nil, nil, 0, begunBefore)
-			return live + n, err
-		}
-		keys, err := t.readKeys(ctx, func(s *statements) string { return s.allKeys }, timestamp(begunBefore))
-		if err != nil {
-			return live, err
-		}
-		done := true
-		for batch := range slices.Chunk(keys, batchSize) {
-			all, n, err := t.endBatch(ctx, batch)
-			live += n
-			if err != nil && !t.isDistributed() {
-				return live, err
-			}
-			done = done && all
-		}
-		if done && !t.isDistributed() {
-			return live, nil
-		}
-	}
-}
-
-// endBatch ends the sessions at keys that were read before. One that is not there any more may have
-// been moved.
-func (t *Table) endBatch(ctx context.Context, keys [][]byte) (all bool, live int64, err error) {
-	err = t.operate(ctx, func(ctx context.Context) error {
-		var seen []endedRow
-		err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) (err error) {
-			seen, err = t.endMany(ctx, conn, keys)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		all, live, err = t.endLeft(ctx, seen, nil)
-		all = all && len(seen) == len(keys)
+	err = t.onLayout(func(l layout) error {
+		n, err := l.endAll(ctx, begunBefore)
+		live += n
 		return err
 	})
-	return all, live, err
+	return live, err
 }
+
+func (t local) endAll(ctx context.Context, begunBefore time.Time) (live int64, err error) {
+	return t.endRead(ctx, nil, func() ([][]byte, error) { return t.readKeys(ctx, allKeysSQL, timestamp(begunBefore)) })
+}
+
+var allKeysSQL = register(`
+	SELECT s.key
+	FROM sessions AS s
+	WHERE ` + stored + ` AND ` + hasHandle + ` AND ($1::timestamptz IS NULL OR s.created_at < $1)`)
 
 // readKeys runs a statement that reads keys.
-func (t *Table) readKeys(ctx context.Context, sql func(*statements) string, args ...any) (keys [][]byte, err error) {
+func (t *Table) readKeys(ctx context.Context, sql statement, args ...any) (keys [][]byte, err error) {
 	err = t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		result, err := conn.Query(ctx, sql(t.sql.Load()), args...)
+		result, err := conn.Query(ctx, t.text(sql), args...)
 		if err != nil {
 			return err
 		}
@@ -326,7 +194,75 @@ func (t *Table) readKeys(ctx context.Context, sql func(*statements) string, args
 	return keys, err
 }
 
-const allKeysSQL = `
-	SELECT s.key
-	FROM sessions AS s
-	WHERE ` + stored + ` AND ` + hasHandle + ` AND ($1::timestamptz IS NULL OR s.created_at < $1)`
+// endRead ends the sessions whose keys read returns, and reads again until it has ended every session
+// that it read. One that it did not end may have been moved to a key that was not read. It returns how
+// many of them were live, also with an error.
+func (t local) endRead(ctx context.Context, userKeys [][]byte, read func() ([][]byte, error)) (live int64, err error) {
+	var skipped map[string]bool // keys of sessions that were read before and not ended
+	for pass := 0; ; pass++ {
+		if pass >= patience {
+			if err := backoff.Wait(ctx, 1); err != nil {
+				return live, err
+			}
+		}
+		keys, err := read()
+		if err != nil {
+			return live, err
+		}
+		left := make(map[string]bool)
+		for batch := range slices.Chunk(keys, batchSize) {
+			err := t.operate(ctx, func(ctx context.Context) error {
+				n, err := t.endBatch(ctx, batch, userKeys, skipped, left)
+				live += n
+				return err
+			})
+			if err != nil {
+				return live, err
+			}
+		}
+		if len(left) == 0 {
+			return live, nil
+		}
+		skipped = left
+	}
+}
+
+// endBatch ends at once the sessions that no other transaction holds. Then it waits for those that were
+// skipped before. It adds the keys of sessions that it did not end to left.
+func (t local) endBatch(ctx context.Context, keys [][]byte, userKeys [][]byte, skipped, left map[string]bool) (live int64, err error) {
+	ended := make(map[string]bool, len(keys))
+	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+		clear(ended)
+		live = 0
+		now := t.now()
+		result, err := conn.Query(ctx, t.text(endManySQL), now, list[[]byte](keys), list[[]byte](userKeys))
+		if err != nil {
+			return err
+		}
+		var (
+			key     []byte
+			expires pgtype.Timestamptz
+		)
+		_, err = pgx.ForEachRow(result, []any{&key, &expires}, func() error {
+			ended[string(key)] = true
+			if readTime(new(rows.Row), expires).After(now) {
+				live++
+			}
+			return nil
+		})
+		return err
+	})
+	for _, key := range keys {
+		isEnded := ended[string(key)]
+		if err == nil && !isEnded && skipped[string(key)] {
+			var wasLive bool
+			if isEnded, wasLive, err = t.revoke(ctx, key, userKeys); wasLive {
+				live++
+			}
+		}
+		if !isEnded {
+			left[string(key)] = true
+		}
+	}
+	return live, err
+}

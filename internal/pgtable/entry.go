@@ -2,6 +2,7 @@ package pgtable
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -10,47 +11,69 @@ import (
 
 // PutEntry is part of [rows.Table].
 func (t *Table) PutEntry(ctx context.Context, w rows.Write) error {
-	sealed, data := t.payload(w.Payload)
 	return t.writeRow(ctx, w.Key, func(ctx context.Context, conn *pgx.Conn) error {
-		begun := w.Begin(t.now())
-		tag, err := conn.Exec(ctx, t.sql.Load().putEntry, begun.CreatedAt, w.Key.Bytes(), begun.Version, begun.ExpiresAt, interval(w.TTL), sealed, data)
+		now := t.now()
+		row := w.Begin(now)
+		tag, err := conn.Exec(ctx, t.text(putEntrySQL), t.rowArgs(now, &row)...)
 		if err == nil && tag.RowsAffected() == 0 {
-			return errNotStored
+			return errSwallowed
 		}
 		return err
 	})
 }
 
-const putEntrySQL = `
-	INSERT INTO sessions AS s (key, version, created_at, expires_at, idle_timeout, sealed, data)
-	VALUES ($2, $3, $1, $4, $5, $6, convert_from($7, 'UTF8')::jsonb)
+var putEntrySQL = register(insertRow + `
 	ON CONFLICT (key) DO UPDATE
-	SET user_key = NULL, sealed = excluded.sealed, data = excluded.data, version = ` + nextVersion + `,
-		created_at = excluded.created_at, expires_at = excluded.expires_at, ends_at = NULL, idle_timeout = excluded.idle_timeout`
+	SET (created_at, ` + rowColumns + `) = ($1, ` + rowValues + `)`)
 
 // RemoveEntry is part of [rows.Table].
 func (t *Table) RemoveEntry(ctx context.Context, key rows.Key) error {
-	return t.writeRow(ctx, key, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, t.sql.Load().removeEntry, key.Bytes())
-		return err
+	isThere := func(row rows.Row) bool { return row.State != rows.Absent }
+	return t.removeEntry(ctx, key, isThere, func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+		tag, err := conn.Exec(ctx, t.text(removeEntrySQL), key.Bytes())
+		return tag.RowsAffected() > 0, err
 	})
 }
 
-const removeEntrySQL = `
+var removeEntrySQL = register(`
 	DELETE FROM sessions AS s
-	WHERE s.key = $1`
+	WHERE s.key = $1`)
 
 // TakeEntry is part of [rows.Table].
 func (t *Table) TakeEntry(ctx context.Context, key rows.Key) (taken rows.Row, err error) {
-	err = t.writeRow(ctx, key, func(ctx context.Context, conn *pgx.Conn) error {
-		taken, err = queryRow(ctx, conn, t.sql.Load().takeEntry, t.now(), key.Bytes())
-		return err
+	isThere := func(row rows.Row) bool { return row.IsLive(t.now()) }
+	err = t.removeEntry(ctx, key, isThere, func(ctx context.Context, conn *pgx.Conn) (bool, error) {
+		taken, err = queryRow(ctx, conn, t.text(takeEntrySQL), t.now(), key.Bytes())
+		return taken.State != rows.Absent, err
 	})
 	return taken, err
 }
 
-const takeEntrySQL = `
+var takeEntrySQL = register(`
 	DELETE FROM sessions AS s
 	WHERE s.key = $2 AND ` + live + `
-	RETURNING ` + columns + `
-`
+	RETURNING ` + columns)
+
+// removeEntry runs a statement that removes an entry until it has removed one, or there is none.
+func (t *Table) removeEntry(ctx context.Context, key rows.Key, isThere func(rows.Row) bool,
+	remove func(ctx context.Context, conn *pgx.Conn) (removed bool, err error)) error {
+	return t.operate(ctx, func(ctx context.Context) error {
+		for range maxAttempts {
+			var removed bool
+			err := t.inTurn(ctx, key, func() error {
+				return t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) (err error) {
+					removed, err = remove(ctx, conn)
+					return err
+				})
+			})
+			if err != nil || removed {
+				return err
+			}
+			row, err := t.loads.Do(ctx, time.Time{}, key)
+			if err != nil || !isThere(row) {
+				return err
+			}
+		}
+		return errSwallowed
+	})
+}

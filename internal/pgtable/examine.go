@@ -26,22 +26,22 @@ func (t *Table) Examine(ctx context.Context) (condition rows.Condition, err erro
 	if err := t.operate(ctx, t.checkSettings); err != nil {
 		return rows.Condition{}, err
 	}
+	if err := t.operate(ctx, t.look); err != nil {
+		return rows.Condition{}, err
+	}
 	var (
 		serverTime                  time.Time
 		synchronousCommit           string
 		readOnly, unlogged, present bool
-		rowsHidden, citus           bool
+		rowsHidden                  bool
 		missing                     []string
 	)
 	began := time.Now()
 	err = t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		before := t.now()
-		err := conn.QueryRow(ctx, t.sql.Load().examine, t.name.Sanitize()).
-			Scan(&serverTime, &synchronousCommit, &readOnly, &unlogged, &rowsHidden, &missing, &citus, &present)
+		err := conn.QueryRow(ctx, t.text(examineSQL), t.name.Sanitize()).
+			Scan(&serverTime, &synchronousCommit, &readOnly, &unlogged, &rowsHidden, &missing, &present)
 		condition.Clock = max(serverTime.Sub(t.now()), min(serverTime.Sub(before), 0))
-		if err == nil {
-			err = t.lookOn(ctx, conn, citus)
-		}
 		return err
 	})
 	switch {
@@ -80,22 +80,21 @@ func missingPrivileges(missing []string) error {
 
 // privilegesSQL are those that this role lacks on the table $1. Instead of the whole table, they may be
 // granted on the columns: SELECT on all, since pages read s.*, the others on those that statements write.
-const privilegesSQL = `ARRAY(
+var privilegesSQL = `ARRAY(
 			SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
 			WHERE NOT has_table_privilege($1::text, privilege) AND (privilege = 'DELETE' OR EXISTS (
 				SELECT FROM pg_attribute AS a
 				WHERE a.attrelid = to_regclass($1::text) AND a.attnum > 0 AND NOT a.attisdropped
 					AND (privilege = 'SELECT' OR privilege = 'INSERT' AND a.attname = 'key'
-						OR a.attname IN ('user_key', 'data', 'sealed', 'version', 'created_at', 'expires_at', 'ends_at', 'idle_timeout'))
+						OR a.attname <> 'key' AND a.attname IN (` + namesOfColumns(false, `'`, `'`, `, `) + `))
 					AND NOT has_column_privilege($1::text, a.attnum, privilege))))`
 
 // The columns are named, so that a table without them is seen. clock_timestamp is compared with the
 // store's clock, and judges no session.
-const examineSQL = `
+var examineSQL = register(`
 	SELECT clock_timestamp(), current_setting('synchronous_commit'),
 		pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,
 		(SELECT c.relpersistence = 'u' FROM pg_class AS c WHERE c.oid = $1::text::regclass),
 		row_security_active($1::text),
 		` + privilegesSQL + `,
-		` + hasCitus + `,
-		EXISTS (SELECT ` + columns + `, s.data, s.sealed, s.expires_hour FROM sessions AS s WHERE s.key = '')`
+		EXISTS (SELECT ` + namesOfColumns(true, `s.`, ``, `, `) + ` FROM sessions AS s WHERE s.key = '')`)

@@ -13,15 +13,16 @@ import (
 // pageBytes bounds the payloads of a page. The first row of a page may be larger.
 const pageBytes = 4 << 20
 
-// FindByUser is part of [rows.Table]. Each key has a branch of its own with an =, so that the index
-// gives the order.
+// FindByUser is part of [rows.Table].
 func (t *Table) FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]rows.Row, error) {
 	if len(userKeys) == 0 {
 		return nil, nil
 	}
-	if sql := t.sql.Load(); sql.distributed {
-		return t.list(ctx, sql.findByUser, t.now(), limit, userKeys)
-	}
+	return t.layout().findByUser(ctx, userKeys, limit)
+}
+
+// findByUser has a branch for each key, with an =, so that the index gives the order.
+func (t local) findByUser(ctx context.Context, userKeys [][]byte, limit int) ([]rows.Row, error) {
 	args := []any{t.now(), limit}
 	branches := make([]string, len(userKeys))
 	for i, key := range userKeys {
@@ -48,17 +49,6 @@ const (
 		LIMIT $2)`
 )
 
-// newestFirst is what rows.Newest says.
-const newestFirst = `s.created_at DESC, s.version DESC, s.key`
-
-// findByUserAnySQL is for a distributed table, where each branch would be a statement for every shard.
-const findByUserAnySQL = `
-	SELECT ` + columns + `
-	FROM sessions AS s
-	WHERE s.user_key = ANY($3::bytea[]) AND ` + live + ` AND ` + hasHandle + `
-	ORDER BY ` + newestFirst + `
-	LIMIT $2`
-
 func (t *Table) list(ctx context.Context, sql string, args ...any) (found []rows.Row, err error) {
 	err = t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		found = nil
@@ -69,10 +59,10 @@ func (t *Table) list(ctx context.Context, sql string, args ...any) (found []rows
 
 // Page is part of [rows.Table].
 func (t *Table) Page(ctx context.Context, after rows.Key, limit int) ([]rows.Row, error) {
-	return t.list(ctx, t.sql.Load().page, t.now(), after.Bytes(), limit, pageBytes)
+	return t.list(ctx, t.text(pageSQL), t.now(), after.Bytes(), limit, pageBytes)
 }
 
-const pageSQL = `
+var pageSQL = register(`
 	SELECT ` + columns + `
 	FROM (
 		SELECT s.*, ` + bytesBefore + `
@@ -85,7 +75,7 @@ const pageSQL = `
 		) AS s
 	) AS s
 	WHERE s.pgsession_bytes_before < $4
-	ORDER BY s.key`
+	ORDER BY s.key`)
 
 // bytesBefore is how large the payloads of a page are that come before the row's own.
 const bytesBefore = `coalesce(sum(coalesce(octet_length(s.sealed), pg_column_size(s.data)))

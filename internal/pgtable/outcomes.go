@@ -14,7 +14,7 @@ func (t *Table) LoadOutcomes(ctx context.Context, keys []rows.Key) ([]rows.Outco
 	found := make(map[rows.Key]rows.Outcome, len(keys))
 	err := t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		clear(found)
-		result, err := conn.Query(ctx, t.sql.Load().loadOutcomes, t.now(), keyList(keys))
+		result, err := conn.Query(ctx, t.text(loadOutcomesSQL), t.now(), keyList(keys))
 		if err != nil {
 			return err
 		}
@@ -27,7 +27,7 @@ func (t *Table) LoadOutcomes(ctx context.Context, keys []rows.Key) ([]rows.Outco
 			if isStored {
 				outcome = rows.OK
 			}
-			found[turnOf(key)] = outcome
+			found[keyOf(key)] = outcome
 			return nil
 		})
 		return err
@@ -46,7 +46,7 @@ func (t *Table) LoadOutcomes(ctx context.Context, keys []rows.Key) ([]rows.Outco
 	return outcomes, nil
 }
 
-const loadOutcomesSQL = `
+var loadOutcomesSQL = register(`
 	SELECT s.key, ` + stored + `
 	FROM sessions AS s
-	WHERE s.key = ANY($2::bytea[]) AND s.expires_at > $1`
+	WHERE s.key = ANY($2::bytea[]) AND s.expires_at > $1`)

@@ -2,68 +2,84 @@ package pgtable
 
 import (
 	"context"
-
-	"github.com/jackc/pgx/v5"
+	"time"
 
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// explainMove tells whether a statement failed because there was a row under the new key. Citus has no
-// SQLSTATE for that, so this looks for the row. If it is the new one, the statement failed after it had
-// committed.
-func (t *Table) explainMove(ctx context.Context, to rows.Row, done bool, err error) (rows.Outcome, bool, error) {
-	switch {
-	case sqlState(err) == uniqueViolation:
-		return rows.Exists, false, nil
-	case sqlState(err) != internalError || !t.isDistributed():
-		return rows.OK, done, err
-	}
-	found, lookErr := t.load(ctx, to.Key)
-	switch {
-	case lookErr != nil || found.State == rows.Absent:
-		return rows.OK, false, err
-	case found.Version == to.Version:
-		return rows.OK, true, nil
-	}
-	return rows.Exists, false, nil
-}
-
 // Renew is part of [rows.Table].
 func (t *Table) Renew(ctx context.Context, seen rows.Row, w rows.Write) (row rows.Row, outcome rows.Outcome, err error) {
-	sealed, data := t.payload(w.Payload)
-	err = t.operate(ctx, func(ctx context.Context) error {
-		var renewed bool
-		err := t.runInTurn(ctx, seen.Key, func(ctx context.Context, conn *pgx.Conn) error {
-			now := t.now()
-			row = seen.Move(w, now)
-			tag, err := conn.Exec(ctx, t.sql.Load().renew, now, seen.Key.Bytes(), seen.Version, seen.CreatedAt,
-				row.Key.Bytes(), row.UserKey, row.Version, row.CreatedAt, row.ExpiresAt, timestamp(row.EndsAt), interval(row.IdleTimeout), sealed, data)
-			renewed = tag.RowsAffected() > 0
-			return err
-		})
-		outcome, renewed, err = t.explainMove(ctx, row, renewed, err)
-		if err == nil && !renewed && outcome == rows.OK {
-			outcome = rows.Changed
-		}
+	err = t.onLayout(func(layout) error {
+		row, outcome, err = t.change(ctx, t.renews, &change{seen: seen, w: w})
 		return err
 	})
-	if outcome != rows.OK {
-		return rows.Row{}, outcome, err
-	}
 	return row, outcome, err
 }
 
-// The row at the old key becomes a tombstone in the same statement in which the new row is made, so
-// that no snapshot shows both live, or neither, and the server never holds the old row while it waits
-// for the client.
-const renewSQL = `
+var renewKind = &kind{
+	name: "renew",
+	one:  func(ctx context.Context, t *Table, c *change) (answer, error) { return t.layout().renew(ctx, c) },
+	many: renewManySQL,
+	args: func(d *database, now time.Time, l *lists, made []*change) []any {
+		versions, created := seenLists(made)
+		keys := make(list[[]byte], len(made))
+		for i, c := range made {
+			keys[i] = c.seen.Key.Bytes()
+		}
+		return d.listArgs(now, l, versions, created, keys, l.created)
+	},
+	becomes: func(c *change, now time.Time) rows.Row { return c.seen.Move(c.w, now) },
+	answerOther: func(other, made *change, _ rows.Row, now time.Time) answer {
+		return judgeSwap(made.seen.End(now), other, now)
+	},
+	judge: judgeSwap,
+}
+
+func (t local) renew(ctx context.Context, c *change) (answer, error) {
+	return t.renewBy(ctx, renewSQL, c)
+}
+
+func (t *Table) renewBy(ctx context.Context, sql statement, c *change) (answer, error) {
+	return t.exec(ctx, sql, func(now time.Time) ([]any, rows.Row) {
+		row := c.seen.Move(c.w, now)
+		return t.rowArgs(now, &row, c.seen.Version, c.seen.CreatedAt, c.seen.Key.Bytes(), row.CreatedAt), row
+	})
+}
+
+// The row at the old key becomes a tombstone in the same statement in which the new row is made. So no
+// snapshot shows both live, or neither, and the server never holds the old row while it waits for the
+// client.
+var renewSQL = register(renewText)
+
+const renewText = `
 	WITH pgsession_ended AS (
 		UPDATE sessions AS s
 		SET ` + tombstone + `
-		WHERE s.key = $2 AND ` + live + ` AND s.version = $3 AND s.created_at = $4 AND ` + refusedIfDistributed + `
+		WHERE s.key = $12 AND ` + asSeen + ` AND ` + whileLocal + `
 		RETURNING s.key
 	)
-	INSERT INTO sessions AS s (key, user_key, version, created_at, expires_at, ends_at, idle_timeout, sealed, data)
-	SELECT $5::bytea, $6::bytea, $7::bigint, $8::timestamptz, $9::timestamptz, $10::timestamptz, $11::interval,
-		$12::bytea, convert_from($13::bytea, 'UTF8')::jsonb
+	INSERT INTO sessions AS s (key, created_at, ` + rowColumns + `)
+	SELECT $2::bytea, $13::timestamptz, ` + rowValues + `
 	FROM pgsession_ended`
+
+// A unique violation rolls the statement back, and each caller renews alone.
+var renewManySQL = register(`
+	WITH pgsession_held AS (
+		SELECT new.key, new.user_key, new.seen_key, new.n::int AS n
+		FROM sessions AS s
+		JOIN (SELECT * FROM unnest($2::bytea[], $3::bytea[], $14::bytea[]) WITH ORDINALITY ` + hideListLength + `)
+			AS new (key, user_key, seen_key, n) ON new.seen_key = s.key
+		WHERE ` + listedAsSeen + ` AND ` + isFree + `
+		` + skipLocked + `
+	), pgsession_ended AS (
+		UPDATE sessions AS s
+		SET ` + tombstone + `
+		FROM pgsession_held AS new
+		WHERE s.key = new.seen_key AND ` + listedAsSeen + `
+		RETURNING new.key, new.user_key, new.n
+	)
+	INSERT INTO sessions AS s (key, created_at, ` + rowColumns + `)
+	SELECT new.key, ($15::timestamptz[])[new.n], ` + listedValues + `
+	FROM pgsession_ended AS new
+	ORDER BY new.key
+	RETURNING s.key, s.expires_at`)

@@ -31,6 +31,7 @@ const (
 	undefinedStatement   = "26000"
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
+	tooManyConnections   = "53300"
 	lockNotAvailable     = "55P03"
 	queryCanceled        = "57014"
 	featureNotSupported  = "0A000"
@@ -56,16 +57,27 @@ var refusedByJSONB = []string{
 }
 
 // run runs a statement on a connection of the pool, and again if the error allows it.
-func (t *Table) run(ctx context.Context, allowed func(error) bool, do func(ctx context.Context, conn *pgx.Conn) error) error {
+func (d *database) run(ctx context.Context, allowed func(error) bool, do func(ctx context.Context, conn *pgx.Conn) error) error {
 	for attempt := 1; ; attempt++ {
-		began, sent := time.Now(), t.sql.Load()
-		err := t.runOnce(ctx, do)
+		began := time.Now()
+		err := d.runOnce(ctx, do)
+		state := sqlState(err)
 		switch {
-		case err == nil || ctx.Err() != nil || attempt >= maxAttempts:
+		case err == nil || ctx.Err() != nil:
 			return err
-		case sqlState(err) == undefinedStatement || t.isDemoted(err, began):
+		case state == tooManyConnections:
+			// Nothing was sent. A call waits for the server's connections as it does for the pool's.
+			if backoff.Wait(ctx, attempt) != nil {
+				return err
+			}
+		case attempt >= maxAttempts:
+			return err
+		case state == undefinedStatement || d.isDemoted(err, began):
 			continue // on another connection
-		case !allowed(err) && !t.wasLaidOutAnew(ctx, sent, err) || backoff.Wait(ctx, attempt) != nil:
+		case isRefused(err):
+			d.onRefusal(ctx)
+			return err
+		case !allowed(err) || backoff.Wait(ctx, attempt) != nil:
 			return err
 		}
 	}
@@ -76,12 +88,12 @@ var errNoConnection = errors.New("no connection to be had: every connection of t
 	"or by code that holds a connection while it calls the store, or a new one could not be made")
 
 // runOnce sends nothing if the caller has gone. The pool itself stops waiting a moment later, with ctx.
-func (t *Table) runOnce(ctx context.Context, do func(ctx context.Context, conn *pgx.Conn) error) error {
+func (d *database) runOnce(ctx context.Context, do func(ctx context.Context, conn *pgx.Conn) error) error {
 	caller := deadline.Caller(ctx)
 	if err := caller.Err(); err != nil {
 		return err
 	}
-	conn, err := t.pool.Acquire(ctx)
+	conn, err := d.pool.Acquire(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", errNoConnection, err)
@@ -135,7 +147,7 @@ func cancelUntilClosed(conn *pgconn.PgConn) {
 	defer ticker.Stop()
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), hungAfter)
-		conn.CancelRequest(ctx) // where it fails, there is no server to be heard
+		conn.CancelRequest(ctx) // if that fails, the next one may reach the server
 		cancel()
 		select {
 		case <-conn.CleanupDone():
@@ -151,23 +163,23 @@ const resetInterval = time.Second
 
 // isDemoted reports whether a statement that began then was refused by a server that has become
 // read-only, and may be sent again on another connection.
-func (t *Table) isDemoted(err error, began time.Time) bool {
-	return sqlState(err) == readOnlyTransaction && t.giveUpConnections(began)
+func (d *database) isDemoted(err error, began time.Time) bool {
+	return sqlState(err) == readOnlyTransaction && d.giveUpConnections(began)
 }
 
 // giveUpConnections reports whether the pool has given up its connections since then. New ones find the
 // new primary if the connection string has several hosts and target_session_attrs.
-func (t *Table) giveUpConnections(since time.Time) bool {
-	t.resetting.Lock()
-	defer t.resetting.Unlock()
+func (d *database) giveUpConnections(since time.Time) bool {
+	d.resetting.Lock()
+	defer d.resetting.Unlock()
 	switch {
-	case t.lastReset.After(since):
+	case d.lastReset.After(since):
 		return true
-	case time.Since(t.lastReset) < resetInterval:
+	case time.Since(d.lastReset) < resetInterval:
 		return false
 	}
-	t.lastReset = time.Now()
-	t.pool.Reset()
+	d.lastReset = time.Now()
+	d.pool.Reset()
 	return true
 }
 
@@ -204,12 +216,18 @@ func leftNoTrace(err error) bool {
 		return pgconn.SafeToRetry(err)
 	}
 	switch server.Code {
-	case serializationFailure, deadlockDetected:
+	case serializationFailure, deadlockDetected, tooManyConnections:
 		return true
 	case featureNotSupported:
 		return server.Routine == replannedRoutine // the plan is from before a change of the table
 	}
 	return false
+}
+
+// isRefused reports whether the server does not support a statement.
+func isRefused(err error) bool {
+	server := serverError(err)
+	return server != nil && server.Code == featureNotSupported && server.Routine != replannedRoutine
 }
 
 // leftNoTraceOrReads is leftNoTrace for a statement that only reads: a lost connection does no harm.
@@ -238,19 +256,19 @@ func isConnectionLost(err error) bool {
 
 // explain adds to an error of the database what is known about its cause. Caller is the context that
 // the caller gave.
-func (t *Table) explain(caller context.Context, err error) error {
+func (d *database) explain(caller context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
 	state := sqlState(err)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && !isOver(caller):
-		return fmt.Errorf("no answer within %s (WithTimeout): %w", t.config.Timeout, err)
+		return fmt.Errorf("no answer within %s (WithTimeout): %w", d.config.Timeout, err)
 	case state == undefinedTable:
-		return fmt.Errorf("there is no table %s; call Init at start-up: %w", t.config.Name, err)
+		return fmt.Errorf("there is no table %s; call Init at start-up: %w", d.config.Name, err)
 	case state == undefinedColumn:
-		return fmt.Errorf("table %s: %w; Init tells what differs: %w", t.config.Name, rows.ErrSchema, err)
-	case t.config.Plaintext && (slices.Contains(refusedByJSONB, state) || strings.HasPrefix(state, classProgramLimitExceeded)):
+		return fmt.Errorf("table %s: %w; Init tells what differs: %w", d.config.Name, rows.ErrSchema, err)
+	case d.config.Plaintext && (slices.Contains(refusedByJSONB, state) || strings.HasPrefix(state, classProgramLimitExceeded)):
 		return fmt.Errorf("%w: jsonb refuses them (SQLSTATE %s)", rows.ErrPayload, state)
 	}
 	return err

@@ -56,17 +56,7 @@ func ddl(table pgx.Identifier) (create, indexes []step) {
 	name := table.Sanitize()
 	create = []step{
 		{"table", `CREATE TABLE ` + name + ` (
-	key          bytea       PRIMARY KEY, -- SHA-256 of the session id
-	user_key     bytea,                   -- sealed store: HMAC of the user id; plaintext store: the user id
-	data         jsonb,                   -- the values, in a plaintext store
-	sealed       bytea,                   -- the user id and the values, in an encrypted store
-	version      bigint      NOT NULL,    -- another at each write
-	created_at   timestamptz NOT NULL,    -- when this log-in began
-	expires_at   timestamptz NOT NULL,    -- never past ends_at
-	ends_at      timestamptz,             -- the absolute end; NULL: none
-	idle_timeout interval    NOT NULL,    -- the ttl of the last write that named one
-	expires_hour timestamptz GENERATED ALWAYS AS (date_bin('1 hour', expires_at, '2000-01-01 00:00+00')) STORED -- for the clean-up
-) WITH (fillfactor = 70)`},
+` + columnDefinitions() + `) WITH (fillfactor = 70)`},
 		// Ciphertext does not compress: do not try.
 		{"storage", `ALTER TABLE ` + name + ` ALTER COLUMN sealed SET STORAGE EXTERNAL`},
 		{"comment", `COMMENT ON TABLE ` + name + ` IS '` + schemaComment + strconv.Itoa(schemaVersion) + `'`},
@@ -76,6 +66,19 @@ func ddl(table pgx.Identifier) (create, indexes []step) {
 		{"user_key, created_at DESC WHERE (user_key IS NOT NULL)", `CREATE INDEX ON ` + name + ` (user_key, created_at DESC) WHERE user_key IS NOT NULL`},
 	}
 	return create, indexes
+}
+
+func columnDefinitions() string {
+	var text strings.Builder
+	for i, c := range tableColumns {
+		comma := ","
+		if i == len(tableColumns)-1 {
+			comma = ""
+		}
+		definition := strings.TrimRight(fmt.Sprintf("%-12s %-11s %s", c.name, c.kind, c.constraint), " ") + comma
+		fmt.Fprintf(&text, "\t%-37s -- %s\n", definition, c.comment)
+	}
+	return text.String()
 }
 
 // Schema returns the statements that Init runs if there is no table, each with a semicolon.
@@ -92,7 +95,10 @@ func Schema(table pgx.Identifier) string {
 func (t *Table) Init(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		err := t.operate(ctx, t.init)
-		if err == nil || attempt == maxAttempts || !mayInitAgain(err) || backoff.Wait(ctx, attempt) != nil {
+		if err == nil {
+			return t.operate(ctx, t.look)
+		}
+		if attempt == maxAttempts || !mayInitAgain(err) || backoff.Wait(ctx, attempt) != nil {
 			return err
 		}
 	}
@@ -115,7 +121,7 @@ func (t *Table) init(ctx context.Context) error {
 		return err
 	}
 	if len(missing) == 0 {
-		return t.look(ctx)
+		return nil
 	}
 	// Each statement must see what other nodes committed before it.
 	return pgx.BeginTxFunc(ctx, t.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
@@ -209,17 +215,17 @@ func (t *Table) checkColumns(ctx context.Context, db querier, oid uint32) error 
 		required  = " not null"
 		generated = " generated"
 	)
-	want := map[string]string{
-		"key":          "bytea" + required,
-		"user_key":     "bytea",
-		"data":         "jsonb",
-		"sealed":       "bytea",
-		"version":      "bigint" + required,
-		"created_at":   "timestamp with time zone" + required,
-		"expires_at":   "timestamp with time zone" + required,
-		"ends_at":      "timestamp with time zone",
-		"idle_timeout": "interval" + required,
-		"expires_hour": "timestamp with time zone" + generated,
+	want := make(map[string]string, len(tableColumns))
+	for _, c := range tableColumns {
+		kind := strings.Replace(c.kind, "timestamptz", "timestamp with time zone", 1)
+		switch c.constraint {
+		case "":
+		case generatedHour:
+			kind += generated
+		default:
+			kind += required
+		}
+		want[c.name] = kind
 	}
 	result, err := db.Query(ctx, `
 		SELECT attname::text,

@@ -33,9 +33,9 @@ func (e *settingsError) Error() string {
 }
 
 // checkSettings sends values through the pool and compares what comes back.
-func (t *Table) checkSettings(ctx context.Context) error {
-	return t.run(ctx, leftNoTraceOrReads, func(ctx context.Context, conn *pgx.Conn) error {
-		wrong, err := areWrong(ctx, conn, t.config.Plaintext)
+func (d *database) checkSettings(ctx context.Context) error {
+	return d.run(ctx, leftNoTraceOrReads, func(ctx context.Context, conn *pgx.Conn) error {
+		wrong, err := areWrong(ctx, conn, d.config.Plaintext)
 		if err != nil || !wrong {
 			return err
 		}

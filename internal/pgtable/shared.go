@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsession/pgsession/internal/coalesce"
@@ -26,79 +28,224 @@ const (
 	defaultSlowAfter = 100 * time.Millisecond
 )
 
-// shared are the groups in which calls share statements.
-type shared struct {
-	loads   *coalesce.Group[rows.Key, rows.Row]
-	saves   *coalesce.Group[rows.Write, bool] // false: not written, for whatever reason
-	puts    *coalesce.Group[rows.Write, bool]
-	touches *coalesce.Group[touchRequest, touchResult]
-	ends    *coalesce.Group[rows.Key, bool] // false: not ended by this statement, though something is stored
+var errSwallowed = errors.New("the statement succeeded but changed nothing; a trigger or rule of the table may have swallowed it")
+
+// A change is a call that writes one row.
+type change struct {
+	seen rows.Row // what Swap and Renew compare with; absent in others
+	w    rows.Write
 }
 
-func (t *Table) newShared() shared {
-	keyOf := func(w rows.Write) rows.Key { return w.Key }
-	sizeOf := func(w rows.Write) int { return len(w.Payload) }
-	return shared{
-		loads: coalesce.New(coalesce.Config[rows.Key, rows.Row]{
-			MaxInFlight:   t.config.MaxInFlight,
-			Limit:         t.limitInFlight,
-			MaxBatch:      maxBatch,
-			MaxBatchBytes: maxBatchBytes,
-			Size:          func(rows.Key) int { return t.loadSize.estimate() },
-			SlowAfter:     t.config.SlowAfter,
-			Context:       t.deadlines.WithGrace,
-			Run:           t.runLoads,
-			RunAgain:      func(error) bool { return true },
-		}),
-		saves:   newWriteGroup(t, keyOf, sizeOf, t.save, t.saveMany),
-		puts:    newWriteGroup(t, keyOf, sizeOf, t.put, t.putMany),
-		touches: newWriteGroup(t, func(r touchRequest) rows.Key { return r.key }, nil, t.touch, t.touchMany),
-		ends:    newWriteGroup(t, func(key rows.Key) rows.Key { return key }, nil, t.end, t.endShared),
+// key is that of the row that the change may have to wait for.
+func (c *change) key() *rows.Key {
+	if c.seen.State == rows.Absent {
+		return &c.w.Key
 	}
+	return &c.seen.Key
 }
 
-var errDistributed = errors.New("calls share no statement that writes a distributed table")
+// A kind is one of the operations that change one row: how to make such a change, by itself or in one
+// statement with others, and what to make of a row that was not changed.
+type kind struct {
+	name string
 
-// newWriteGroup returns a group for calls that each write one row. A call by itself waits for the
-// row's lock, if no other call for this row does. The statement for many skips the rows that others
-// hold, and their calls get the zero R.
-func newWriteGroup[C, R any](t *Table, keyOf func(C) rows.Key, sizeOf func(C) int,
-	one func(context.Context, C) (R, error), many func(context.Context, []C, func(int, R)) error) *coalesce.Group[C, R] {
-	return coalesce.New(coalesce.Config[C, R]{
+	// one makes a change. It waits for the row if another transaction holds it. The answer is zero if
+	// it changed no row.
+	one func(ctx context.Context, t *Table, c *change) (answer, error)
+
+	// many makes changes of different rows, and skips the rows that other transactions hold. It returns
+	// the key and the expiry of each row that it changed. Its parameters are made of the changes and of
+	// the rows that they store, which becomes returns, as far as they are known before.
+	many    statement
+	args    func(d *database, now time.Time, l *lists, made []*change) []any
+	becomes func(c *change, now time.Time) rows.Row
+
+	// Of several changes of one row in a batch, the first is made, or the last if lastWins is true.
+	// answerOther answers another one, after the row became as stored.
+	lastWins    bool
+	answerOther func(other, made *change, stored rows.Row, now time.Time) answer
+
+	// judge answers a change that changed no row, by the row that is there. The answer is not known if
+	// the row should have been changed.
+	judge func(row rows.Row, c *change, now time.Time) answer
+}
+
+// An answer is what became of a change. The zero answer means that the statement changed no row, and
+// does not tell why.
+type answer struct {
+	known   bool
+	outcome rows.Outcome
+	row     rows.Row // as the change left it, or as it is
+}
+
+// refused answers a change of a row for which a rule has that outcome.
+func refused(row rows.Row, outcome rows.Outcome) answer {
+	return answer{known: outcome != rows.OK, outcome: outcome, row: row}
+}
+
+// A group is where the changes of one kind share statements.
+type group struct {
+	*kind
+	*coalesce.Group[*change, answer]
+}
+
+// newGroup returns a group for changes of a kind. A change by itself waits for the row's lock, if no
+// other change of that row does.
+func (t *Table) newGroup(k *kind, limit func(fastest time.Duration) int) group {
+	return group{k, coalesce.New(coalesce.Config[*change, answer]{
 		MaxInFlight:   t.config.MaxInFlight,
-		Limit:         t.limitInFlight,
+		Limit:         limit,
 		MaxBatch:      maxBatch,
 		MaxBatchBytes: maxBatchBytes,
-		Size:          sizeOf,
+		Size:          func(c *change) int { return len(c.w.Payload) },
 		SlowAfter:     t.config.SlowAfter,
 		Context:       t.deadlines.WithGrace,
-		Run: func(ctx context.Context, calls []C, answer func(int, R)) error {
-			if len(calls) == 1 {
-				key := keyOf(calls[0])
-				if t.waits.tryEnter(key) {
-					defer t.waits.leave(key)
-					result, err := one(ctx, calls[0])
+		RunAgain:      tookNoEffect,
+		Run: func(ctx context.Context, changes []*change, answered func(int, answer)) error {
+			if c := changes[0]; len(changes) == 1 {
+				if turn, ok := t.waits.TryEnter(*c.key()); ok {
+					defer turn.Leave(struct{}{})
+					a, err := k.one(ctx, t, c)
 					if err == nil {
-						answer(0, result)
+						answered(0, a)
 					}
 					return err
 				}
 			}
-			err := errDistributed
-			if !t.isDistributed() {
-				err = many(ctx, calls, answer)
-			}
-			// The error stays, so that a run that sent nothing is not taken for a fast one.
-			if t.isDistributed() && (err == errDistributed || sqlState(err) == featureNotSupported) {
-				for i := range calls {
-					var alone R
-					answer(i, alone)
+			err := t.changeMany(ctx, k, changes, answered)
+			if isRefused(err) {
+				for i := range changes {
+					answered(i, answer{}) // its caller makes it alone
 				}
 			}
 			return err
 		},
-		RunAgain: tookNoEffect,
+	})}
+}
+
+// change makes a change.
+func (t *Table) change(ctx context.Context, g group, c *change) (rows.Row, rows.Outcome, error) {
+	a, err := t.layout().change(ctx, g, c)
+	return a.row, a.outcome, t.explain(ctx, err)
+}
+
+func (t local) change(ctx context.Context, g group, c *change) (answer, error) {
+	deadline := t.deadline()
+	mayShare := len(c.w.Payload) <= maxSharedPayload
+	if mayShare {
+		a, err := g.Do(ctx, deadline, c)
+		if err != nil || a.known {
+			return a, err
+		}
+	}
+	ctx, cancel := t.deadlines.WithGrace(ctx, deadline)
+	defer cancel()
+	return t.changeAlone(ctx, g.kind, c, mayShare)
+}
+
+// changeAlone makes a change by itself. WasTried says that it was tried before
+// and changed no row.
+func (t *Table) changeAlone(ctx context.Context, k *kind, c *change, wasTried bool) (a answer, err error) {
+	for range maxAttempts {
+		if wasTried {
+			row, err := t.loads.Do(ctx, time.Time{}, *c.key())
+			if err != nil {
+				return answer{}, err
+			}
+			if a = k.judge(row, c, t.now()); a.known {
+				return a, nil
+			}
+		}
+		err = t.inTurn(ctx, *c.key(), func() error {
+			a, err = k.one(ctx, t, c)
+			return err
+		})
+		if err != nil || a.known {
+			return a, err
+		}
+		wasTried = true // the row has changed since it was loaded
+	}
+	return answer{}, errSwallowed
+}
+
+// exec runs a statement for one row. Args returns its parameters, and the row that it stores.
+func (t *Table) exec(ctx context.Context, sql statement, args func(now time.Time) ([]any, rows.Row)) (a answer, err error) {
+	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+		args, row := args(t.now())
+		tag, err := conn.Exec(ctx, t.text(sql), args...)
+		a = answer{known: tag.RowsAffected() > 0, row: row}
+		return err
 	})
+	if sqlState(err) == uniqueViolation {
+		return answer{known: true, outcome: rows.Exists}, nil
+	}
+	return a, err
+}
+
+// changeMany makes changes in one statement.
+func (t *Table) changeMany(ctx context.Context, k *kind, changes []*change, answered func(int, answer)) error {
+	slots := make(map[rows.Key]int, len(changes)) // where in made the change of a row is
+	made := make([]*change, 0, len(changes))
+	for _, c := range changes {
+		slot, again := slots[*c.key()]
+		switch {
+		case !again:
+			slots[*c.key()] = len(made)
+			made = append(made, c)
+		case k.lastWins:
+			made[slot] = c
+		}
+	}
+	var (
+		now     time.Time
+		stored  = make([]rows.Row, len(made))
+		changed = make([]bool, len(made))
+	)
+	slotOf := slots // by the keys that the statement returns
+	if c := made[0]; *c.key() != c.w.Key {
+		slotOf = make(map[rows.Key]int, len(made))
+		for slot, c := range made {
+			slotOf[c.w.Key] = slot
+		}
+	}
+	err := t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
+		now = t.now()
+		l := newLists(made)
+		for i, c := range made {
+			stored[i], changed[i] = k.becomes(c, now), false
+			l.add(&stored[i])
+		}
+		result, err := conn.Query(ctx, t.text(k.many), k.args(t.database, now, l, made)...)
+		if err != nil {
+			return err
+		}
+		var (
+			key     pgtype.DriverBytes
+			expires pgtype.Timestamptz
+		)
+		_, err = pgx.ForEachRow(result, []any{&key, &expires}, func() error {
+			if slot, ok := slotOf[keyOf(key)]; ok {
+				changed[slot], stored[slot].ExpiresAt = true, expires.Time.UTC()
+			}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, c := range changes {
+		slot := slots[*c.key()]
+		switch {
+		case !changed[slot]:
+			answered(i, answer{})
+		case made[slot] == c:
+			answered(i, answer{known: true, row: stored[slot]})
+		default:
+			answered(i, k.answerOther(c, made[slot], stored[slot], now))
+		}
+	}
+	return nil
 }
 
 // defaultInFlight returns how many statements of one kind may be in flight at most, and a function that
@@ -129,23 +276,4 @@ func DependsOnContext(pool *pgxpool.Pool) bool {
 	config := pool.Config()
 	//lint:ignore SA1019 a pool may still have it
 	return config.BeforeAcquire != nil || config.PrepareConn != nil
-}
-
-// Sharing is part of [rows.Table].
-func (t *Table) Sharing() map[string]rows.Sharing {
-	s := &t.shared
-	sharing := make(map[string]rows.Sharing)
-	for kind, stats := range map[string]func() (calls, runs uint64){
-		"load": s.loads.Stats, "save": s.saves.Stats, "put": s.puts.Stats, "touch": s.touches.Stats, "delete": s.ends.Stats,
-	} {
-		calls, runs := stats()
-		sharing[kind] = rows.Sharing{Calls: int64(calls), Statements: int64(runs)}
-	}
-	return sharing
-}
-
-// Waiting returns how many calls wait to share a statement.
-func (t *Table) Waiting() int {
-	s := &t.shared
-	return s.loads.Waiting() + s.saves.Waiting() + s.puts.Waiting() + s.touches.Waiting() + s.ends.Waiting()
 }

@@ -120,16 +120,7 @@ func (m *Memory) Put(ctx context.Context, w Write) (Outcome, error) {
 
 // Swap is part of [Table].
 func (m *Memory) Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error) {
-	row, outcome, err := m.change(ctx, seen.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Swap(seen, w, now) })
-	return row, outcome.ofSeen(), err
-}
-
-// ofSeen returns Changed for a row that is over: it is not as it was seen.
-func (o Outcome) ofSeen() Outcome {
-	if o == NotFound || o == Revoked {
-		return Changed
-	}
-	return o
+	return m.change(ctx, seen.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Swap(seen, w, now) })
 }
 
 // Touch is part of [Table].
@@ -145,11 +136,12 @@ func (m *Memory) Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, er
 	}
 	defer m.mu.Unlock()
 	from, to, outcome := Renew(m.rows[seen.Key], m.rows[w.Key], seen, w, m.now())
-	if outcome == OK {
-		m.set(seen.Key, from)
-		m.set(w.Key, to)
+	if outcome != OK {
+		return from.Clone(), outcome, nil
 	}
-	return to.Clone(), outcome.ofSeen(), nil
+	m.set(seen.Key, from)
+	m.set(w.Key, to)
+	return to.Clone(), outcome, nil
 }
 
 // End is part of [Table].

@@ -40,13 +40,14 @@ type Table interface {
 	Save(ctx context.Context, w Write) (Outcome, error)
 	Put(ctx context.Context, w Write) (Outcome, error)
 
-	// Swap returns the new row. It is Changed if the row is not as it was seen.
+	// Swap returns the new row. If the row is not as it was seen, the outcome is Changed, or that of
+	// Row.Load, and Swap returns the row as it is.
 	Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
 
 	// Touch returns when the session expires.
 	Touch(ctx context.Context, key Key, ttl time.Duration) (expiresAt time.Time, outcome Outcome, err error)
 
-	// Renew returns the row under the new key. It is Changed if the old row is not as it was seen.
+	// Renew returns the row under the new key. If the old row is not as it was seen, it is as in Swap.
 	Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
 
 	// End leaves a tombstone at key, if a session is stored there.

@@ -218,10 +218,10 @@ var sessionCases = []useCase{
 		f.Clock.Advance(time.Minute)
 		require.EqualValues(t, 1, f.MustCleanUp(t))
 		require.Equal(t, pgsession.Stats{
-			Loads:       6,  // Load, the Updates of a stale session, of one without a change and of an ended one, Renew, Take
-			Hits:        5,  // all but the Update of an ended session
+			Loads:       4, // Load, the Update without a change, Renew, Take
+			Hits:        4,
 			Saves:       10, // Create, Save, two Updates, Cycle, Put, Renew, CreateAs, two entries
-			Conflicts:   2,  // the Updates of a stale session and of an ended one
+			Conflicts:   1,  // the Update of a stale session
 			Revoked:     2,  // Put and Save
 			Cleaned:     1,
 			LastCleanup: f.Clock.Now(),

@@ -197,7 +197,7 @@ func TestLocks_DeleteAll_Moved(t *testing.T) {
 	t.Parallel()
 	var move atomic.Pointer[func()]
 	s := test.NewTracedStore(t, &test.Tracer{Start: func(_ context.Context, sql string) {
-		if strings.Contains(sql, "pgsession_seen") {
+		if strings.Contains(sql, "given (key)") {
 			if once := move.Swap(nil); once != nil {
 				(*once)()
 			}

@@ -60,15 +60,14 @@ var mutants = []mutant{
 		{"internal/pgtable/save.go", "WHERE ` + live + ` AND s.user_key", "WHERE ` + stored + ` AND s.user_key"},
 		{"internal/pgtable/save.go", "AND ` + live + ` AND s.user_key", "AND ` + stored + ` AND s.user_key"},
 	}},
-	{name: "Save forgets the end", flags: []string{"-profile", "expiry"}, edits: []edit{
-		{"internal/pgtable/save.go", "least($5::timestamptz, s.ends_at)", "$5::timestamptz"},
-		{"internal/pgtable/save.go", "least(` + newExpiresAt + `, s.ends_at)", "` + newExpiresAt + `"},
+	{name: "Save and Put forget the end", flags: []string{"-profile", "expiry"}, edits: []edit{
+		{"internal/pgtable/columns.go", "least($1::timestamptz + ` + ttl + `, s.ends_at)", "$1::timestamptz + ` + ttl + `"},
 	}},
 	{name: "a batch of writes forgets that they name other users", flags: []string{"-profile", "users", "-coalescing", "on"}, edits: []edit{
-		{"internal/pgtable/save.go", "bytes.Equal(w.UserKey, last.UserKey)", "bytes.Equal(nil, nil)"},
+		{"internal/pgtable/save.go", "bytes.Equal(other.w.UserKey, made.w.UserKey)", "bytes.Equal(nil, nil)"},
 	}},
 	{name: "a batch of writes forgets that they name other ends", flags: []string{"-profile", "users", "-coalescing", "on"}, edits: []edit{
-		{"internal/pgtable/save.go", " && w.Lifetime == last.Lifetime", ""},
+		{"internal/pgtable/save.go", " && other.w.Lifetime == made.w.Lifetime", ""},
 	}},
 	{name: "Delete leaves no tombstone", flags: []string{"-profile", "revival", "-coalescing", "off"}, edits: []edit{
 		{"internal/pgtable/end.go", `
@@ -81,26 +80,42 @@ var mutants = []mutant{
 	{name: "Revoke ends anybody's session", flags: []string{"-profile", "default"}, edits: []edit{
 		{"internal/pgtable/end.go", "OR s.user_key = ANY($3::bytea[]))", "OR s.user_key IS NOT NULL)"},
 	}},
-	{name: "Update forgets the version", flags: []string{"-profile", "update"}, edits: []edit{
-		{"internal/pgtable/save.go", "AND s.version = $3 AND s.created_at = $4", "AND (s.version = $3 OR $4::timestamptz IS NOT NULL)"},
+	{name: "Update forgets the version", flags: []string{"-profile", "update", "-coalescing", "off"}, edits: []edit{
+		{"internal/pgtable/swap.go", "AND s.version = $10 AND s.created_at = $11", "AND (s.version = $10 OR $11::timestamptz IS NOT NULL)"},
 	}},
-	{name: "Update takes an expired session", flags: []string{"-profile", "expiry"}, edits: []edit{
-		{"internal/pgtable/save.go", "AND ` + live + ` AND s.version = $3", "AND $1::timestamptz IS NOT NULL AND s.version = $3"},
+	{name: "a batch of updates forgets the versions", flags: []string{"-profile", "update", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/swap.go", "AND s.version = ($12::bigint[])[new.n] AND s.created_at = ($13::timestamptz[])[new.n]", "AND (s.version = ($12::bigint[])[new.n] OR ($13::timestamptz[]) IS NOT NULL)"},
 	}},
-	{name: "Renew forgets the version", flags: []string{"-profile", "renew"}, edits: []edit{
-		{"internal/pgtable/renew.go", "AND s.version = $3 AND s.created_at = $4", "AND (s.version = $3 OR $4::timestamptz IS NOT NULL)"},
+	{name: "several updates of a batch win", flags: []string{"-profile", "update", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/swap.go", "return judgeSwap(stored.Clone(), other, now)", "return answer{known: true, row: stored}"},
 	}},
-	{name: "Renew takes an expired session", flags: []string{"-profile", "expiry"}, edits: []edit{
-		{"internal/pgtable/renew.go", "AND ` + live + ` AND s.version", "AND ` + stored + ` AND s.version"},
+	{name: "an update that lost gets the row of the one that won, before it", flags: []string{"-profile", "update", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/swap.go", "return judgeSwap(stored.Clone(), other, now)", "return answer{known: true, outcome: rows.Changed, row: other.seen}"},
+	}},
+	{name: "Update and Renew take an expired session", flags: []string{"-profile", "expiry"}, edits: []edit{
+		{"internal/pgtable/swap.go", "const asSeen = live", "const asSeen = stored + ` AND $1::timestamptz IS NOT NULL`"},
+		{"internal/pgtable/swap.go", "const listedAsSeen = live", "const listedAsSeen = stored + ` AND $1::timestamptz IS NOT NULL`"},
+	}},
+	{name: "Renew forgets the version", flags: []string{"-profile", "renew", "-coalescing", "off"}, edits: []edit{
+		{"internal/pgtable/swap.go", "AND s.version = $10 AND s.created_at = $11", "AND (s.version = $10 OR $11::timestamptz IS NOT NULL)"},
+	}},
+	{name: "a batch of renewals forgets the versions", flags: []string{"-profile", "renew", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/swap.go", "AND s.version = ($12::bigint[])[new.n] AND s.created_at = ($13::timestamptz[])[new.n]", "AND (s.version = ($12::bigint[])[new.n] OR ($13::timestamptz[]) IS NOT NULL)"},
+	}},
+	{name: "several renewals of a batch win", flags: []string{"-profile", "renew", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/renew.go", "return judgeSwap(made.seen.End(now), other, now)", "return answer{known: true, row: other.seen.Move(other.w, now)}"},
+	}},
+	{name: "a turn hands on what Renew wrote under another key", flags: []string{"-profile", "renew"}, edits: []edit{
+		{"store.go", "return attempt{session: s.written(newID, row, data.UserID, encoded)}", "w2 := s.written(newID, row, data.UserID, encoded)\n\t\treturn attempt{session: w2, next: w2}"},
 	}},
 	{name: "Cycle moves what is over", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"store.go", "if outcome := row.Load(s.now()); outcome != rows.OK {\n\t\t\treturn outcomeError(outcome)", "if outcome := row.Load(s.now()); outcome != rows.OK && row.State == rows.Absent {\n\t\t\treturn outcomeError(outcome)"},
 	}},
 	{name: "Update takes a change of nothing for the last word", flags: []string{"-profile", "update"}, edits: []edit{
-		{"store.go", "case err == nil, err == errUnchanged && isNew:", "case err == nil, err == errUnchanged:"},
+		{"store.go", "case result.err == nil, result.err == errUnchanged && isNew:", "case result.err == nil, result.err == errUnchanged:"},
 	}},
 	{name: "Update takes an error of change for the last word", flags: []string{"-profile", "update"}, edits: []edit{
-		{"store.go", "case isNew || isOutage(err):", "case isNew || err != errUnchanged:"},
+		{"store.go", "case isNew || isOutage(result.err):", "case isNew || result.err != errUnchanged:"},
 	}},
 	{name: "Renew begins a session from a list", flags: []string{"-profile", "default"}, edits: []edit{
 		{"store.go", "if session == nil || session.ID.IsZero() {", "if session == nil {"},
@@ -115,10 +130,10 @@ var mutants = []mutant{
 		{"internal/rows/rows.go", "key[KeySize] = 1", "key[KeySize] = 0"},
 	}},
 	{name: "LimitByUser looks once", flags: []string{"-faults", "ahead"}, edits: []edit{
-		{"internal/pgtable/end.go", "if err != nil || all && len(seen) < batchSize && !t.isDistributed() {", "if _ = all; err != nil || len(seen) < batchSize {"},
+		{"internal/pgtable/end.go", "if len(left) == 0 {", "if true {"},
 	}},
 	{name: "LimitByUser keeps what is over", flags: []string{"-profile", "default"}, edits: []edit{
-		{"internal/pgtable/end.go", "AND ($5 = 0 OR s.expires_at > $1)", "AND ($5 = 0 OR $1::timestamptz IS NOT NULL)"},
+		{"internal/pgtable/end.go", "AND ($4 = 0 OR s.expires_at > $1)", "AND ($4 = 0 OR $1::timestamptz IS NOT NULL)"},
 	}},
 	{name: "LimitByUser keeps the oldest", flags: []string{"-profile", "limits"}, edits: []edit{
 		{"internal/pgtable/end.go", "ORDER BY ` + newestFirst + `", "ORDER BY s.created_at, s.version"},
@@ -130,16 +145,16 @@ var mutants = []mutant{
 		{"internal/pgtable/touch.go", "`s.expires_at < ` + touchExpiry + ` AND (` + touchExpiry + ` - s.expires_at) * 10 >= ` + touchTTL", "`s.expires_at <> ` + touchExpiry"},
 	}},
 	{name: "a batch of touches forgets that they name other ttls", flags: []string{"-profile", "touches", "-coalescing", "on"}, edits: []edit{
-		{"internal/pgtable/touch.go", "if request == first[request.key] {", "if request.key == first[request.key].key {"},
+		{"internal/pgtable/touch.go", "known: other.w.TTL == made.w.TTL", "known: true"},
 	}},
 	{name: "DeleteByUser looks once", flags: []string{"-profile", "everywhere"}, edits: []edit{
-		{"internal/pgtable/end.go", "if err != nil || all && len(seen) < batchSize && !t.isDistributed() {", "if _ = all; err != nil || len(seen) < batchSize {"},
+		{"internal/pgtable/end.go", "if len(left) == 0 {", "if true {"},
 	}},
-	{name: "DeleteByUser leaves the sessions that others hold", flags: []string{"-profile", "everywhere"}, edits: []edit{
-		{"internal/pgtable/end.go", "if row.ended {\n\t\t\tcontinue", "if true {\n\t\t\tcontinue"},
+	{name: "DeleteByUser does not look where a session that it waited for was moved", flags: []string{"-profile", "everywhere"}, edits: []edit{
+		{"internal/pgtable/end.go", "if !isEnded {", "if !isEnded && !skipped[string(key)] {"},
 	}},
 	{name: "DeleteAll looks once", flags: []string{"-profile", "everybody"}, edits: []edit{
-		{"internal/pgtable/end.go", "done = done && all", "done = done && (all || true)"},
+		{"internal/pgtable/end.go", "if len(left) == 0 {", "if true {"},
 	}},
 	{name: "FindByUser shows what has expired", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"internal/pgtable/find.go", "WHERE s.user_key = $%d AND ` + live + `", "WHERE s.user_key = $%d AND $1::timestamptz IS NOT NULL AND ` + stored + `"},
@@ -155,34 +170,34 @@ var mutants = []mutant{
 		{"internal/pgtable/cleanup.go", "WHERE s.key = held.key AND s.expires_at <= ` + expiredBound + `", "WHERE s.key = held.key"},
 	}},
 	{name: "Take does not remove", flags: []string{"-profile", "entries"}, edits: []edit{
-		{"internal/pgtable/entry.go", "\tDELETE FROM sessions AS s\n\tWHERE s.key = $2 AND ` + live + `\n\tRETURNING ` + columns + `", "\tSELECT ` + columns + `\n\tFROM sessions AS s\n\tWHERE s.key = $2 AND ` + live + `"},
+		{"internal/pgtable/entry.go", "\tDELETE FROM sessions AS s\n\tWHERE s.key = $2 AND ` + live + `\n\tRETURNING ` + columns)", "\tSELECT ` + columns + `\n\tFROM sessions AS s\n\tWHERE s.key = $2 AND ` + live)"},
 	}},
 	{name: "batches wait for the rows that others hold", flags: []string{"-profile", "order", "-coalescing", "on"}, edits: []edit{
-		{"internal/pgtable/table.go", "FOR UPDATE OF s SKIP LOCKED", "FOR UPDATE OF s"},
+		{"internal/pgtable/statements.go", "FOR UPDATE OF s SKIP LOCKED", "FOR UPDATE OF s"},
 	}},
 	{name: "batches insert in any order", flags: []string{"-profile", "insert", "-coalescing", "on"}, edits: []edit{
-		{"internal/pgtable/put.go", "\n\t\tORDER BY new.key", ""},
+		{"internal/pgtable/insert.go", "\n\t\tORDER BY new.key", ""},
 	}},
 	{name: "batches update before they insert", flags: []string{"-profile", "insert", "-coalescing", "on"}, edits: []edit{
 		{"internal/pgtable/put.go", `
-	SELECT inserted.key FROM pgsession_inserted AS inserted
+	SELECT inserted.key, inserted.expires_at FROM pgsession_inserted AS inserted
 	UNION ALL
-	SELECT saved.key FROM pgsession_saved AS saved`, `
-	SELECT saved.key FROM pgsession_saved AS saved
+	SELECT saved.key, saved.expires_at FROM pgsession_saved AS saved`, `
+	SELECT saved.key, saved.expires_at FROM pgsession_saved AS saved
 	UNION ALL
-	SELECT inserted.key FROM pgsession_inserted AS inserted`},
+	SELECT inserted.key, inserted.expires_at FROM pgsession_inserted AS inserted`},
 	}},
 	{name: "a write is sent again though it may have happened", flags: []string{"-faults", "on"}, edits: []edit{
 		{"internal/pgtable/retry.go", "func leftNoTrace(err error) bool {", "func leftNoTrace(err error) bool {\n\tif isConnectionLost(err) {\n\t\treturn true\n\t}"},
 	}},
 	{name: "a write that was given up happens late", flags: []string{"-faults", "on"}, edits: []edit{
-		{"internal/pgtable/retry.go", "case err == nil || ctx.Err() != nil || attempt >= maxAttempts:", `case err != nil && ctx.Err() != nil:
-			time.AfterFunc(3*time.Second, func() { t.runOnce(context.WithoutCancel(ctx), do) })
+		{"internal/pgtable/retry.go", "case err == nil || ctx.Err() != nil:", `case err != nil && ctx.Err() != nil:
+			time.AfterFunc(3*time.Second, func() { d.runOnce(context.WithoutCancel(ctx), do) })
 			return err
-		case err == nil || attempt >= maxAttempts:`},
+		case err == nil:`},
 	}},
 	{name: "WithTimeout bounds nothing", flags: []string{"-faults", "silent"}, edits: []edit{
-		{"internal/pgtable/table.go", "if t.config.Timeout == 0 {", "if true {"},
+		{"internal/pgtable/database.go", "if d.config.Timeout == 0 {", "if true {"},
 	}},
 	{name: "a call does not notice that its caller has gone", flags: []string{"-faults", "held for long"}, edits: []edit{
 		{"internal/deadline/deadline.go", "context.WithoutCancel(ctx), ctx.Done(), deadline", "context.WithoutCancel(ctx), nil, deadline"},
@@ -194,10 +209,10 @@ var mutants = []mutant{
 		{"internal/pgtable/retry.go", "caller := deadline.Caller(ctx)", "caller := ctx"},
 	}},
 	{name: "read-only connections stay in the pool", flags: []string{"-faults", "connections read-only"}, edits: []edit{
-		{"internal/pgtable/retry.go", "t.pool.Reset()", ""},
+		{"internal/pgtable/retry.go", "d.pool.Reset()", ""},
 	}},
 	{name: "prepared statements that are gone are an error", flags: []string{"-faults", "discarded"}, edits: []edit{
-		{"internal/pgtable/retry.go", "case sqlState(err) == undefinedStatement || t.isDemoted(err, began):", "case t.isDemoted(err, began):"},
+		{"internal/pgtable/retry.go", "case state == undefinedStatement || d.isDemoted(err, began):", "case d.isDemoted(err, began):"},
 	}},
 	{name: "the clean-up trusts the clock of its node", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"internal/pgtable/cleanup.go", "statement_timestamp() + $2::interval", "$1::timestamptz + $2::interval"},
