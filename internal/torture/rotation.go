@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 
 	"github.com/pgsession/pgsession"
@@ -60,8 +59,11 @@ func (r *rotation) settle(ctx context.Context, t *torture, stores []*pgsession.S
 	if r.step != resealing {
 		return
 	}
-	if _, err := stores[0].Reseal(ctx); err != nil {
-		t.complain(fmt.Sprintf("reseal fails at rest: %v", err))
+	reseals := func(ctx context.Context) error {
+		_, err := stores[0].Reseal(ctx)
+		return err
+	}
+	if !t.atRest(ctx, opReseal, reseals) {
 		return
 	}
 	for _, n := range t.nodes {

@@ -761,13 +761,17 @@ func (r *round) auditCount(ctx context.Context) {
 	}
 }
 
-// atRest calls do until it succeeds: connections may still be what a fault has left.
-func (r *round) atRest(ctx context.Context, k kind, do func(context.Context) error) {
+// atRest calls do until it succeeds: connections may still be what a fault has left, and the machine may be busy.
+func (t *torture) atRest(ctx context.Context, k kind, do func(context.Context) error) (done bool) {
 	var err error
 	for range 10 {
-		if err = do(ctx); err == nil || ctx.Err() != nil {
-			return
+		if err = do(ctx); err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
 		}
 	}
-	r.complain(fmt.Sprintf("round %d: %s fails at rest: %v", r.number, k, err))
+	t.complain(fmt.Sprintf("%s fails at rest: %v", k, err))
+	return false
 }
