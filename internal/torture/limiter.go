@@ -36,7 +36,7 @@ func newLimiter(store *pgsession.Store) *limiter {
 	return &limiter{store: store}
 }
 
-func (l *limiter) open(ctx context.Context, workers int) {
+func (l *limiter) open(ctx context.Context, workers int, counts bool) {
 	ctx, l.cancel = context.WithCancel(ctx)
 	for worker := range workers {
 		random := rand.New(rand.NewPCG(uint64(worker), 11))
@@ -46,6 +46,9 @@ func (l *limiter) open(ctx context.Context, workers int) {
 				pause(ctx, milliseconds(random, 5))
 			}
 		})
+	}
+	if !counts {
+		return
 	}
 	l.workers.Go(func() {
 		for ctx.Err() == nil {
