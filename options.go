@@ -89,10 +89,10 @@ func WithMaxSize(bytes int) Option {
 }
 
 // WithAbsoluteLifetime sets how long after its log-in a session ends, however often it is touched,
-// if the log-in sets no [Data.Lifetime]. The end is stored with the session when the log-in happens.
-// A change of this option changes nothing for sessions that exist. The default, 0, means that
-// sessions have no such end. OWASP recommends 4 to 8 hours for an application that is used all day
-// (Session Management Cheat Sheet, "Absolute Timeout"). A negative duration panics.
+// if the log-in sets no [Data.Lifetime]. The end is stored with the session when the log-in
+// happens. A change of this option changes nothing for sessions that exist. The default, 0, means
+// that sessions have no such end. OWASP recommends 4 to 8 hours for an application that is used all
+// day (Session Management Cheat Sheet, "Absolute Timeout"). A negative duration panics.
 func WithAbsoluteLifetime(d time.Duration) Option {
 	return func(o *options) {
 		if d < 0 {
@@ -108,8 +108,8 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 // caller's context bounds it.
 //
 // If the context is cancelled, for example because a client hangs up, a statement that was sent
-// before goes on for these 0.2 seconds, and no further one is sent. To cut a statement off costs its
-// connection, and most statements end within a millisecond.
+// before goes on for these 0.2 seconds, and no further one is sent. To cut a statement off costs
+// its connection, and most statements end within a millisecond.
 //
 // [Store.Init], [Store.All], [Store.DeleteAll], [Store.CleanupExpired] and [Store.Reseal] work
 // through the whole table. For them it bounds each step and not the operation. An operation whose

@@ -123,8 +123,9 @@ func (g *Group[C, R]) takeBatch() *batch[C, R] {
 	return b
 }
 
-// deadlineOf returns the deadline of a batch, or zero. The batch must not go on when no caller waits
-// for it any more. An abandoned call must not take effect after the deadline that was passed to Do.
+// deadlineOf returns the deadline of a batch, or zero. The batch must not go on when no caller
+// waits for it any more. An abandoned call must not take effect after the deadline that was passed
+// to Do.
 func deadlineOf[C, R any](calls []*call[C, R]) time.Time {
 	var (
 		latest    time.Time // of the deadlines of the callers' contexts

@@ -7,10 +7,10 @@
 // batches grow with the load. The only goroutines are those that run batches.
 //
 // The queue is first in, first out, and queued calls go before new ones. A call waits for one run
-// to end and then for its own run, unless more calls are queued before it than one batch may hold, or
-// the number of places falls. A call never joins a run that has begun. So a call made after another
-// one has returned takes effect after it, unless the caller of the other one stopped waiting while its
-// batch ran.
+// to end and then for its own run, unless more calls are queued before it than one batch may hold,
+// or the number of places falls. A call never joins a run that has begun. So a call made after
+// another one has returned takes effect after it, unless the caller of the other one stopped
+// waiting while its batch ran.
 //
 // A run that lasts longer than SlowAfter stops counting as in flight. So a slow run delays
 // queued calls by SlowAfter at most. The queue has one timer for this, which is set only while a
@@ -122,8 +122,8 @@ func defaultContext(parent context.Context, deadline time.Time) (context.Context
 // Do runs c, by itself or in a batch, and returns its result.
 //
 // If ctx ends first, Do returns its error. A call that is still queued is then never run. A call in
-// a batch is abandoned: Do returns at once, and the batch goes on for the other callers. A call that
-// runs by itself returns when Run does.
+// a batch is abandoned: Do returns at once, and the batch goes on for the other callers. A call
+// that runs by itself returns when Run does.
 //
 // A call that is still queued at its deadline is never run, and fails with
 // [context.DeadlineExceeded] when its turn comes. The context of a run ends at the deadline, and Do

@@ -24,8 +24,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type config = coalesce.Config[string, string]
 
-// A scene is a group whose runs wait until the test ends them, even if their contexts end. Its clock is a
-// fake one.
+// A scene is a group whose runs wait until the test ends them, even if their contexts end. Its
+// clock is a fake one.
 type scene struct {
 	*testing.T
 	*coalesce.Group[string, string]
@@ -625,7 +625,8 @@ func TestGroup_Do_RunEndsItsGoroutine(t *testing.T) {
 	}.run(t)
 }
 
-// neverDone is a context that has a deadline or an error, but is never done: its caller does not notice.
+// neverDone is a context that has a deadline or an error, but is never done: its caller does not
+// notice.
 type neverDone struct {
 	context.Context
 	deadline time.Time
@@ -1167,9 +1168,9 @@ func TestGroup_NoGoroutineWhenIdle(t *testing.T) {
 	runtime.KeepAlive(g)
 }
 
-// Hundreds of callers, some of whom leave or have a short deadline, runs that fail, panic, are slow and
-// end their goroutines, and a limit that jumps. Every caller gets the answer to its own call, no call runs
-// more often than it may, and places are neither exceeded nor lost.
+// Hundreds of callers, some of whom leave or have a short deadline, runs that fail, panic, are slow
+// and end their goroutines, and a limit that jumps. Every caller gets the answer to its own call,
+// no call runs more often than it may, and places are neither exceeded nor lost.
 func TestGroup_Stress(t *testing.T) {
 	t.Parallel()
 	const maxInFlight = 4

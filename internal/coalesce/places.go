@@ -12,8 +12,8 @@ type run struct {
 	ok    bool          // ended without an error
 }
 
-// places holds the runs that count as in flight, up to a limit. A run counts until it ends, or until
-// it is found to have lasted longer than slowAfter. Group.mu guards it.
+// places holds the runs that count as in flight, up to a limit. A run counts until it ends, or
+// until it is found to have lasted longer than slowAfter. Group.mu guards it.
 type places struct {
 	limit     int
 	limitFor  func(fastest time.Duration) int // Config.Limit
@@ -56,8 +56,8 @@ func (p *places) remove(r *run) bool {
 	return true
 }
 
-// observe adjusts the limit to how long a run took. A faster run counts at once. A slower one counts
-// little, because it may have waited for something. A slower run of several calls counts for
+// observe adjusts the limit to how long a run took. A faster run counts at once. A slower one
+// counts little, because it may have waited for something. A slower run of several calls counts for
 // nothing, because several calls take longer than one.
 func (p *places) observe(ended *run) {
 	took := time.Since(p.start) - ended.began

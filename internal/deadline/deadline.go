@@ -1,11 +1,13 @@
 // Package deadline ends many short calls in time with one timer.
 //
-// A [context.WithDeadline] sets a timer for each call. If that timer is the earliest of the process, setting it
-// wakes a thread that waits for the network, which costs a short call a tenth of its time. A [Watch] has one
-// timer for all of its contexts. It looks at them about every tenth of a second while there are any.
+// A [context.WithDeadline] sets a timer for each call. If that timer is the earliest of the
+// process, setting it wakes a thread that waits for the network, which costs a short call a tenth
+// of its time. A [Watch] has one timer for all of its contexts. It looks at them about every tenth
+// of a second while there are any.
 //
-// A Watch can also let a call go on for a moment after its caller has gone. A client of a database has to close
-// its connection if a call is cut off, but most calls end by themselves within a millisecond.
+// A Watch can also let a call go on for a moment after its caller has gone. A client of a database
+// has to close its connection if a call is cut off, but most calls end by themselves within a
+// millisecond.
 package deadline
 
 import (
@@ -25,8 +27,8 @@ const (
 	interval = 80 * time.Millisecond
 )
 
-// A Watch ends contexts at their deadlines. The zero Watch is ready. It is safe for concurrent use, and has no
-// timer set for longer than [Precision] after its last context was cancelled.
+// A Watch ends contexts at their deadlines. The zero Watch is ready. It is safe for concurrent use,
+// and has no timer set for longer than [Precision] after its last context was cancelled.
 type Watch struct {
 	mu       sync.Mutex
 	contexts map[*watched]struct{}
@@ -34,7 +36,9 @@ type Watch struct {
 	isSet    bool
 }
 
-// A watched context ends when cancel is called.
+// A watched context ends when cancel is called. The context in it is one of the standard library's,
+// so that what derives contexts from it, or waits for its end by [context.AfterFunc], needs no
+// goroutine.
 type watched struct {
 	context.Context
 	cancel   context.CancelCauseFunc
@@ -44,8 +48,8 @@ type watched struct {
 	reason   error           // why it ends; set by a look, and if the caller has gone, by the one before
 }
 
-// With returns a context that ends with ctx, or at the deadline if that is earlier. A zero deadline is none. The
-// caller must call cancel when it no longer needs the context.
+// With returns a context that ends with ctx, or at the deadline if that is earlier. A zero deadline
+// is none. The caller must call cancel when it no longer needs the context.
 func (w *Watch) With(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
 	if own, ok := ctx.Deadline(); deadline.IsZero() || ok && !own.After(deadline) {
 		return ctx, func() {}
@@ -53,8 +57,9 @@ func (w *Watch) With(ctx context.Context, deadline time.Time) (_ context.Context
 	return w.add(ctx, ctx, nil, deadline)
 }
 
-// WithGrace is With, except that the context may go on when ctx was cancelled. It ends between the first and the
-// second look after that, [Grace] later at most. So a call that ends within a moment is not cut off.
+// WithGrace is With, except that the context goes on for a moment when ctx has been cancelled. It
+// ends at the second look after that, at most [Grace] later. So a call that ends within a moment is
+// not cut off.
 func (w *Watch) WithGrace(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
 	if own, ok := ctx.Deadline(); ok && (deadline.IsZero() || own.Before(deadline)) {
 		deadline = own
@@ -65,7 +70,8 @@ func (w *Watch) WithGrace(ctx context.Context, deadline time.Time) (_ context.Co
 	return w.add(ctx, context.WithoutCancel(ctx), ctx.Done(), deadline)
 }
 
-// Caller returns the context that With or WithGrace made ctx from. If neither has made ctx, it returns ctx.
+// Caller returns the context that With or WithGrace made ctx from. If neither has made ctx, it
+// returns ctx.
 func Caller(ctx context.Context) context.Context {
 	if c, ok := ctx.(*watched); ok {
 		return c.caller
@@ -99,8 +105,8 @@ func (w *Watch) remove(c *watched) {
 	delete(w.contexts, c)
 }
 
-// look ends the contexts that are over. It does so without the lock, because that may call methods of a caller's
-// context.
+// look ends the contexts that are over. It does so without the lock, because that may call methods
+// of a caller's context.
 func (w *Watch) look() {
 	for _, c := range w.takeOver(time.Now()) {
 		c.cancel(c.reason)

@@ -248,8 +248,8 @@ func TestWatch_CallersUseTheWatch(t *testing.T) {
 	})
 }
 
-// TestWatch_Random has hundreds of calls of any length, whose callers go and whose deadlines pass at any time.
-// A context never ends without a reason, nor later than it may.
+// TestWatch_Random has hundreds of calls of any length, whose callers go and whose deadlines pass
+// at any time. A context never ends without a reason, nor later than it may.
 func TestWatch_Random(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
