@@ -1,10 +1,11 @@
-// Command chi counts a visitor's visits, before and after a log-in, with the router chi.
+// Command chi counts for each visitor, before and after a log-in, with the router chi.
 package main
 
 import (
 	"html/template"
 	"log"
 	"net/http"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -12,10 +13,10 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-type visitor struct{ Visits int }
+type visitor struct{ Count int }
 
-var page = template.Must(template.New("").Parse(`<p>Hello {{or .UserID "guest"}}, this is visit {{.Values.Visits}}.
-	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button></form>`))
+var page = template.Must(template.New("").Parse(`<p>Hello {{or .UserID "guest"}}, you have counted to {{.Values.Count}}.
+	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button><button formaction=/count>Count</button></form>`))
 
 func main() {
 	sessions := httpsession.New[visitor](pgsession.InMemory()) // README.md shows a store in PostgreSQL
@@ -30,11 +31,11 @@ func main() {
 	router := chi.NewRouter()
 	router.Use(http.NewCrossOriginProtection().Handler, sessions.Handler) // chi takes net/http's middleware as it is
 	router.Get("/", func(w http.ResponseWriter, r *http.Request) {
-		if err := sessions.Update(w, r, func(v *visitor) error { v.Visits++; return nil }); err != nil {
-			sessions.Error(w, r, err)
-			return
-		}
+		w.Header().Set("Cache-Control", "private")
 		page.Execute(w, sessions.Get(r))
+	})
+	router.Post("/count", func(w http.ResponseWriter, r *http.Request) {
+		redirect(w, r, sessions.Update(w, r, func(v *visitor) error { v.Count++; return nil }))
 	})
 	router.Post("/login", func(w http.ResponseWriter, r *http.Request) {
 		redirect(w, r, sessions.LogIn(w, r, r.FormValue("name"), nil)) // check a password first
@@ -48,5 +49,6 @@ func main() {
 			page.Execute(w, sessions.Get(r))
 		})
 	})
-	log.Fatal(http.ListenAndServe("localhost:8080", router))
+	server := http.Server{Addr: "localhost:8080", Handler: router, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second}
+	log.Fatal(server.ListenAndServe())
 }

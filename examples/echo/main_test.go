@@ -18,12 +18,4 @@ func TestProgram(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, http.StatusUnauthorized, response.StatusCode)
-	request, err := http.NewRequestWithContext(t.Context(), "POST", site+"/login", nil)
-	require.NoError(t, err)
-	request.Header.Set("Sec-Fetch-Site", "cross-site")
-	response, err = http.DefaultTransport.RoundTrip(request)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	require.Equal(t, http.StatusForbidden, response.StatusCode)
-	require.Empty(t, response.Cookies())
 }

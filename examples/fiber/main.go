@@ -1,4 +1,4 @@
-// Command fiber counts a visitor's visits, before and after a log-in. Its sessions are in the PostgreSQL that DATABASE_URL names, and
+// Command fiber counts for each visitor, before and after a log-in. Its sessions are in the PostgreSQL that DATABASE_URL names, and
 // in memory if it names none.
 package main
 
@@ -7,10 +7,12 @@ import (
 	"errors"
 	"html/template"
 	"log"
+	"net/http"
 	"os"
 	"time"
 
 	"github.com/gofiber/fiber/v3"
+	"github.com/gofiber/fiber/v3/middleware/adaptor"
 	"github.com/gofiber/fiber/v3/middleware/recover"
 	"github.com/gofiber/fiber/v3/middleware/session"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -18,23 +20,37 @@ import (
 	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
 )
 
-var page = template.Must(template.New("").Parse(`<p>Hello {{or .User "guest"}}, this is visit {{.Visits}}.
-	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button></form>`))
+var page = template.Must(template.New("").Parse(`<p>Hello {{or .User "guest"}}, you have counted to {{.Count}}.
+	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button><button formaction=/count>Count</button></form>`))
 
 func main() {
-	app := fiber.New(fiber.Config{ErrorHandler: fail})
+	app := fiber.New(fiber.Config{ErrorHandler: fail, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second})
+	protection := http.NewCrossOriginProtection()
+	app.Use(func(c fiber.Ctx) error {
+		if r, err := adaptor.ConvertRequest(c, true); err != nil || protection.Check(r) != nil {
+			return fiber.ErrForbidden
+		}
+		return c.Next()
+	})
 	app.Use(recover.New()) // the session middleware panics if the database is down
 	app.Use(session.New(session.Config{
 		Storage:        fiberstore.NewSessions(newStore()),
 		ErrorHandler:   func(c fiber.Ctx, err error) { _ = fail(c, err) },
-		CookieHTTPOnly: true, // and CookieSecure, behind TLS
+		CookieHTTPOnly: true,
+		CookieSecure:   true, // Chrome, Firefox and Edge take it from http://localhost, Safari does not
 	}))
 	app.Get("/", func(c fiber.Ctx) error {
 		s := session.FromContext(c)
-		visits, _ := s.Get("visits").(int)
-		s.Set("visits", visits+1)
+		count, _ := s.Get("count").(int)
 		c.Type("html", "utf-8")
-		return page.Execute(c, map[string]any{"User": fiberstore.User(s), "Visits": visits + 1})
+		c.Set(fiber.HeaderCacheControl, "private")
+		return page.Execute(c, map[string]any{"User": fiberstore.User(s), "Count": count})
+	})
+	app.Post("/count", func(c fiber.Ctx) error {
+		s := session.FromContext(c)
+		count, _ := s.Get("count").(int)
+		s.Set("count", count+1)
+		return c.Redirect().Status(fiber.StatusSeeOther).To("/")
 	})
 	app.Post("/login", func(c fiber.Ctx) error { // check a password first
 		s := session.FromContext(c)

@@ -1,10 +1,11 @@
-// Command gin counts a visitor's visits, before and after a log-in, with the framework gin.
+// Command gin counts for each visitor, before and after a log-in, with the framework gin.
 package main
 
 import (
 	"html/template"
 	"log"
 	"net/http"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -12,10 +13,10 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-type visitor struct{ Visits int }
+type visitor struct{ Count int }
 
-var page = template.Must(template.New("").Parse(`<p>Hello {{or .UserID "guest"}}, this is visit {{.Values.Visits}}.
-	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button></form>`))
+var page = template.Must(template.New("").Parse(`<p>Hello {{or .UserID "guest"}}, you have counted to {{.Values.Count}}.
+	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button><button formaction=/count>Count</button></form>`))
 
 // wrap makes net/http's middleware gin's. If the middleware does not call the next handler, neither does gin.
 func wrap(middleware func(http.Handler) http.Handler) gin.HandlerFunc {
@@ -35,7 +36,10 @@ func wrap(middleware func(http.Handler) http.Handler) gin.HandlerFunc {
 
 func main() {
 	sessions := httpsession.New[visitor](pgsession.InMemory()) // README.md shows a store in PostgreSQL
-	show := func(c *gin.Context) { c.HTML(http.StatusOK, "", sessions.Get(c.Request)) }
+	show := func(c *gin.Context) {
+		c.Header("Cache-Control", "private")
+		c.HTML(http.StatusOK, "", sessions.Get(c.Request))
+	}
 	redirect := func(c *gin.Context, err error) {
 		if err != nil {
 			sessions.Error(c.Writer, c.Request, err)
@@ -47,13 +51,9 @@ func main() {
 	router := gin.Default()
 	router.SetHTMLTemplate(page)
 	router.Use(wrap(http.NewCrossOriginProtection().Handler), wrap(sessions.Handler))
-	router.GET("/", func(c *gin.Context) {
-		err := sessions.Update(c.Writer, c.Request, func(v *visitor) error { v.Visits++; return nil })
-		if err != nil {
-			sessions.Error(c.Writer, c.Request, err)
-			return
-		}
-		show(c)
+	router.GET("/", show)
+	router.POST("/count", func(c *gin.Context) {
+		redirect(c, sessions.Update(c.Writer, c.Request, func(v *visitor) error { v.Count++; return nil }))
 	})
 	router.POST("/login", func(c *gin.Context) {
 		redirect(c, sessions.LogIn(c.Writer, c.Request, c.PostForm("name"), nil)) // check a password first
@@ -62,5 +62,6 @@ func main() {
 		redirect(c, sessions.LogOut(c.Writer, c.Request))
 	})
 	router.GET("/account", wrap(sessions.RequireUser), show)
-	log.Fatal(router.Run("localhost:8080"))
+	server := http.Server{Addr: "localhost:8080", Handler: router, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second}
+	log.Fatal(server.ListenAndServe())
 }

@@ -1,10 +1,11 @@
-// Command gorilla counts a visitor's visits, before and after a log-in, with gorilla/sessions.
+// Command gorilla counts for each visitor, before and after a log-in, with gorilla/sessions.
 package main
 
 import (
 	"html/template"
 	"log"
 	"net/http"
+	"time"
 
 	"github.com/gorilla/sessions"
 
@@ -12,15 +13,18 @@ import (
 	gorillastore "github.com/pgsession/pgsession/adapters/gorilla"
 )
 
-var page = template.Must(template.New("").Parse(`<p>Hello {{or .user "guest"}}, this is visit {{.visits}}.
-	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button></form>`))
+var page = template.Must(template.New("").Parse(`<p>Hello {{or .user "guest"}}, you have counted to {{.count}}.
+	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button><button formaction=/count>Count</button></form>`))
 
 func main() {
-	store := gorillastore.New(pgsession.InMemory(), gorillastore.WithUserKey("user"))
-	store.Options.Secure = false // for http://localhost; leave it out behind TLS
+	store := gorillastore.New(pgsession.InMemory(), gorillastore.WithUserKey("user")) // Safari needs store.Options.Secure = false on localhost
 
+	fail := func(w http.ResponseWriter, err error) {
+		log.Print(err)
+		http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+	}
 	// handle lets a function change the session, and saves it before the answer begins.
-	handle := func(pattern string, change func(*http.Request, *sessions.Session), answer func(http.ResponseWriter, *http.Request, *sessions.Session)) {
+	handle := func(pattern string, change func(*http.Request, *sessions.Session)) {
 		http.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			session, err := store.Get(r, "session")
 			if err == nil {
@@ -28,27 +32,32 @@ func main() {
 				err = session.Save(r, w)
 			}
 			if err != nil {
-				log.Print(err)
-				http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+				fail(w, err)
 				return
 			}
-			answer(w, r, session)
+			http.Redirect(w, r, "/", http.StatusSeeOther)
 		})
 	}
-	back := func(w http.ResponseWriter, r *http.Request, _ *sessions.Session) {
-		http.Redirect(w, r, "/", http.StatusSeeOther)
-	}
-	handle("GET /{$}", func(_ *http.Request, session *sessions.Session) {
-		visits, _ := session.Values["visits"].(int)
-		session.Values["visits"] = visits + 1
-	}, func(w http.ResponseWriter, _ *http.Request, session *sessions.Session) {
-		page.Execute(w, map[string]any{"user": session.Values["user"], "visits": session.Values["visits"]})
+	http.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		session, err := store.Get(r, "session")
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		count, _ := session.Values["count"].(int)
+		w.Header().Set("Cache-Control", "private")
+		page.Execute(w, map[string]any{"user": session.Values["user"], "count": count})
+	})
+	handle("POST /count", func(_ *http.Request, session *sessions.Session) {
+		count, _ := session.Values["count"].(int)
+		session.Values["count"] = count + 1
 	})
 	handle("POST /login", func(r *http.Request, session *sessions.Session) {
 		session.Values["user"] = r.FormValue("name") // check a password first
-	}, back)
+	})
 	handle("POST /logout", func(_ *http.Request, session *sessions.Session) {
 		session.Options.MaxAge = -1
-	}, back)
-	log.Fatal(http.ListenAndServe("localhost:8080", http.NewCrossOriginProtection().Handler(http.DefaultServeMux)))
+	})
+	server := http.Server{Addr: "localhost:8080", Handler: http.NewCrossOriginProtection().Handler(http.DefaultServeMux), ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second}
+	log.Fatal(server.ListenAndServe())
 }

@@ -105,7 +105,7 @@ func Schema(t *testing.T) (pool *pgxpool.Pool, databaseURL string) {
 	return pool, database.String()
 }
 
-// RequireCounts visits the program that counts visits, with two browsers.
+// RequireCounts lets two browsers count, and requires that GET changes nothing.
 func RequireCounts(t *testing.T, site string) {
 	t.Helper()
 	ann, bob := newBrowser(t), newBrowser(t)
@@ -114,13 +114,14 @@ func RequireCounts(t *testing.T, site string) {
 		post    string // "" to load the page
 		want    string
 	}{
-		{ann, "", "Hello guest, this is visit 1."},
-		{ann, "", "Hello guest, this is visit 2."},
-		{bob, "", "Hello guest, this is visit 1."},
-		{ann, "/login", "Hello &lt;ann&gt;, this is visit 3."},
-		{ann, "", "Hello &lt;ann&gt;, this is visit 4."},
-		{bob, "", "Hello guest, this is visit 2."},
-		{ann, "/logout", "Hello guest, this is visit 1."},
+		{ann, "", "Hello guest, you have counted to 0."},
+		{ann, "/count", "Hello guest, you have counted to 1."},
+		{ann, "", "Hello guest, you have counted to 1."},
+		{bob, "", "Hello guest, you have counted to 0."},
+		{ann, "/login", "Hello &lt;ann&gt;, you have counted to 1."},
+		{ann, "/count", "Hello &lt;ann&gt;, you have counted to 2."},
+		{bob, "/count", "Hello guest, you have counted to 1."},
+		{ann, "/logout", "Hello guest, you have counted to 0."},
 	} {
 		var response *http.Response
 		var err error
@@ -136,12 +137,50 @@ func RequireCounts(t *testing.T, site string) {
 		require.Equal(t, http.StatusOK, response.StatusCode)
 		require.Contains(t, string(body), visit.want)
 		require.Contains(t, response.Header.Get("Content-Type"), "text/html")
+		require.Equal(t, "private", response.Header.Get("Cache-Control"))
 	}
+	RequireRefusesOtherSites(t, site+"/count")
+}
+
+// RequireRefusesOtherSites sends a form from another site.
+func RequireRefusesOtherSites(t *testing.T, address string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, nil)
+	require.NoError(t, err)
+	request.Header.Set("Sec-Fetch-Site", "cross-site")
+	response, err := http.DefaultTransport.RoundTrip(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusForbidden, response.StatusCode)
+	require.Empty(t, response.Cookies())
 }
 
 func newBrowser(t *testing.T) *http.Client {
 	t.Helper()
+	return &http.Client{Jar: NewJar(t)}
+}
+
+// NewJar returns a cookie jar that counts http://localhost as secure, as Chrome, Firefox and Edge do.
+func NewJar(t *testing.T) http.CookieJar {
+	t.Helper()
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &http.Client{Jar: jar}
+	return browserJar{jar}
+}
+
+type browserJar struct{ jar *cookiejar.Jar }
+
+func (j browserJar) Cookies(u *url.URL) []*http.Cookie { return j.jar.Cookies(secure(u)) }
+
+func (j browserJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	j.jar.SetCookies(secure(u), cookies)
+}
+
+func secure(u *url.URL) *url.URL {
+	if u.Hostname() != "localhost" && u.Hostname() != "127.0.0.1" {
+		return u
+	}
+	changed := *u
+	changed.Scheme = "https"
+	return &changed
 }
