@@ -19,6 +19,8 @@ require (
 	golang.org/x/crypto v0.54.0
 )
 
+require github.com/coder/websocket v1.8.15
+
 require (
 	github.com/andybalholm/brotli v1.2.0 // indirect
 	github.com/bytedance/gopkg v0.1.3 // indirect

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/adminpages"
 	"github.com/pgsession/pgsession/httpsession"
 )
 
@@ -15,6 +17,9 @@ const (
 
 	// lastSeenInterval is how exactly "last seen" is known. Each user costs one write in that time.
 	lastSeenInterval = 5 * time.Minute
+
+	// maxDevices is how many sessions a user may have. A log-in beyond that ends the oldest.
+	maxDevices = 3
 )
 
 // values is what a session holds.
@@ -27,6 +32,7 @@ type values struct {
 
 // An App is the application without its server.
 type App struct {
+	stopping context.Context // ends the streams, which a shutdown would wait for
 	store    *pgsession.Store
 	sessions *httpsession.Manager[values]
 	accounts accounts
@@ -34,11 +40,13 @@ type App struct {
 	log      *slog.Logger
 }
 
-// NewApp returns the application's handler.
-func NewApp(store *pgsession.Store, accounts accounts, now func() time.Time, log *slog.Logger) http.Handler {
-	a := &App{store: store, accounts: accounts, now: now, log: log}
-	a.sessions = httpsession.New[values](store, httpsession.WithLogInPage("/login"),
-		httpsession.WithErrorHandler(a.showOutage), httpsession.WithLogger(log))
+// NewApp returns the application's handler. It serves event streams until ctx ends.
+func NewApp(ctx context.Context, store *pgsession.Store, accounts accounts, now func() time.Time, log *slog.Logger) http.Handler {
+	a := &App{stopping: ctx, store: store, accounts: accounts, now: now, log: log}
+	a.sessions = httpsession.New[values](store, httpsession.WithLogInPage("/login"), httpsession.WithMaxSessions(maxDevices),
+		httpsession.WithEvents(noteEnd), httpsession.WithErrorHandler(a.showOutage), httpsession.WithLogger(log))
+	admin := adminpages.New(store, a.admin, adminpages.WithDevice(device), adminpages.WithAudit(a.audit), adminpages.WithLogger(log))
+	go admin.Record(ctx)
 
 	pages := http.NewServeMux()
 	pages.Handle("GET /{$}", a.page(a.showNotes))
@@ -47,14 +55,15 @@ func NewApp(store *pgsession.Store, accounts accounts, now func() time.Time, log
 	pages.Handle("GET /login", a.page(a.showLogIn))
 	pages.Handle("POST /login", a.page(a.logIn))
 	pages.Handle("POST /logout", a.page(a.logOut))
-	own := devicesOf{a, func(r *http.Request) string { return a.sessions.Get(r).UserID }, "/devices"}
-	pages.Handle("GET /devices", a.forUsers(own.show))
-	pages.Handle("POST /devices/log-out", a.forUsers(own.logOut))
-	pages.Handle("POST /devices/log-out-others", a.forUsers(own.logOutOthers))
-	anybody := devicesOf{a, func(r *http.Request) string { return r.FormValue("user") }, "/admin"}
-	pages.Handle("GET /admin", a.forAdmins(anybody.show))
-	pages.Handle("POST /admin/log-out", a.forAdmins(anybody.logOut))
-	pages.Handle("POST /admin/log-out-others", a.forAdmins(anybody.logOutOthers))
+	pages.Handle("GET /ended", a.page(a.showEnded))
+	pages.Handle("POST /stay", a.forUsers(a.stay))
+	pages.Handle("GET /devices", a.forUsers(a.showDevices))
+	pages.Handle("POST /devices/log-out", a.forUsers(a.logOutDevice))
+	pages.Handle("POST /devices/log-out-others", a.forUsers(a.logOutOthers))
+	pages.Handle("/admin/sessions", a.forAdmins(func(w http.ResponseWriter, r *http.Request) error {
+		admin.ServeHTTP(w, r)
+		return nil
+	}))
 	pages.Handle("/", a.page(refuse(http.StatusNotFound, "Not found", "There is no such page.")))
 
 	protection := http.NewCrossOriginProtection()
@@ -62,15 +71,16 @@ func NewApp(store *pgsession.Store, accounts accounts, now func() time.Time, log
 
 	mux := http.NewServeMux()
 	mux.Handle("/", a.sessions.Handler(protection.Handler(pages)))
+	mux.Handle("GET /events", a.sessions.Passive(http.HandlerFunc(a.stream)))
 	mux.Handle("GET /healthz", store.HealthHandler())
 	mux.HandleFunc("GET /static/{file}", serveStatic)
-	return securityHeaders(http.MaxBytesHandler(mux, maxBodySize))
+	return securityHeaders(http.MaxBytesHandler(withEndReason(mux), maxBodySize))
 }
 
 func securityHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
-		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; "+
+		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "+
 			"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		// Under no-referrer, browsers that send no Sec-Fetch-Site send "Origin: null", and CrossOriginProtection refuses that.
 		header.Set("Referrer-Policy", "same-origin")
@@ -121,11 +131,23 @@ func (a *App) forUsers(handle handler) http.Handler {
 
 func (a *App) forAdmins(handle handler) http.Handler {
 	return a.forUsers(func(w http.ResponseWriter, r *http.Request) error {
-		if !a.accounts[a.sessions.Get(r).UserID].IsAdmin {
+		if _, ok := a.admin(r); !ok {
 			return refusal{http.StatusForbidden, "Refused", "This page is for administrators."}
 		}
 		return handle(w, r)
 	})
+}
+
+// admin says who an administrator is.
+func (a *App) admin(r *http.Request) (operator string, ok bool) {
+	operator = a.sessions.Get(r).UserID
+	return operator, a.accounts[operator].IsAdmin
+}
+
+// audit is told what administrators do. A real application keeps that where they cannot change it.
+func (a *App) audit(ctx context.Context, action adminpages.Action) {
+	a.log.InfoContext(ctx, "webapp: audit", "operator", action.Operator, "action", action.Name, "user", action.UserID,
+		"session", action.Handle, "ended", action.Ended, "failed", action.Err != nil)
 }
 
 func (a *App) updateLastSeen(w http.ResponseWriter, r *http.Request) error {

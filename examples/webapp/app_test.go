@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bufio"
+	"context"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -172,7 +176,7 @@ func TestDevices_LogOutOne(t *testing.T) {
 	}
 	answer := phone.get(t, "/devices")
 	require.Equal(t, "/login?next=%2Fdevices", answer.path())
-	require.Contains(t, answer.body, "Your session has ended. Please log in again.")
+	require.Contains(t, answer.body, `You were logged out from elsewhere, or by a log-in on more than 3 devices. Please <a href="/login">log in again`)
 	require.Equal(t, "/", phone.logIn(t, "alice", alicesPassword).path())
 }
 
@@ -219,17 +223,16 @@ func TestDevices_OfOthersAreOutOfReach(t *testing.T) {
 	require.Contains(t, bob.post(t, "/devices/log-out", "handle", handle, "user", "alice").body, "That device is not logged in any more.")
 	require.Contains(t, bob.post(t, "/devices/log-out-others", "user", "alice").body, "0 devices are logged out.")
 	for path, who := range map[string]*browser{
-		"/admin/log-out": bob, "/admin/log-out-others": bob,
-		"/devices/log-out": guest, "/devices/log-out-others": guest,
+		"/admin/sessions": bob, "/devices/log-out": guest, "/devices/log-out-others": guest, "/stay": guest,
 	} {
 		want := map[*browser]int{bob: http.StatusForbidden, guest: http.StatusUnauthorized}[who]
-		answer := who.post(t, path, "handle", handle, "user", "alice")
+		answer := who.post(t, path, "action", "end", "handle", handle, "user", "alice")
 		require.Equal(t, want, answer.StatusCode, path)
 		require.Contains(t, answer.body, "<nav ")
 	}
-	require.Equal(t, http.StatusForbidden, bob.get(t, "/admin?user=alice").StatusCode)
-	require.NotContains(t, bob.get(t, "/").body, `href="/admin"`)
-	require.Equal(t, "/login?next=%2Fadmin%3Fuser%3Dalice", guest.get(t, "/admin?user=alice").path())
+	require.Equal(t, http.StatusForbidden, bob.get(t, "/admin/sessions").StatusCode)
+	require.NotContains(t, bob.get(t, "/").body, `href="/admin/sessions"`)
+	require.Equal(t, "/login?next=%2Fadmin%2Fsessions", guest.get(t, "/admin/sessions").path())
 	require.Equal(t, handle, s.handle(t, "alice"))
 }
 
@@ -252,28 +255,117 @@ func TestDevices_LogOutEverywhereElse(t *testing.T) {
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
+	var log lockedBuffer
+	s.serve(NewApp(t.Context(), s.store, testAccounts(), s.clock.Now, slog.New(slog.NewTextHandler(&log, nil))))
 	ada, laptop, phone := s.newBrowser(t, firefox), s.newBrowser(t, firefox), s.newBrowser(t, safari)
 	ada.logIn(t, "ada", adasPassword)
 	phone.logIn(t, "alice", alicesPassword)
 	phones := s.handle(t, "alice")
 	laptop.logIn(t, "alice", alicesPassword)
-	require.Contains(t, ada.get(t, "/").body, `href="/admin"`)
-	require.NotContains(t, ada.get(t, "/admin").body, "Log out everywhere")
-	require.Contains(t, ada.get(t, "/admin?user=bob").body, "bob is not logged in anywhere.")
-	page := ada.get(t, "/admin?user=alice").body
+	require.Contains(t, ada.get(t, "/").body, `href="/admin/sessions"`)
+	require.Equal(t, http.StatusOK, ada.get(t, "/admin/sessions").StatusCode)
+	page := ada.post(t, "/admin/sessions", "action", "list", "user", "alice").body
 	require.Contains(t, page, "Safari on iPhone")
 	require.Contains(t, page, "Firefox on Linux")
-	require.NotContains(t, page, "This device")
 
-	answer := ada.post(t, "/admin/log-out", "user", "alice", "handle", phones)
-	require.Equal(t, "/admin?user=alice", answer.path())
-	require.Contains(t, answer.body, "The device is logged out.")
-	require.NotContains(t, answer.body, "Safari on iPhone")
-	require.Contains(t, ada.post(t, "/admin/log-out-others", "user", "alice").body, "One device is logged out.")
+	page = ada.post(t, "/admin/sessions", "action", "end others", "user", "alice", "handle", phones).body
+	require.Contains(t, page, "Sessions ended: 1.")
+	require.NotContains(t, page, "Firefox on Linux")
 	require.Equal(t, "/login?next=%2Fdevices", laptop.get(t, "/devices").path())
-	require.Contains(t, ada.get(t, "/admin?user=ada").body, "This device")
-	ada.post(t, "/admin/log-out-others", "user", "ada")
-	require.Equal(t, http.StatusOK, ada.get(t, "/admin").StatusCode, "not her own session")
+	require.Equal(t, "/devices", phone.get(t, "/devices").path())
+	require.Contains(t, log.String(), `msg="webapp: audit" operator=ada action="end others" user=alice session=`+phones+" ended=1 failed=false")
+}
+
+func TestDevices_ThreeAtMost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	var browsers []*browser
+	for range maxDevices + 1 {
+		b := s.newBrowser(t, firefox)
+		b.logIn(t, "alice", alicesPassword)
+		browsers = append(browsers, b)
+		s.clock.Advance(time.Minute)
+	}
+	require.Equal(t, maxDevices, s.liveSessions(t))
+	oldest := browsers[0].get(t, "/")
+	require.Contains(t, oldest.body, `or by a log-in on more than 3 devices. Please <a href="/login">log in again`)
+	require.NotContains(t, oldest.body, "live.js")
+	require.NotContains(t, browsers[1].get(t, "/").body, "log in again")
+}
+
+func TestStream(t *testing.T) {
+	t.Parallel()
+	cases := map[string]func(s *site, b *browser){
+		"logged out from elsewhere": func(s *site, _ *browser) {
+			_, err := s.store.DeleteByUser(t.Context(), "alice")
+			require.NoError(t, err)
+		},
+		"logged out in another window": func(_ *site, b *browser) { b.post(t, "/logout") },
+		"expired":                      func(s *site, _ *browser) { s.clock.Advance(13 * time.Hour) },
+	}
+	for name, end := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			b := s.newBrowser(t, firefox)
+			b.logIn(t, "alice", alicesPassword)
+			before, err := s.store.FindByUser(t.Context(), "alice", 0)
+			require.NoError(t, err)
+			s.clock.Advance(6 * time.Hour)
+			response, err := b.client.Get(b.URL + "/events")
+			require.NoError(t, err)
+			defer response.Body.Close()
+			lines := bufio.NewScanner(response.Body)
+			next := func() (event string) {
+				for range 3 {
+					require.True(t, lines.Scan(), lines.Err())
+					event += lines.Text() + " "
+				}
+				return event
+			}
+			require.Equal(t, "event: left data: 21600  ", next())
+			after, err := s.store.FindByUser(t.Context(), "alice", 0)
+			require.NoError(t, err)
+			require.Equal(t, before[0].ExpiresAt, after[0].ExpiresAt, "the stream prolongs nothing")
+			end(s, b)
+			ended := time.Now()
+			require.Equal(t, "event: ended data:   ", next())
+			require.Less(t, time.Since(ended), 2*time.Second)
+			require.False(t, lines.Scan())
+		})
+	}
+}
+
+func TestStream_EndsWithTheServer(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	ctx, stop := context.WithCancel(t.Context())
+	s.serve(NewApp(ctx, s.store, testAccounts(), s.clock.Now, silent))
+	b := s.newBrowser(t, firefox)
+	b.logIn(t, "alice", alicesPassword)
+	response, err := b.client.Get(b.URL + "/events")
+	require.NoError(t, err)
+	defer response.Body.Close()
+	stop()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.NotContains(t, string(body), "ended")
+}
+
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	b := s.newBrowser(t, firefox)
+	require.Contains(t, b.get(t, "/ended").body, "You have logged out in another window.")
+	b.logIn(t, "alice", alicesPassword)
+	require.Equal(t, "/", b.get(t, "/ended").path(), "a new id")
+	s.clock.Advance(10 * time.Hour)
+	require.Equal(t, http.StatusNoContent, b.post(t, "/stay").StatusCode)
+	s.clock.Advance(10 * time.Hour)
+	require.Equal(t, "/devices", b.get(t, "/devices").path())
+	s.clock.Advance(13 * time.Hour)
+	require.Contains(t, b.get(t, "/ended").body, "Your session has ended. Please")
+	require.Contains(t, b.get(t, "/ended").body, "Notes of that session were deleted with it.")
 }
 
 func TestSession_Expires(t *testing.T) {
@@ -302,25 +394,24 @@ func TestSession_Expires(t *testing.T) {
 	}
 }
 
-func TestSession_ExpiredVisitorMayStay(t *testing.T) {
+func TestSession_EndedIsToldToUsersAlone(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	visitor := s.newBrowser(t, firefox)
-	visitor.logIn(t, "alice", alicesPassword)
-	visitor.post(t, "/notes", "text", "forgotten")
+	guest, alice := s.newBrowser(t, firefox), s.newBrowser(t, safari)
+	guest.post(t, "/notes", "text", "forgotten")
+	alice.logIn(t, "alice", alicesPassword)
 	s.clock.Advance(24 * time.Hour)
-	answer := visitor.get(t, "/")
-	require.Equal(t, "/", answer.path())
-	require.Contains(t, answer.body, "Your session has ended, and its notes were deleted with it.")
-	answer = visitor.post(t, "/notes", "text", "another")
+	for _, path := range []string{"/", "/login", "/nowhere"} {
+		require.NotContains(t, guest.get(t, path).body, "log in again", "a guest never logged in")
+		require.Contains(t, alice.get(t, path).body, `Your session has ended. Please <a href="/login">log in again`)
+	}
+	require.NotContains(t, guest.post(t, "/notes", "text", "another").body, "ended")
+
+	require.Contains(t, alice.get(t, "/").body, "The notes of that session were deleted with it.")
+	answer := alice.post(t, "/notes", "text", "another")
 	require.Contains(t, answer.body, "Your earlier session had ended.")
 	require.Contains(t, answer.body, "another")
-	require.NotContains(t, visitor.get(t, "/").body, "ended")
-
-	guest := s.newBrowser(t, firefox)
-	guest.post(t, "/notes", "text", "forgotten")
-	s.clock.Advance(24 * time.Hour)
-	require.NotContains(t, guest.get(t, "/").body, "ended", "a guest never logged in")
+	require.NotContains(t, alice.get(t, "/").body, "ended")
 }
 
 func TestOutage_LogsNobodyOut(t *testing.T) {
@@ -333,7 +424,7 @@ func TestOutage_LogsNobodyOut(t *testing.T) {
 	s.loseDatabase(t)
 	for _, request := range []string{
 		"GET /", "GET /login", "GET /devices", "GET /healthz", "POST /notes", "POST /notes/remove", "POST /login", "POST /logout",
-		"POST /devices/log-out", "POST /devices/log-out-others",
+		"POST /devices/log-out", "POST /devices/log-out-others", "GET /events", "GET /ended",
 	} {
 		method, path, _ := strings.Cut(request, " ")
 		answer := b.do(t, method, path, url.Values{"text": {"x"}})
@@ -398,7 +489,7 @@ func TestHeaders(t *testing.T) {
 	} {
 		header := b.get(t, path).Header
 		require.Equal(t, caching, header.Get("Cache-Control"), path)
-		require.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'; style-src 'self'")
+		require.Contains(t, header.Get("Content-Security-Policy"), "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'")
 		require.Contains(t, header.Get("Content-Security-Policy"), "frame-ancestors 'none'")
 		require.Equal(t, "same-origin", header.Get("Referrer-Policy"))
 		require.Equal(t, "nosniff", header.Get("X-Content-Type-Options"))

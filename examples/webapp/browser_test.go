@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -11,16 +12,20 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	pagedomain "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
 const screenshots = "screenshots"
+
+func init() { streamInterval = 100 * time.Millisecond }
 
 // A window is a Chromium of its own, with its own cookies.
 type window struct {
@@ -104,7 +109,8 @@ func (w *window) text(t *testing.T, element string) string {
 	return text
 }
 
-// photograph writes pictures of the page: light, dark, and as narrow as a small telephone.
+// photograph writes pictures of the page: light, dark, and as narrow as a small telephone. In each form axe looks for what keeps
+// people from using it.
 func (w *window) photograph(t *testing.T, name string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(screenshots, 0o755))
@@ -120,11 +126,54 @@ func (w *window) photograph(t *testing.T, name string) {
 		scrolls, err := chromedp.Run(w, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > document.documentElement.clientWidth`))
 		require.NoError(t, err)
 		require.False(t, scrolls, "%s scrolls sideways at a width of %d", name, picture.width)
+		w.requireAccessible(t, name+"-"+picture.kind)
 		image, err := chromedp.Run(w, chromedp.FullScreenshot(100))
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(screenshots, name+"-"+picture.kind+".png"), image, 0o644))
 	}
 	w.do(t, chromedp.EmulateReset())
+}
+
+// axeCore is the script of https://github.com/dequelabs/axe-core.
+var axeCore = sync.OnceValues(func() (string, error) {
+	folder, err := os.MkdirTemp("", "axe-core")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(folder)
+	for _, command := range []string{"npm pack --silent axe-core@4.14.1", "tar -xzf axe-core-4.14.1.tgz package/axe.min.js"} {
+		words := strings.Fields(command)
+		run := exec.Command(words[0], words[1:]...)
+		run.Dir = folder
+		if output, err := run.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%s: %w: %s", command, err, output)
+		}
+	}
+	script, err := os.ReadFile(filepath.Join(folder, "package", "axe.min.js"))
+	return string(script), err
+})
+
+func (w *window) requireAccessible(t *testing.T, name string) {
+	t.Helper()
+	script, err := axeCore()
+	require.NoError(t, err, "the browser tests need npm")
+	found, err := chromedp.Run(w, chromedp.Evaluate[string](script+`;
+		axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations
+			.filter(({impact}) => impact === "serious" || impact === "critical")
+			.map(({id, nodes}) => id + ": " + nodes.map(({html}) => html).join(" "))
+			.join("\n"))`, chromedp.EvalAwaitPromise))
+	require.NoError(t, err, name)
+	require.Empty(t, found, name)
+}
+
+// waitFor waits until an expression is true in the page, or in the one that follows it.
+func (w *window) waitFor(t *testing.T, expression string) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		isTrue, err := chromedp.Run(w, chromedp.Evaluate[bool](expression))
+		require.NoError(c, err)
+		require.True(c, isTrue)
+	}, 30*time.Second, 20*time.Millisecond, expression)
 }
 
 // script runs JavaScript in the page, and returns what its promise gives. The page's own policy forbids fetch.
@@ -189,7 +238,7 @@ func TestBrowser_LogOutOneFromTheOther(t *testing.T) {
 
 	there.open(t, "/")
 	require.Equal(t, "Notes", there.text(t, "h1"), "a public page")
-	require.Contains(t, there.text(t, "body"), "Your session has ended")
+	require.Contains(t, there.text(t, "body"), "You were logged out from elsewhere")
 	there.photograph(t, "notes-ended")
 	there.open(t, "/devices")
 	require.Equal(t, "Log in", there.text(t, "h1"))
@@ -212,24 +261,70 @@ func TestBrowser_LogOutEverywhereElse(t *testing.T) {
 	require.Contains(t, here.text(t, "body"), "You are alice")
 }
 
+// A page of the session that ends leaves by itself, and says why.
+func TestBrowser_RevokedDevicesPageCloses(t *testing.T) {
+	s := newSite(t)
+	here, there := openWindow(t, s.URL), openWindow(t, s.URL)
+	there.logIn(t, "alice", alicesPassword)
+	there.addNote(t, "private")
+	here.logIn(t, "alice", alicesPassword)
+	here.open(t, "/devices")
+	here.press(t, ".devices button")
+	ended := time.Now()
+	there.waitFor(t, `document.title.startsWith("You are logged out")`)
+	require.Less(t, time.Since(ended), 2*time.Second)
+	require.Contains(t, there.text(t, "main"), "You were logged out from elsewhere, or by a log-in on more than 3 devices. Please log in again.")
+	require.NotContains(t, there.text(t, "body"), "private")
+	there.photograph(t, "ended")
+	require.Contains(t, here.text(t, "body"), "The device is logged out.")
+}
+
+func TestBrowser_WarnsBeforeTheSessionEnds(t *testing.T) {
+	s := newSite(t)
+	w := openWindow(t, s.URL)
+	w.logIn(t, "alice", alicesPassword)
+	const isHidden = `document.getElementById("warning").hidden`
+	w.waitFor(t, isHidden)
+	s.clock.Advance(12*time.Hour - time.Minute)
+	w.waitFor(t, "!"+isHidden)
+	w.photograph(t, "warning")
+	w.do(t, chromedp.Click(chromedp.CSS("#warning button")))
+	w.waitFor(t, isHidden)
+	s.clock.Advance(11 * time.Hour)
+	w.open(t, "/devices")
+	require.Equal(t, "Your devices", w.text(t, "h1"))
+	s.clock.Advance(13 * time.Hour)
+	w.waitFor(t, `document.title.startsWith("You are logged out")`)
+	require.Contains(t, w.text(t, "main"), "Your session has ended. Please log in again.")
+}
+
 func TestBrowser_Admin(t *testing.T) {
 	s := newSite(t)
 	ada := openWindow(t, s.URL)
-	for _, userAgent := range []string{firefox, safari} {
+	for _, userAgent := range []string{firefox, safari, ""} {
 		s.newBrowser(t, userAgent).logIn(t, "bob", bobsPassword)
 		s.clock.Advance(time.Hour)
 	}
 	ada.logIn(t, "ada", adasPassword)
-	ada.press(t, `nav a[href="/admin"]`)
+	ada.press(t, `nav a[href="/admin/sessions"]`)
+	ada.press(t, `button[value="count"]`)
 	ada.photograph(t, "admin")
 	ada.enter(t, "#user", "bob")
-	ada.press(t, ".find button")
-	require.Contains(t, ada.text(t, "body"), "Safari on iPhone")
+	ada.press(t, `button[value="list"]`)
+	require.Contains(t, ada.text(t, "body"), "3 live sessions")
 	ada.photograph(t, "admin-user")
-	ada.press(t, ".devices + form button")
-	require.Contains(t, ada.text(t, "body"), "2 devices are logged out.")
-	require.Contains(t, ada.text(t, "body"), "bob is not logged in anywhere.")
-	ada.photograph(t, "admin-logged-out")
+	ada.press(t, `.sessions li:first-child button[value="end"]`)
+	require.Contains(t, ada.text(t, "body"), "Sessions ended: 1.")
+	require.NotContains(t, ada.text(t, "body"), "Unknown browser")
+	ada.press(t, `.sessions li:first-child button[value="end others"]`)
+	require.Contains(t, ada.text(t, "body"), "1 live session.")
+	require.Contains(t, ada.text(t, "body"), "Safari on iPhone")
+	ada.photograph(t, "admin-user-kept-one")
+	ada.press(t, `.sessions a`)
+	ada.photograph(t, "admin-session")
+	ada.press(t, `button[value="end"]`)
+	require.Contains(t, ada.text(t, "body"), "Sessions ended: 1.")
+	ada.photograph(t, "admin-session-ended")
 }
 
 func TestBrowser_Errors(t *testing.T) {
@@ -240,7 +335,7 @@ func TestBrowser_Errors(t *testing.T) {
 	w.photograph(t, "error-not-found")
 	w.press(t, "main .button")
 	require.Equal(t, "Notes", w.text(t, "h1"))
-	w.open(t, "/admin")
+	w.open(t, "/admin/sessions")
 	w.photograph(t, "error-refused")
 
 	app := *s.app.Load()

@@ -1,85 +1,69 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/pgsession/pgsession"
 )
 
-// devicesOf is the page of a user's live sessions: of the visitor's own, or, for administrators, of whichever user the
-// request names.
-type devicesOf struct {
-	*App
-	user func(*http.Request) string
-	path string
-}
-
-type devicesContent struct {
-	Path    string
-	User    string
-	Devices []device
-}
-
-type device struct {
+type deviceContent struct {
 	*pgsession.Session
 	values
 	IsReadable bool
 	IsCurrent  bool
 }
 
-func (d devicesOf) show(w http.ResponseWriter, r *http.Request) error {
-	content := devicesContent{Path: d.path, User: d.user(r)}
-	found, err := d.store.FindByUser(r.Context(), content.User, 0)
+// showDevices shows the user's live sessions.
+func (a *App) showDevices(w http.ResponseWriter, r *http.Request) error {
+	this := a.sessions.Get(r)
+	found, err := a.store.FindByUser(r.Context(), this.UserID, 0)
 	if err != nil {
 		return err
 	}
+	var content []deviceContent
 	for _, session := range found {
 		kept, err := pgsession.Decode[values](session)
-		content.Devices = append(content.Devices, device{session, kept, err == nil, session.Handle == d.sessions.Get(r).Handle})
+		content = append(content, deviceContent{session, kept, err == nil, session.Handle == this.Handle})
 	}
-	title := "Your devices"
-	if d.path == "/admin" {
-		title = "Sessions of a user"
-	}
-	return d.App.show(w, r, http.StatusOK, page{Name: "devices", Title: title, Content: content})
+	return a.show(w, r, http.StatusOK, page{Name: "devices", Title: "Your devices", Content: content})
 }
 
-func (d devicesOf) logOut(w http.ResponseWriter, r *http.Request) error {
+func (a *App) logOutDevice(w http.ResponseWriter, r *http.Request) error {
 	handle, err := pgsession.ParseHandle(r.PostFormValue("handle"))
 	if err == nil {
-		err = d.store.Revoke(r.Context(), d.user(r), handle)
+		err = a.store.Revoke(r.Context(), a.sessions.Get(r).UserID, handle)
 	}
 	switch {
 	case errors.Is(err, pgsession.ErrNotFound):
-		return d.back(w, r, "That device is not logged in any more.")
+		return a.redirect(w, r, "/devices", "That device is not logged in any more.")
 	case err != nil:
 		return err
 	}
-	return d.back(w, r, "The device is logged out.")
+	return a.redirect(w, r, "/devices", "The device is logged out.")
 }
 
-// logOutOthers ends all sessions of the user but the visitor's own.
-func (d devicesOf) logOutOthers(w http.ResponseWriter, r *http.Request) error {
-	ended, err := d.store.DeleteByUser(r.Context(), d.user(r), d.sessions.Get(r).Handle)
+// logOutOthers ends all sessions of the user but this one, even if the browser hangs up.
+func (a *App) logOutOthers(w http.ResponseWriter, r *http.Request) error {
+	this := a.sessions.Get(r)
+	ended, err := a.store.DeleteByUser(context.WithoutCancel(r.Context()), this.UserID, this.Handle)
 	if err != nil {
 		return err
 	}
+	message := fmt.Sprintf("%d devices are logged out.", ended)
 	if ended == 1 {
-		return d.back(w, r, "One device is logged out.")
+		message = "One device is logged out."
 	}
-	return d.back(w, r, fmt.Sprintf("%d devices are logged out.", ended))
+	return a.redirect(w, r, "/devices", message)
 }
 
-func (d devicesOf) back(w http.ResponseWriter, r *http.Request, message string) error {
-	path := d.path
-	if path == "/admin" {
-		path += "?user=" + url.QueryEscape(d.user(r))
-	}
-	return d.redirect(w, r, path, message)
+// device describes a session's device to administrators.
+func device(session *pgsession.Session) string {
+	kept, _ := pgsession.Decode[values](session)
+	return kept.Browser
 }
 
 // browserName makes a name to recognize a browser by from its User-Agent.

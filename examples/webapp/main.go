@@ -1,4 +1,5 @@
-// Command webapp is a small web application: notes, a log-in, the user's devices, and an administrator's view of them. To
+// Command webapp is a small web application: notes, a log-in, the user's devices, pages for administrators, and pages that close
+// when their session ends. To
 // begin an application with it, copy this folder: it needs nothing else of its repository.
 //
 // Sessions are in the PostgreSQL that DATABASE_URL names, sealed with SESSION_KEYS. With neither they are in memory.
@@ -6,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -39,6 +41,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, output 
 	flags.SetOutput(output)
 	addr := flags.String("addr", "localhost:8080", "the `address` to listen on, or only its port")
 	cert := flags.String("cert", "", "a `file` with the TLS certificate")
+	metrics := flags.String("metrics", "", "the `address` for the store's metrics, which strangers must not reach, or only its port; none by default")
 	key := flags.String("key", "", "a `file` with the certificate's key")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -50,6 +53,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, output 
 		return err
 	}
 	defer listener.Close()
+	var metricsListener net.Listener
+	if *metrics != "" {
+		if metricsListener, err = listen(*metrics); err != nil {
+			return err
+		}
+		defer metricsListener.Close()
+	}
 	log := slog.New(slog.NewTextHandler(output, nil))
 	store, atRestart, closeStore, err := openStore(ctx, getenv, log)
 	if err != nil {
@@ -57,16 +67,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, output 
 	}
 	defer closeStore()
 
-	server := &http.Server{
-		Handler:           NewApp(store, demoAccounts(), time.Now, log),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	server := newServer(NewApp(ctx, store, demoAccounts(), time.Now, log), log)
+	served := make(chan error, 2)
+	if metricsListener != nil {
+		metricsServer := newServer(metricsOf(store), log)
+		defer metricsServer.Close()
+		go func() { served <- metricsServer.Serve(metricsListener) }()
 	}
-	served := make(chan error, 1)
 	go func() {
 		if hasTLS {
 			served <- server.ServeTLS(listener, *cert, *key)
@@ -86,6 +93,26 @@ func run(ctx context.Context, args []string, getenv func(string) string, output 
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	return server.Shutdown(grace)
+}
+
+func newServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+}
+
+// metricsOf serves the store's counters as JSON. For Prometheus and OpenTelemetry pgsession has adapters.
+func metricsOf(store *pgsession.Store) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(store.Stats()) // an error means that the client has gone
+	})
 }
 
 func listen(addr string) (net.Listener, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -30,10 +31,11 @@ func TestRun_ServesUntilItIsTold(t *testing.T) {
 			environment := map[string]string{"DATABASE_URL": test.databaseURL, "SESSION_KEYS": test.keys}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			metrics := freeAddress(t)
 			reader, writer := io.Pipe()
 			ended := make(chan error, 1)
 			go func() {
-				ended <- run(ctx, []string{"-addr", "0"}, func(name string) string { return environment[name] }, writer)
+				ended <- run(ctx, []string{"-addr", "0", "-metrics", metrics}, func(name string) string { return environment[name] }, writer)
 				writer.Close()
 			}()
 
@@ -48,6 +50,11 @@ func TestRun_ServesUntilItIsTold(t *testing.T) {
 			response.Body.Close()
 			require.Equal(t, http.StatusOK, response.StatusCode)
 
+			response, err = http.Get("http://" + metrics)
+			require.NoError(t, err)
+			defer response.Body.Close()
+			require.NoError(t, json.NewDecoder(response.Body).Decode(new(pgsession.Stats)))
+
 			cancel()
 			_, _ = io.Copy(io.Discard, reader)
 			require.NoError(t, <-ended)
@@ -55,6 +62,14 @@ func TestRun_ServesUntilItIsTold(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "localhost:0")
+	require.NoError(t, err)
+	require.NoError(t, listener.Close())
+	return listener.Addr().String()
 }
 
 func TestRun_Refuses(t *testing.T) {

@@ -35,7 +35,7 @@ func (a *App) addNote(w http.ResponseWriter, r *http.Request) error {
 	text := strings.TrimSpace(r.PostFormValue("text"))
 	problem := checkNote(text)
 	if problem == "" {
-		hasEnded := a.sessions.Get(r).Ended
+		hasEnded := a.sessions.Get(r).Ended // it was a user's
 		err := a.sessions.Update(w, r, func(v *values) error {
 			if len(v.Notes) >= maxNotes {
 				return errTooManyNotes

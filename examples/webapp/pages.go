@@ -17,26 +17,22 @@ var files embed.FS
 
 // A page is what the layout shows.
 type page struct {
-	Name    string // of its template
-	Title   string
-	Session *httpsession.Session[values] // nil if it is not known, in an outage
-	IsAdmin bool
-	Flash   string
-	Content any // for the template
+	Name      string // of its template
+	Title     string
+	Session   *httpsession.Session[values] // nil if it is not known, in an outage
+	IsAdmin   bool
+	EndReason string // if the session has ended
+	Flash     string
+	Content   any // for the template
 }
 
-var templates = parseTemplates("notes", "login", "devices", "error")
+var templates = parseTemplates("notes", "login", "devices", "ended", "error")
 
 func parseTemplates(names ...string) map[string]*template.Template {
-	stylesheet, err := files.ReadFile("static/style.css")
-	if err != nil {
-		panic(err)
-	}
-	hash := sha256.Sum256(stylesheet)
 	functions := template.FuncMap{
-		"stylesheet": func() string { return "/static/style.css?" + hex.EncodeToString(hash[:8]) },
-		"date":       func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
-		"machine":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"asset":   assetURL,
+		"date":    func(t time.Time) string { return t.UTC().Format("2 Jan 2006, 15:04 UTC") },
+		"machine": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	}
 	parsed := make(map[string]*template.Template)
 	for _, name := range names {
@@ -44,6 +40,13 @@ func parseTemplates(names ...string) map[string]*template.Template {
 			ParseFS(files, "templates/layout.html", "templates/"+name+".html"))
 	}
 	return parsed
+}
+
+// assetURL returns a file's address, which changes with its content.
+func assetURL(name string) (string, error) {
+	content, err := files.ReadFile("static/" + name)
+	hash := sha256.Sum256(content)
+	return "/static/" + name + "?" + hex.EncodeToString(hash[:8]), err
 }
 
 // show answers with a page of the request's session, and takes the message out that was left for it.
@@ -66,7 +69,7 @@ func (a *App) show(w http.ResponseWriter, r *http.Request, status int, p page) e
 // write answers with a whole page.
 func (a *App) write(w http.ResponseWriter, r *http.Request, status int, p page) {
 	if p.Session != nil {
-		p.IsAdmin = a.accounts[p.Session.UserID].IsAdmin
+		p.IsAdmin, p.EndReason = a.accounts[p.Session.UserID].IsAdmin, endReason(r)
 	}
 	var body bytes.Buffer
 	if err := templates[p.Name].Execute(&body, p); err != nil {
@@ -79,7 +82,7 @@ func (a *App) write(w http.ResponseWriter, r *http.Request, status int, p page) 
 	_, _ = body.WriteTo(w) // an error means that the browser has gone
 }
 
-// serveStatic lets browsers keep the files: the stylesheet's address changes with its content.
+// serveStatic lets browsers keep the files.
 func serveStatic(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=86400")
 	http.ServeFileFS(w, r, files, "static/"+r.PathValue("file"))

@@ -51,7 +51,7 @@ func newSite(t *testing.T) *site {
 	s := &site{clock: pgsession.NewManualClock(time.Now())}
 	s.store = newStore(t, testDatabase, pgsession.WithClock(s.clock), pgsession.WithLogger(silent), pgsession.WithAbsoluteLifetime(absoluteLifetime))
 	require.NoError(t, s.store.Init(t.Context()))
-	s.serve(NewApp(s.store, testAccounts(), s.clock.Now, silent))
+	s.serve(NewApp(t.Context(), s.store, testAccounts(), s.clock.Now, silent))
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.app.Load()).ServeHTTP(w, r) }))
 	t.Cleanup(s.Close)
 	return s
@@ -64,7 +64,7 @@ func (s *site) serve(app http.Handler) { s.app.Store(&app) }
 func (s *site) loseDatabase(t *testing.T) {
 	t.Helper()
 	store := newStore(t, "postgres://127.0.0.1:1/none", pgsession.WithLogger(silent))
-	s.serve(NewApp(store, testAccounts(), s.clock.Now, silent))
+	s.serve(NewApp(t.Context(), store, testAccounts(), s.clock.Now, silent))
 }
 
 func newStore(t *testing.T, databaseURL string, options ...pgsession.Option) *pgsession.Store {
@@ -112,7 +112,22 @@ func (s *site) newBrowser(t *testing.T, userAgent string) *browser {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return &browser{s, &http.Client{Transport: s.Client().Transport, Jar: jar}, userAgent}
+	return &browser{s, &http.Client{Transport: s.Client().Transport, Jar: secureJar{jar}}, userAgent}
+}
+
+// secureJar counts the test's own server as secure, as browsers do with localhost.
+type secureJar struct{ *cookiejar.Jar }
+
+func (j secureJar) Cookies(u *url.URL) []*http.Cookie { return j.Jar.Cookies(secure(u)) }
+
+func (j secureJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	j.Jar.SetCookies(secure(u), cookies)
+}
+
+func secure(u *url.URL) *url.URL {
+	changed := *u
+	changed.Scheme = "https"
+	return &changed
 }
 
 // An answer is a response, with its body read.
@@ -163,4 +178,22 @@ func (b *browser) logIn(t *testing.T, name, password string, fields ...string) a
 	require.Equal(t, http.StatusOK, answer.StatusCode, answer.body)
 	require.Contains(t, answer.body, "Welcome, "+name)
 	return answer
+}
+
+// lockedBuffer is for a log.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
