@@ -59,7 +59,7 @@ func (w *Watch) With(ctx context.Context, deadline time.Time) (_ context.Context
 
 // WithGrace is With, except that the context goes on for a moment when ctx has been cancelled. It
 // ends at the second look after that, at most [Grace] later. So a call that ends within a moment is
-// not cut off.
+// not cut off. If ctx is from WithGrace too, there is no further moment: the context ends with ctx.
 func (w *Watch) WithGrace(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
 	if own, ok := ctx.Deadline(); ok && (deadline.IsZero() || own.Before(deadline)) {
 		deadline = own
@@ -67,11 +67,14 @@ func (w *Watch) WithGrace(ctx context.Context, deadline time.Time) (_ context.Co
 	if deadline.IsZero() && ctx.Done() == nil {
 		return ctx, func() {}
 	}
+	if outer, ok := ctx.(*watched); ok && outer.gone != nil {
+		return w.add(outer.caller, ctx, nil, deadline)
+	}
 	return w.add(ctx, context.WithoutCancel(ctx), ctx.Done(), deadline)
 }
 
-// Caller returns the context that With or WithGrace made ctx from. If neither has made ctx, it
-// returns ctx.
+// Caller returns the context of ctx's caller: what With or WithGrace made ctx from. If neither has
+// made ctx, it returns ctx.
 func Caller(ctx context.Context) context.Context {
 	if c, ok := ctx.(*watched); ok {
 		return c.caller

@@ -194,26 +194,32 @@ func TestWatch_Nested(t *testing.T) {
 		"the caller goes":          {func(leave, _ func()) { leave() }, context.Canceled},
 		"the outer one ends":       {func(_, cancelOuter func()) { cancelOuter() }, context.Canceled},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				var w Watch
-				caller, leave := context.WithCancel(t.Context())
-				outer, cancelOuter := w.With(caller, time.Now().Add(time.Second))
-				defer cancelOuter()
-				inner, cancel := w.WithGrace(outer, time.Now().Add(time.Hour))
-				defer cancel()
-				require.Equal(t, outer, Caller(inner))
-				require.Equal(t, caller, Caller(outer))
-				test.end(leave, cancelOuter)
-				ended := time.Now()
-				<-inner.Done()
-				require.Less(t, time.Since(ended), Grace)
-				require.Equal(t, test.want, inner.Err())
-				<-outer.Done()
-				require.Equal(t, test.want, outer.Err())
+		for way, with := range both {
+			t.Run(name+"/"+way, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					var w Watch
+					caller, leave := context.WithCancel(t.Context())
+					outer, cancelOuter := with(&w, caller, time.Now().Add(time.Second))
+					defer cancelOuter()
+					inner, cancel := w.WithGrace(outer, time.Now().Add(time.Hour))
+					defer cancel()
+					require.Equal(t, caller, Caller(outer))
+					if way == "WithGrace" {
+						require.Equal(t, caller, Caller(inner))
+					} else {
+						require.Equal(t, outer, Caller(inner))
+					}
+					test.end(leave, cancelOuter)
+					ended := time.Now()
+					<-inner.Done()
+					require.Less(t, time.Since(ended), Grace)
+					require.Equal(t, test.want, inner.Err())
+					<-outer.Done()
+					require.Equal(t, test.want, outer.Err())
+				})
 			})
-		})
+		}
 	}
 }
 
