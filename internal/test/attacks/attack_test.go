@@ -88,6 +88,8 @@ func TestAttack_Table(t *testing.T) {
 
 			session, err := s.Load(ctx, victim)
 			require.ErrorIs(t, err, attack.want.load)
+			unreadable := attack.want.load != nil && attack.want.load != pgsession.ErrNotFound
+			require.Equal(t, unreadable, errors.Is(err, pgsession.ErrUnreadable))
 			if attack.want.load == nil {
 				require.Equal(t, "ann", session.UserID)
 				require.Equal(t, 1, s.Number(t, victim))

@@ -122,6 +122,9 @@ var sessionCases = []useCase{
 					require.NoError(t, err, name)
 					after := f.MustLoad(t, id)
 					require.Equal(t, before.Data(), after.Data(), name)
+					if lifetime > 0 {
+						require.Equal(t, after.CreatedAt.Add(lifetime), after.EndsAt, name)
+					}
 					if name != "create" && name != "create as" {
 						require.Equal(t, before.CreatedAt, after.CreatedAt, name)
 						require.Equal(t, before.EndsAt, after.EndsAt, name)

@@ -186,6 +186,12 @@ var updateCases = []useCase{
 			require.Equal(t, expiresAt, f.MustLoad(t, id).ExpiresAt, name)
 		}
 		require.Equal(t, 100, f.Number(t, other.ID))
+
+		f.Clock.Advance(6 * time.Minute)
+		moved = *f.MustLoad(t, f.Begin(t, test.Bob, time.Hour)) // which would gain nothing
+		moved.ID, moved.Handle = id, id.Handle()
+		require.NoError(t, test.Err(f.Touch(ctx, &moved, time.Hour)))
+		require.Equal(t, time.Hour, f.MustLoad(t, id).Remaining())
 	}},
 	{"Update/of nothing", nil, func(t *testing.T, f *subject) {
 		ctx := t.Context()
