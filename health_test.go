@@ -178,8 +178,8 @@ func TestHealthHandler_OneLook(t *testing.T) {
 	require.Equal(t, connections, s.Pool.Stat().NewConnsCount(), "no connection was lost")
 }
 
-// TestHealthHandler_ALookASecond probes over and over, by a clock that the test moves. All handlers of
-// a store share the looks.
+// TestHealthHandler_ALookASecond probes over and over, by a clock that the test moves. All handlers
+// of a store share the looks.
 func TestHealthHandler_ALookASecond(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

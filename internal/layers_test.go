@@ -40,8 +40,8 @@ func TestLayers_Imports(t *testing.T) {
 	require.NotContains(t, rows, module+"/internal/pgtable")
 }
 
-// imports returns what a folder of this module imports, and what the packages of this module that it
-// imports do.
+// imports returns what a folder of this module imports, and what the packages of this module that
+// it imports do.
 func imports(t testing.TB, folder string) (all []string) {
 	t.Helper()
 	pkg, err := build.ImportDir(filepath.FromSlash(folder), 0)
@@ -73,8 +73,8 @@ func TestLayers_SQL(t *testing.T) {
 	}
 }
 
-// TestLayers_Layout holds what differs in a table that Citus distributes in the files named so: no other
-// one knows of that, but for those that look at the layout or go by what it says.
+// TestLayers_Layout holds what differs in a table that Citus distributes in the files named so: no
+// other one knows of that, but for those that look at the layout or go by what it says.
 func TestLayers_Layout(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("internal/pgtable/*.go")

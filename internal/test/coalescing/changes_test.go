@@ -46,8 +46,8 @@ func TestCoalescing_Update(t *testing.T) {
 	})
 }
 
-// TestCoalescing_Update_Meanwhile shares statements among updates of sessions that others have written
-// since they were loaded.
+// TestCoalescing_Update_Meanwhile shares statements among updates of sessions that others have
+// written since they were loaded.
 func TestCoalescing_Update_Meanwhile(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
@@ -184,8 +184,8 @@ func TestUpdate_Turns(t *testing.T) {
 	}
 }
 
-// TestUpdate_Turns_Inside updates a session from inside a function that was given to Update of the same
-// session. It does not wait for itself for longer than a moment.
+// TestUpdate_Turns_Inside updates a session from inside a function that was given to Update of the
+// same session. It does not wait for itself for longer than a moment.
 func TestUpdate_Turns_Inside(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)

@@ -35,8 +35,8 @@ var waysToSwallow = map[string]struct{ begin, end string }{
 	},
 }
 
-// TestSwallowed has a trigger or a rule of the table's owner swallow what an operation writes. A call
-// that returned nil would say that it did what it did not.
+// TestSwallowed has a trigger or a rule of the table's owner swallow what an operation writes. A
+// call that returned nil would say that it did what it did not.
 func TestSwallowed(t *testing.T) {
 	pgtest.NotDistributed(t, "a distributed table takes no such triggers and rules")
 	t.Parallel()

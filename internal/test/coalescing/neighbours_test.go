@@ -1,0 +1,228 @@
+package coalescing_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
+)
+
+// So large a value would make a shared statement too large for the server.
+func TestCoalescing_LargeValues(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
+	t.Parallel()
+	const size = 64 << 10
+	onBothStores(t, func(t *testing.T, g *test.Turnstile) {
+		id, other := g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(2), time.Hour)
+		large := pgsession.Data{UserID: "ann", Values: strings.Repeat("x", size)}
+		var saving sync.WaitGroup
+		var err error
+		g.BeforeOpening = func(held *test.Lock) {
+			saving.Go(func() { err = g.Save(t.Context(), other, large, time.Hour) })
+			held.WaitFor(t, 2)
+			require.Equal(t, 1, g.Waiting())
+		}
+		save := func() error { return g.Save(t.Context(), id, test.Ann(1), time.Hour) }
+		errs, _ := g.Together(t, save, save)
+		test.RequireErrors(t, errs, nil)
+		saving.Wait()
+		require.NoError(t, err)
+		loaded, err := g.Load(t.Context(), other)
+		require.NoError(t, err)
+		value, err := pgsession.Decode[string](loaded)
+		require.NoError(t, err)
+		require.Len(t, value, size)
+	})
+}
+
+// TestCoalescing_OneBadApple has one call's values refused by the server, and
+// the statement with them: its company does not notice.
+func TestCoalescing_OneBadApple(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
+	t.Parallel()
+	g := test.NewTurnstile(t, pgsession.Plaintext)
+	ctx := t.Context()
+	one, two, three := g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(2), time.Hour), g.Begin(t, test.Ann(3), time.Hour)
+	save := func(id pgsession.ID, values any) func() error {
+		return func() error { return g.Save(ctx, id, test.Ann(values), time.Hour) }
+	}
+	errs, _ := g.Together(t, save(one, 0), save(one, 10), save(two, json.RawMessage(`"\u0000"`)), save(three, 30))
+	test.RequireErrors(t, errs, nil, pgsession.ErrEncode, nil)
+	require.Equal(t, 10, g.Number(t, one))
+	require.Equal(t, 2, g.Number(t, two))
+	require.Equal(t, 30, g.Number(t, three))
+}
+
+// TestCoalescing_GivenUp cancels a caller in company: it leaves at once, and
+// the others do not notice.
+func TestCoalescing_GivenUp(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
+	t.Parallel()
+	g := test.NewTurnstile(t, test.Encrypted)
+	one, two := g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(2), time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	g.BeforeOpening = func(*test.Lock) {
+		cancel()
+		g.WaitUntilQueued(t, 1)
+	}
+	errs, _ := g.Together(t,
+		func() error { return g.Save(t.Context(), one, test.Ann(10), time.Hour) },
+		func() error { return g.Save(ctx, one, test.Ann(11), time.Hour) },
+		func() error { return g.Save(t.Context(), two, test.Ann(20), time.Hour) })
+	test.RequireErrors(t, errs, context.Canceled, nil)
+	require.Equal(t, 10, g.Number(t, one))
+	require.Equal(t, 20, g.Number(t, two))
+}
+
+// TestCoalescing_NoDeadlocks has batches and single statements write the same
+// sessions in all orders.
+func TestCoalescing_NoDeadlocks(t *testing.T) {
+	t.Parallel()
+	var deadlocks atomic.Int32 // those that the store has retried, too
+	s := test.NewTracedStore(t, &test.Tracer{End: func(_ string, err error) {
+		var server *pgconn.PgError
+		if errors.As(err, &server) && server.Code == "40P01" {
+			deadlocks.Add(1)
+		}
+	}}, 8, pgsession.WithCoalescing(2))
+	ctx := t.Context()
+	ids := make([]pgsession.ID, 20)
+	for i := range ids {
+		ids[i] = s.Begin(t, test.Ann(i), time.Hour)
+	}
+	other := s.Node(test.NewCrypto(t, test.Key), pgsession.WithCoalescing(2))
+	var group sync.WaitGroup
+	for worker := range 32 {
+		store := []*test.Store{s, other}[worker%2]
+		group.Go(func() {
+			for i := range 40 {
+				id := ids[(worker*7+i*13)%len(ids)]
+				var err error
+				switch i % 3 {
+				case 0:
+					err = store.Save(ctx, id, test.Ann(i), time.Hour)
+				case 1:
+					err = store.Put(ctx, id, test.Ann(i), time.Hour)
+				case 2:
+					err = test.Err(store.Touch(ctx, test.Unloaded(id), 24*time.Hour))
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	require.Zero(t, deadlocks.Load())
+}
+
+// TestCoalescing_HeldRow has more callers write one session whose row somebody holds than the pool
+// has connections. One of them waits in the server, and no other session's caller waits at all.
+func TestCoalescing_HeldRow(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error{
+		"Save": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
+			return g.Save(ctx, id, test.Ann(2), time.Hour)
+		},
+		"Put": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
+			return g.Put(ctx, id, test.Ann(2), time.Hour)
+		},
+		"Touch": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
+			return test.Err(g.Touch(ctx, test.Unloaded(id), 2*time.Hour))
+		},
+		"Delete": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error { return g.Delete(ctx, id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := test.NewTurnstile(t, test.Encrypted)
+			g.Store = g.Node(test.NewCrypto(t, test.Key), pgsession.WithCoalescing(1), pgsession.WithTimeout(test.Patience))
+			locked, free := g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(1), time.Hour)
+			held := g.Lock(t, `key = $1`, test.RowKey(locked))
+			callers := 3 * int(g.Pool.Config().MaxConns)
+			var called, finished sync.WaitGroup
+			called.Add(callers)
+			for range callers {
+				finished.Go(func() {
+					called.Done()
+					if err := write(t.Context(), g, locked); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			called.Wait()
+			for range 10 {
+				require.NoError(t, g.Save(t.Context(), free, test.Ann(3), time.Hour))
+				require.NoError(t, test.Err(g.Touch(t.Context(), test.Unloaded(free), time.Hour)))
+				require.Equal(t, 3, g.Number(t, free))
+			}
+			require.Eventually(t, func() bool {
+				return g.Waiting() == 0 && g.Pool.Stat().AcquiredConns() == 1
+			}, test.Patience, time.Millisecond)
+			held.WaitFor(t, 1)
+			held.Release(t)
+			finished.Wait()
+		})
+	}
+}
+
+// TestCoalescing_HoldsNobody has two saves share a statement, one of them of a row that somebody
+// holds. The statement must not hold the other row for as long: another node ends that session
+// meanwhile.
+func TestCoalescing_HoldsNobody(t *testing.T) {
+	pgtest.NotDistributed(t, "writes share no statement")
+	t.Parallel()
+	for name, write := range map[string]func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error{
+		"Save": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
+			return g.Save(ctx, id, test.Ann(2), time.Hour)
+		},
+		"Put": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
+			return g.Put(ctx, id, test.Ann(2), time.Hour)
+		},
+		"Touch": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
+			return test.Err(g.Touch(ctx, test.Unloaded(id), 2*time.Hour))
+		},
+		"Delete": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error { return g.Delete(ctx, id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := test.NewTurnstile(t, test.Encrypted)
+			other := g.Node(test.NewCrypto(t, test.Key))
+			g.Store = g.Node(test.NewCrypto(t, test.Key), pgsession.WithCoalescing(1), pgsession.WithTimeout(test.Patience))
+			first, x, y := g.Begin(t, test.Ann(0), time.Hour), g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(1), time.Hour)
+
+			// The table is locked until both calls are queued, and the row longer.
+			held := g.Lock(t, `key = $1`, test.RowKey(x))
+			_, err := held.Exec(t.Context(), `SAVEPOINT before; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE`)
+			require.NoError(t, err)
+			started := test.Many(1, func() error { return write(t.Context(), g, first) })
+			held.WaitFor(t, 1)
+			var waiting, free <-chan error
+			waiting = test.Many(1, func() error { return write(t.Context(), g, x) })
+			g.WaitUntilQueued(t, 1)
+			gone, leave := context.WithCancel(t.Context())
+			free = test.Many(1, func() error { return write(gone, g, y) })
+			g.WaitUntilQueued(t, 2)
+			_, err = held.Exec(t.Context(), `ROLLBACK TO before`)
+			require.NoError(t, err)
+			require.NoError(t, <-started)
+			held.WaitFor(t, 1)
+			require.NoError(t, <-free, "the row that nobody holds")
+			leave()
+			require.NoError(t, other.Delete(t.Context(), y))
+			require.ErrorIs(t, test.Err(other.Load(t.Context(), y)), pgsession.ErrRevoked)
+			held.Release(t)
+			require.NoError(t, <-waiting)
+		})
+	}
+}
