@@ -248,22 +248,23 @@ func ExampleCrypto_SetKeys() {
 	// Output: <nil>
 }
 
-// A one-time value is taken once.
+// A one-time value is taken once. The key is random: one that can be guessed would be a password.
 func ExampleStore_KeyValue() {
 	store, stop := exampleStore()
 	defer stop()
 	ctx := context.Background()
 
-	states := store.KeyValue()
-	if err := states.Put(ctx, "oauth state 4711", []byte("/cart"), 10*time.Minute); err != nil {
+	invitations := store.KeyValue()
+	token := rand.Text() // for the link that is sent
+	if err := invitations.Put(ctx, "invitation:"+token, []byte("team 4711"), 24*time.Hour); err != nil {
 		panic(err)
 	}
-	target, err := states.Take(ctx, "oauth state 4711")
-	fmt.Println(string(target), err)
-	_, err = states.Take(ctx, "oauth state 4711")
+	team, err := invitations.Take(ctx, "invitation:"+token)
+	fmt.Println(string(team), err)
+	_, err = invitations.Take(ctx, "invitation:"+token)
 	fmt.Println(err)
 	// Output:
-	// /cart <nil>
+	// team 4711 <nil>
 	// pgsession: session not found
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,7 +35,7 @@ type snippet struct {
 // declarations, or statements of a function, and is completed by the names in snippetNames.
 func TestDocs_Compile(t *testing.T) {
 	t.Parallel()
-	snippets := goSnippets(t)
+	snippets := slices.DeleteFunc(goSnippets(t), isRecipe)
 	require.GreaterOrEqual(t, len(snippets), 20)
 	// The packages lie in folders of this module that exist for the go command only (go help build,
 	// -overlay).
@@ -83,6 +84,24 @@ func TestDocs_FirstPrograms(t *testing.T) {
 	require.LessOrEqual(t, strings.Count(program, "\n"), 40, "lines")
 	unindented := strings.ReplaceAll(read(t, "examples/minimal-postgres/main.go"), "\n\t", "\n")
 	require.Contains(t, unindented, snippets[1].code)
+}
+
+// TestDocs_Recipes wants docs/recipes.md to show the recipes that are tested.
+func TestDocs_Recipes(t *testing.T) {
+	t.Parallel()
+	unindented := func(code string) string { return regexp.MustCompile(`(?m)^\t+`).ReplaceAllString(code, "") }
+	var recipes strings.Builder
+	for _, file := range documents(t, "examples/recipes/*.go") {
+		recipes.WriteString(unindented(read(t, file)))
+		if name := filepath.Base(file); name != "recipes.go" && !strings.HasSuffix(name, "_test.go") {
+			require.Contains(t, read(t, "docs/recipes.md"), "(../"+file+")")
+		}
+	}
+	for _, s := range goSnippets(t) {
+		if isRecipe(s) {
+			require.Contains(t, recipes.String(), "\n"+unindented(s.code), s.place)
+		}
+	}
 }
 
 // TestDocs_Links wants every relative link to lead to a file, and every test that is named to
@@ -158,6 +177,9 @@ func goSnippets(t testing.TB) (snippets []snippet) {
 	}
 	return snippets
 }
+
+// isRecipe reports whether a snippet is part of a file that is compiled and tested.
+func isRecipe(s snippet) bool { return strings.HasPrefix(s.place, "docs/recipes.md:") }
 
 // snippetNames are the names that snippets use without declaring them, each with its declaration.
 var snippetNames = [][2]string{

@@ -2,6 +2,7 @@ package httpsession_test
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
@@ -180,8 +181,8 @@ func Example_devices() {
 	// GET /devices: Safari on macOS at 10:00:00, this one: true; Firefox on Android at 09:00:00, this one: false;
 }
 
-// A user logs out everywhere else, after a change of the password for instance. LogIn gives this session
-// another id, which is good then too.
+// A user changes the password and logs out everywhere else, even if the browser hangs up. RenewID gives
+// this session another id: whoever stole the id before is out, too.
 func Example_logOutEverywhere() {
 	store := pgsession.InMemory()
 	sessions := httpsession.New[struct{}](store)
@@ -190,9 +191,9 @@ func Example_logOutEverywhere() {
 		must(sessions.LogIn(w, r, r.FormValue("user"), nil))
 	})
 	mux.Handle("POST /password", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		user := sessions.Get(r).UserID
-		must(sessions.LogIn(w, r, user, nil))
-		ended, err := store.DeleteByUser(r.Context(), user, sessions.Get(r).Handle)
+		must(sessions.RenewID(w, r, nil))
+		this := sessions.Get(r)
+		ended, err := store.DeleteByUser(context.WithoutCancel(r.Context()), this.UserID, this.Handle)
 		must(err)
 		fmt.Fprintf(w, "%d other sessions ended", ended)
 	})))
@@ -234,7 +235,7 @@ func Example_admin() {
 		fmt.Fprintf(w, "%d sessions", len(list))
 	})))
 	mux.Handle("POST /admin/{user}/log-out", admins.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ended, err := store.DeleteByUser(r.Context(), r.PathValue("user"))
+		ended, err := store.DeleteByUser(context.WithoutCancel(r.Context()), r.PathValue("user"))
 		must(err)
 		fmt.Fprintf(w, "%d ended", ended)
 	})))

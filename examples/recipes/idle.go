@@ -22,9 +22,9 @@ func IdleWarning(store *pgsession.Store, now func() time.Time) http.Handler {
 	})
 	mux := http.NewServeMux()
 	mux.Handle("GET /left", sessions.Passive(left))
-	mux.Handle("POST /stay", sessions.RequireUser(left))                                                       // the request itself prolongs the session
-	mux.Handle("POST /login", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // check a password first
-		if err := sessions.LogIn(w, r, r.PostFormValue("user"), nil); err != nil {
+	mux.Handle("POST /stay", sessions.RequireUser(left)) // the request itself prolongs the session
+	mux.Handle("POST /login", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := sessions.LogIn(w, r, r.PostFormValue("user"), nil); err != nil { // check a password first
 			sessions.Error(w, r, err)
 		}
 	})))
