@@ -2,6 +2,7 @@ package pgsession
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/bridge"
@@ -13,7 +14,12 @@ func init() {
 	bridge.Session = func(store any, row rows.Row, loadedAt time.Time) any {
 		return store.(*Store).session(row, loadedAt)
 	}
-	bridge.IsOutage = isOutage
+	bridge.Outage = func(err error) error {
+		if outage := (*databaseError)(nil); errors.As(err, &outage) {
+			return outage
+		}
+		return nil
+	}
 	bridge.Marshal = func(v any) (bridge.JSON, error) {
 		encoded, err := encodeJSON(v)
 		return encoded.bytes, err

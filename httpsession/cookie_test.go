@@ -199,6 +199,19 @@ func TestCookie_UnderTheOtherName(t *testing.T) {
 	})
 }
 
+// A token under both names is one session: a log-in moves it and does not end it first.
+func TestCookie_UnderBothNames(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		b.do("POST /add?item=pen")
+		b.Jar.SetCookies(b.address(), []*http.Cookie{{Name: "session", Value: b.token("session-guest")}})
+		require.Equal(t, []string{"pen"}, b.get().Values.Cart)
+		require.Equal(t, []string{"pen"}, b.do("POST /login?user=ann").session(t).Values.Cart)
+		require.Equal(t, []string{"pen"}, b.get().Values.Cart)
+	})
+}
+
 // Browsers send the cookie of the longer path first.
 func TestCookie_OfAnotherPath(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {

@@ -1,6 +1,7 @@
 package httpsession
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -39,33 +40,32 @@ func (m *Manager[V]) Error(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func (m *Manager[V]) handleError(w http.ResponseWriter, r *http.Request, err error) {
-	isAny := func(targets ...error) bool {
-		for _, target := range targets {
-			if errors.Is(err, target) {
-				return true
-			}
-		}
-		return false
-	}
+	outage := bridge.Outage(err)
 	switch {
-	case isAny(pgsession.ErrNotFound):
+	case errors.Is(err, pgsession.ErrNotFound):
 		if m.bearer {
 			m.unauthorized(w, r)
 			return
 		}
 		http.Error(w, "Your session has changed. Please reload the page.", http.StatusConflict)
-	case isAny(pgsession.ErrConflict), bridge.IsOutage(err):
-		m.logFailure(r, err)
+	case outage != nil || errors.Is(err, pgsession.ErrConflict):
+		m.logFailure(r, cmp.Or(outage, pgsession.ErrConflict))
 		w.Header().Set("Retry-After", retryAfterSeconds)
 		http.Error(w, "Please try again in a moment.", http.StatusServiceUnavailable)
-	case isAny(pgsession.ErrTooLarge, pgsession.ErrEncode, pgsession.ErrUnreadable):
-		m.logFailure(r, err)
-		http.Error(w, "This cannot be stored.", http.StatusInternalServerError)
 	default:
+		for _, known := range []error{pgsession.ErrTooLarge, pgsession.ErrEncode, pgsession.ErrTampered, pgsession.ErrUnknownKey} {
+			if errors.Is(err, known) {
+				m.logFailure(r, known)
+				http.Error(w, "This cannot be stored.", http.StatusInternalServerError)
+				return
+			}
+		}
 		http.Error(w, "Something went wrong.", http.StatusInternalServerError)
 	}
 }
 
+// logFailure logs an error of the store's. The application may have wrapped it with values, and that
+// text is not for the log.
 func (m *Manager[V]) logFailure(r *http.Request, err error) {
 	if r.Context().Err() == nil { // otherwise the client has gone
 		m.log(r.Context(), slog.LevelError, "httpsession: a request failed", slog.Any("error", err))

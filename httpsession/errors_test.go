@@ -60,9 +60,10 @@ func TestManager_Error(t *testing.T) {
 					f.outage(true)
 					defer f.outage(false)
 					_, err := f.store.FindByUser(r.Context(), "ann", 0)
-					return err
+					return fmt.Errorf("cart of ann: %w", err)
 				})
 			}, 503, true},
+			"too large, wrapped": {fails(fmt.Errorf("cart of ann: %w", pgsession.ErrTooLarge)), 500, true},
 		} {
 			t.Run(name, func(t *testing.T) {
 				f := newFixture(t)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -161,6 +162,7 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 			for _, other := range tokens[i+1:] {
 				st.others = append(st.others, other.id)
 			}
+			st.others = slices.DeleteFunc(st.others, func(id pgsession.ID) bool { return id.Handle() == l.session.Handle })
 			m.prolong(w, r, st, l.session)
 			st.set(l.session)
 			return nil

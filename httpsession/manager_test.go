@@ -232,17 +232,19 @@ func TestNew_Panics(t *testing.T) {
 	store := pgsession.InMemory()
 	require.Panics(t, func() { httpsession.New[Values](nil) })
 	for name, option := range map[string]func() httpsession.Option{
-		"ttl":         func() httpsession.Option { return httpsession.WithTTL(0) },
-		"remember":    func() httpsession.Option { return httpsession.WithRemember(0, time.Hour) },
-		"lifetime":    func() httpsession.Option { return httpsession.WithRemember(time.Hour, -1) },
-		"name":        func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "a b"}) },
-		"prefix":      func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "__Host-sid"}) },
-		"suffix":      func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "x-Guest"}) },
-		"path":        func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Path: "/;"}) },
-		"no slash":    func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Path: "app"}) },
-		"domain":      func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Domain: "a b"}) },
-		"sessions":    func() httpsession.Option { return httpsession.WithMaxSessions(0) },
-		"log-in page": func() httpsession.Option { return httpsession.WithLogInPage("") },
+		"ttl":           func() httpsession.Option { return httpsession.WithTTL(0) },
+		"remember":      func() httpsession.Option { return httpsession.WithRemember(0, time.Hour) },
+		"lifetime":      func() httpsession.Option { return httpsession.WithRemember(time.Hour, -1) },
+		"name":          func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "a b"}) },
+		"prefix":        func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "__Host-sid"}) },
+		"suffix":        func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Name: "x-Guest"}) },
+		"path":          func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Path: "/;"}) },
+		"no slash":      func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Path: "app"}) },
+		"domain":        func() httpsession.Option { return httpsession.WithCookie(http.Cookie{Domain: "a b"}) },
+		"sessions":      func() httpsession.Option { return httpsession.WithMaxSessions(0) },
+		"relative page": func() httpsession.Option { return httpsession.WithLogInPage("login") },
+		"no page":       func() httpsession.Option { return httpsession.WithLogInPage("://") },
+		"log-in page":   func() httpsession.Option { return httpsession.WithLogInPage("") },
 	} {
 		require.Panics(t, func() { httpsession.New[Values](store, option()) }, name)
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -156,12 +157,12 @@ func WithEvents(handle func(context.Context, Event)) Option {
 }
 
 // WithLogInPage lets [Manager.RequireUser] redirect guests to a page, such as "/login", instead of
-// answering 401. The page finds in [NextPage] where the visitor wanted to go. A page that is no URL
-// panics.
+// answering 401. The page finds in [NextPage] where the visitor wanted to go. A page that is neither
+// a path with a slash before it nor a whole URL panics.
 func WithLogInPage(page string) Option {
 	parsed, err := url.Parse(page)
-	if err != nil || page == "" {
-		panic("httpsession: WithLogInPage: not a URL")
+	if err != nil || parsed.Host == "" && !strings.HasPrefix(parsed.Path, "/") {
+		panic("httpsession: WithLogInPage: neither a path that begins with a slash nor a URL")
 	}
 	return func(o *options) { o.logInPage = parsed }
 }

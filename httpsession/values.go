@@ -19,9 +19,12 @@ func checkedShape[V any]() *shape {
 	if _, err := json.Marshal(&zero); errors.As(err, new(*json.UnsupportedTypeError)) {
 		panic(fmt.Sprintf("httpsession: New: encoding/json has no form for a value of type %s", t))
 	}
-	s := shapeOf(t, make(map[reflect.Type]*shape))
-	if s != nil && len(s.members) == 0 && !isEmptyStruct(t) {
-		panic(fmt.Sprintf("httpsession: New: nothing of type %s would be stored: it has no exported field", t))
+	structs := make(map[reflect.Type]*shape)
+	s := shapeOf(t, structs)
+	for t, s := range structs {
+		if len(s.members) == 0 && t.NumField() > 0 {
+			panic(fmt.Sprintf("httpsession: New: nothing of type %s would be stored: it has no exported field", t))
+		}
 	}
 	return s
 }
@@ -31,14 +34,6 @@ func isObjectOrNull[V any]() bool {
 	var zero V
 	encoded, err := json.Marshal(&zero)
 	return err == nil && (isObject(encoded) || string(encoded) == "null")
-}
-
-// isEmptyStruct reports whether t, or what it points to, has no fields at all.
-func isEmptyStruct(t reflect.Type) bool {
-	if t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	return t.NumField() == 0
 }
 
 // decode returns a session's values, newly decoded. It reports whether they could be read: otherwise

@@ -299,6 +299,7 @@ func TestNew_Values(t *testing.T) {
 	for name, make := range map[string]func(){
 		"no exported field": func() { httpsession.New[struct{ count int }](store) },
 		"a pointer to such": func() { httpsession.New[*struct{ count int }](store) },
+		"a part of it":      func() { httpsession.New[struct{ Part *struct{ count int } }](store) },
 		"all left out": func() {
 			httpsession.New[struct {
 				Count int `json:"-"`

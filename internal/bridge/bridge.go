@@ -49,9 +49,9 @@ var (
 	// Session returns the *pgsession.Session that store, a *pgsession.Store, makes of a row.
 	Session func(store any, row rows.Row, loadedAt time.Time) any
 
-	// IsOutage reports whether a store returned err because the database, the pool or the context did
-	// not let it work.
-	IsOutage func(err error) bool
+	// Outage returns the error in err that says why a store could not work: the database, the pool or
+	// the context did not let it. It is nil if there is none.
+	Outage func(err error) error
 
 	// Marshal returns v as JSON. Its errors are pgsession.ErrEncode, and quote no values.
 	Marshal func(v any) (JSON, error)
