@@ -9,13 +9,15 @@ import (
 	"github.com/pgsession/pgsession/internal/bridge"
 )
 
-// bearerPurpose begins the purpose of tokens. The name of a cookie has no colon, so none is like it.
+// bearerPurpose begins the purpose of tokens. The name of a cookie has no colon, so none is like
+// it.
 const bearerPurpose = "bearer:"
 
-// IssueToken returns a new API token of a user's, for a Manager [WithBearer]. It begins a session with
-// the values, which requests with the token have: an API's scopes, for instance. The token lives as
-// long as [WithTTL] says, or with [Remember] as [WithRemember] says. Show it once: the table does not
-// hold it. [pgsession.Store.FindByUser] lists a user's tokens by their handles, and Revoke ends one.
+// IssueToken returns a new API token of a user's, for a Manager [WithBearer]. It begins a session
+// with the values, which requests with the token have: an API's scopes, for instance. The token
+// lives as long as [WithTTL] says, or with [Remember] as [WithRemember] says. Show it once: the
+// table does not hold it. [pgsession.Store.FindByUser] lists a user's tokens by their handles, and
+// Revoke ends one.
 //
 // Errors: one of its own if userID is empty, or if the Manager is not WithBearer;
 // [pgsession.ErrTooLarge], [pgsession.ErrEncode].

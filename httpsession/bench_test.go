@@ -11,12 +11,12 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// BenchmarkHandler compares a request that reads its session with the Load alone and with the same request
-// without sessions: read them as ratios and differences, in one run.
+// BenchmarkHandler compares a request that reads its session with the Load alone and with the same
+// request without sessions: read them as ratios and differences, in one run.
 func BenchmarkHandler(b *testing.B) {
 	for name, newFixture := range map[string]makeFixture{"memory": newInMemory, "postgres": newOnPostgreSQL} {
 		f := newFixture(b)
-		stored, err := f.store.Create(b.Context(), pgsession.Data{UserID: "ann", Values: Values{Count: 1, Cart: []string{"pen", "ink"}}}, 12*time.Hour)
+		stored, err := f.store.CreateAs(b.Context(), pgsession.NewIDFor("session"), pgsession.Data{UserID: "ann", Values: Values{Count: 1, Cart: []string{"pen", "ink"}}}, 12*time.Hour)
 		require.NoError(b, err)
 		empty := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 		reads := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

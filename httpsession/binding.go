@@ -14,15 +14,15 @@ import (
 	"github.com/pgsession/pgsession/internal/bridge"
 )
 
-// bindingMember is the member of the stored object that holds what WithBinding binds a session to, as
-// a string of base64: a random key, and the HMAC-SHA256 of the client's value under it. V never sees
-// the member.
+// bindingMember is the member of the stored object that holds what WithBinding binds a session to,
+// as a string of base64: a random key, and the HMAC-SHA256 of the client's value under it. V never
+// sees the member.
 const bindingMember = "httpsession:binding"
 
 const bindingKeySize = 16
 
-// bind returns stored values that are bound to the client of a request. Bytes that are no JSON are not
-// the Manager's, and are left out.
+// bind returns stored values that are bound to the client of a request. Bytes that are no JSON are
+// not the Manager's, and are left out.
 func (m *Manager[V]) bind(r *http.Request, stored any) (bridge.JSON, error) {
 	encoded, _ := stored.(bridge.JSON)
 	if len(encoded) > 0 && !isObject(encoded) && string(encoded) != "null" {
@@ -35,7 +35,8 @@ func (m *Manager[V]) bind(r *http.Request, stored any) (bridge.JSON, error) {
 	return addBinding(encoded, []byte(`"`+base64.RawURLEncoding.EncodeToString(binding)+`"`)), nil
 }
 
-// isBoundElsewhere reports whether stored values are bound to another client than that of a request.
+// isBoundElsewhere reports whether stored values are bound to another client than that of a
+// request.
 func (m *Manager[V]) isBoundElsewhere(r *http.Request, stored any) bool {
 	encoded, _ := stored.(bridge.JSON)
 	_, binding := cutBinding(encoded)
@@ -56,8 +57,8 @@ func (m *Manager[V]) bindingUnder(key []byte, r *http.Request) []byte {
 	return mac.Sum(nil)
 }
 
-// cutBinding returns values without the member of the binding, and that member's value; nil if there
-// is none.
+// cutBinding returns values without the member of the binding, and that member's value; nil if
+// there is none.
 func cutBinding(encoded bridge.JSON) (own bridge.JSON, binding []byte) {
 	if !bytes.Contains(encoded, []byte(bindingMember)) || !json.Valid(encoded) {
 		return encoded, nil

@@ -7,21 +7,21 @@ import (
 )
 
 // Update changes the values of the request's session. It calls change with the values as they are
-// stored at that moment, and stores what change makes of them, unless change returns an error, which
-// Update returns as it is. If another request changes the session at the same time, change is called
-// again, with that request's values. So change must do nothing but change what it is given: it must
-// not use values that Get returned before. If it calls Update, LogIn, RenewID, LogOut or Reload, that
-// call returns an error. A nil change writes no values.
+// stored at that moment, and stores what change makes of them, unless change returns an error,
+// which Update returns as it is. If another request changes the session at the same time, change is
+// called again, with that request's values. So change must do nothing but change what it is given:
+// it must not use values that Get returned before. If it calls Update, LogIn, RenewID, LogOut or
+// Reload, that call returns an error. A nil change writes no values.
 //
-// If there is no session, or the one in the cookie is over, Update begins one for a guest and sets the
-// cookie. That has to happen before the first byte of the response, and is an error later, if the
-// ResponseWriter is the server's own; of other ones Update cannot know. For a session that exists, w is
-// not used.
+// If there is no session, or the one in the cookie is over, Update begins one for a guest and sets
+// the cookie. That has to happen before the first byte of the response, and is an error later, if
+// the ResponseWriter is the server's own; of other ones Update cannot know. For a session that
+// exists, w is not used.
 //
-// Errors: those of change; [pgsession.ErrNotFound] if the session ended after the request had loaded
-// it, and if the cookie is a guest's whose session was moved by a log-in in parallel: the change would
-// be lost; [pgsession.ErrTooLarge]; [pgsession.ErrEncode], also for values that would not decode again;
-// [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
+// Errors: those of change; [pgsession.ErrNotFound] if the session ended after the request had
+// loaded it, and if the cookie is a guest's whose session was moved by a log-in in parallel: the
+// change would be lost; [pgsession.ErrTooLarge]; [pgsession.ErrEncode], also for values that would
+// not decode again; [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
 func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(*V) error) error {
 	st, err := m.enter(r)
 	if err != nil {

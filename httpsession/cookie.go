@@ -1,6 +1,7 @@
 package httpsession
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,8 +27,8 @@ const (
 	maxTokens = 256
 )
 
-// A name is one that a session cookie may have. Guests have a cookie of their own, since the response
-// to a guest may arrive after that of a log-in, and must not replace the user's.
+// A name is one that a session cookie may have. Guests have a cookie of their own, since the
+// response to a guest may arrive after that of a log-in, and must not replace the user's.
 type name struct {
 	text    string
 	prefix  string // of text; "" over plain HTTP
@@ -41,8 +42,8 @@ type cookies struct {
 	base       string      // of their names
 	plainHTTP  bool        // requests without TLS get cookies that are not Secure
 
-	// All names that are read, the user's before the guest's. In each half, the first is the one that
-	// is set.
+	// All names that are read, the user's before the guest's. In each half, the first is the one
+	// that is set.
 	overTLS, overPlainHTTP []name
 }
 
@@ -118,9 +119,9 @@ type token struct {
 }
 
 // read returns the tokens in a request's cookies, those that count first before the others, and the
-// places of the names that there are, as bits. A browser may send several cookies of one name, one for
-// each path and domain that it was set for. What is no token of ours, such as the cookie of another
-// library, is left out. It returns at most maxTokens+1.
+// places of the names that there are, as bits. A browser may send several cookies of one name, one
+// for each path and domain that it was set for. What is no token of ours, such as the cookie of
+// another library, is left out. It returns at most maxTokens+1.
 func (c *cookies) read(r *http.Request, purpose string) (tokens []token, present uint) {
 	names := c.names(r)
 	for _, line := range r.Header["Cookie"] {
@@ -169,8 +170,8 @@ func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.D
 	header.Set("Cache-Control", "no-store")
 }
 
-// clear lets the response clear a cookie. If another release set it, with a Domain or a Path that are
-// not known here, those that the browser may have it under are cleared.
+// clear lets the response clear a cookie. If another release set it, with a Domain or a Path that
+// are not known here, those that the browser may have it under are cleared.
 func (c *cookies) clear(w http.ResponseWriter, r *http.Request, n name) {
 	c.set(w, n, "", -time.Second)
 	if n.prefix != securePrefix || n.prefix == c.prefix {
@@ -218,8 +219,8 @@ func splitHost(host string) (text string, isAddress, isLoopback bool) {
 	return text, err == nil, err == nil && address.IsLoopback()
 }
 
-// plainHTTPHint returns what to tell a developer about a Secure cookie that goes over plain HTTP, or
-// "". Behind a proxy there is nothing to tell.
+// plainHTTPHint returns what to tell a developer about a Secure cookie that goes over plain HTTP,
+// or "". Behind a proxy there is nothing to tell.
 func plainHTTPHint(r *http.Request) string {
 	if r.TLS != nil {
 		return ""
@@ -238,4 +239,44 @@ func plainHTTPHint(r *http.Request) string {
 			"WithPlainHTTP is for that. Behind a proxy that ends TLS, all is well"
 	}
 	return ""
+}
+
+// setCookie lets the response set the cookie of a guest or a user.
+func (m *Manager[V]) setCookie(w http.ResponseWriter, r *http.Request, st *requestState[V], id pgsession.ID, isGuest bool, maxAge time.Duration) {
+	names := m.cookies.names(r)
+	for place, name := range names {
+		if name.isGuest != isGuest {
+			continue
+		}
+		m.cookies.set(w, name, id.Token(), maxAge)
+		st.cookies |= 1 << place
+		if name.prefix != "" {
+			m.hint(r)
+		}
+		return
+	}
+}
+
+// hint logs once what a developer over plain HTTP should know.
+func (m *Manager[V]) hint(r *http.Request) {
+	if r.TLS != nil {
+		return
+	}
+	hint := plainHTTPHint(r)
+	if hint == "" {
+		return
+	}
+	if _, isKnown := m.hints.LoadOrStore(hint, true); !isKnown {
+		m.logger.LogAttrs(r.Context(), slog.LevelWarn, hint)
+	}
+}
+
+// clearCookies lets the response clear the cookies of guests, or of users, that the request came
+// with or the response sets. Of others, a response in parallel may be setting one.
+func (m *Manager[V]) clearCookies(w http.ResponseWriter, r *http.Request, st *requestState[V], ofGuests bool) {
+	for place, name := range m.cookies.names(r) {
+		if name.isGuest == ofGuests && st.cookies&(1<<place) != 0 {
+			m.cookies.clear(w, r, name)
+		}
+	}
 }

@@ -144,8 +144,8 @@ func TestCookie_WithoutPrefix(t *testing.T) {
 	})
 }
 
-// An outsider of the token's purpose has nothing: each of these tokens is alive, and is put under the
-// names of the Manager's cookies.
+// An outsider of the token's purpose has nothing: each of these tokens is alive, and is put under
+// the names of the Manager's cookies.
 func TestCookie_IssuedForAnotherPurpose(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		for name, issue := range map[string]func(t *testing.T, f *fixture) pgsession.ID{
@@ -180,8 +180,8 @@ func TestCookie_IssuedForAnotherPurpose(t *testing.T) {
 	})
 }
 
-// A guest's token under the user's name, and a user's under the guest's, are nobody's, and end with the
-// next log-in or log-out.
+// A guest's token under the user's name, and a user's under the guest's, are nobody's, and end with
+// the next log-in or log-out.
 func TestCookie_UnderTheOtherName(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		for _, end := range []string{"POST /login?user=bob", "POST /logout"} {
@@ -363,8 +363,9 @@ func TestCookie_Domain(t *testing.T) {
 	require.Equal(t, "ann", b.get().UserID)
 }
 
-// A release changes the cookie's Domain or Path, and is rolled back later. Users stay logged in through
-// both. One who logs out in between stays logged out, and has no cookie left that says "ended".
+// A release changes the cookie's Domain or Path, and is rolled back later. Users stay logged in
+// through both. One who logs out in between stays logged out, and has no cookie left that says
+// "ended".
 func TestCookie_OtherAttributes(t *testing.T) {
 	t.Parallel()
 	none := http.Cookie{}

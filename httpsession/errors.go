@@ -24,7 +24,8 @@ var (
 )
 
 // Error answers a request for which Update, LogIn, RenewID or LogOut returned err, as
-// [WithErrorHandler] says. Like [http.Error] it does not end the request: the handler returns after it.
+// [WithErrorHandler] says. Like [http.Error] it does not end the request: the handler returns after
+// it.
 //
 // By default the answer is plain text:
 //   - 409 Conflict for [pgsession.ErrNotFound], since the session ended while the request ran; a
@@ -33,8 +34,8 @@ var (
 //     [pgsession.ErrConflict]. This is logged as an error, unless the client has gone.
 //   - 500 Internal Server Error for [pgsession.ErrTooLarge], [pgsession.ErrEncode] and
 //     [pgsession.ErrUnreadable], which are logged as well
-//   - 500 Internal Server Error for any other error, such as one that a change function returned. That
-//     one is the application's, and so is its log line.
+//   - 500 Internal Server Error for any other error, such as one that a change function returned.
+//     That one is the application's, and so is its log line.
 func (m *Manager[V]) Error(w http.ResponseWriter, r *http.Request, err error) {
 	m.errorHandler(w, r, err)
 }
@@ -64,8 +65,8 @@ func (m *Manager[V]) handleError(w http.ResponseWriter, r *http.Request, err err
 	}
 }
 
-// logFailure logs an error of the store's. The application may have wrapped it with values, and that
-// text is not for the log.
+// logFailure logs an error of the store's. The application may have wrapped it with values, and
+// that text is not for the log.
 func (m *Manager[V]) logFailure(r *http.Request, err error) {
 	if r.Context().Err() == nil { // otherwise the client has gone
 		m.log(r.Context(), slog.LevelError, "httpsession: a request failed", slog.Any("error", err))

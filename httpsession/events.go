@@ -26,9 +26,9 @@ const (
 
 // An Event is something that happened to a session. See [WithEvents].
 //
-// EndedByOthers and Expired tell that a request met a session that was over. That happens once for each
-// request that comes with the old cookie, or never. The UserID is known only if the session ended
-// while the request ran.
+// EndedByOthers and Expired tell that a request met a session that was over. That happens once for
+// each request that comes with the old cookie, or never. The UserID is known only if the session
+// ended while the request ran.
 type Event struct {
 	Kind   EventKind
 	Handle pgsession.Handle // of the session; if its id changed, the new one

@@ -3,11 +3,13 @@ package httpsession_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +60,8 @@ func (v *visitor) send(requests ...string) {
 	}
 }
 
-// A flash message is a field that the next page takes out. Two pages that load at once do not both show it.
+// A flash message is a field that the next page takes out. Two pages that load at once do not both
+// show it.
 func Example_flash() {
 	type Values struct {
 		Flash string `json:"flash,omitempty"`
@@ -83,8 +86,8 @@ func Example_flash() {
 	// GET /: message ""
 }
 
-// The box "remember me" of a log-in form. A session that is remembered may be idle for 14 days here, and
-// ends 60 days after its log-in.
+// The box "remember me" of a log-in form. A session that is remembered may be idle for 14 days
+// here, and ends 60 days after its log-in.
 func Example_rememberMe() {
 	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
 	sessions := httpsession.New[struct{}](pgsession.InMemory(pgsession.WithClock(clock)),
@@ -117,10 +120,10 @@ func Example_rememberMe() {
 
 // The page "your devices", with what browser each is and when it was last seen.
 //
-// The browser costs nothing: it is stored by the log-in, which writes anyway. When a session was last
-// seen is known for nothing to a tenth of its idle timeout: it was prolonged at ExpiresAt - IdleTimeout. A field
-// that is updated when it is older than five minutes knows it better, for one write per session in five
-// minutes of use.
+// The browser costs nothing: it is stored by the log-in, which writes anyway. When a session was
+// last seen is known for nothing to a tenth of its idle timeout: it was prolonged at ExpiresAt -
+// IdleTimeout. A field that is updated when it is older than five minutes knows it better, for one
+// write per session in five minutes of use.
 func Example_devices() {
 	type Values struct {
 		Browser  string    `json:"browser,omitempty"`
@@ -156,7 +159,11 @@ func Example_devices() {
 			if err != nil {
 				continue // of an earlier release; it can still be logged out by its handle
 			}
-			fmt.Fprintf(w, "%s at %s, this one: %v; ", values.Browser, values.LastSeen.Format(time.TimeOnly), device.Handle == this.Handle)
+			mark := ""
+			if device.Handle == this.Handle {
+				mark = " (this one)"
+			}
+			fmt.Fprintf(w, "%s at %s%s; ", values.Browser, values.LastSeen.Format(time.TimeOnly), mark)
 		}
 	})))
 	mux.Handle("POST /devices/{handle}/log-out", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -178,11 +185,11 @@ func Example_devices() {
 	// Output:
 	// POST /log-in?user=ann:
 	// POST /log-in?user=ann:
-	// GET /devices: Safari on macOS at 10:00:00, this one: true; Firefox on Android at 09:00:00, this one: false;
+	// GET /devices: Safari on macOS at 10:00:00 (this one); Firefox on Android at 09:00:00;
 }
 
-// A user changes the password and logs out everywhere else, even if the browser hangs up. RenewID gives
-// this session another id: whoever stole the id before is out, too.
+// A user changes the password. RenewID gives this session another id, and all others end. Both go
+// on if the browser hangs up.
 func Example_logOutEverywhere() {
 	store := pgsession.InMemory()
 	sessions := httpsession.New[struct{}](store)
@@ -191,9 +198,11 @@ func Example_logOutEverywhere() {
 		must(sessions.LogIn(w, r, r.FormValue("user"), nil))
 	})
 	mux.Handle("POST /password", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The new password is stored by now, so that nobody logs in with the old one.
+		r = r.WithContext(context.WithoutCancel(r.Context()))
 		must(sessions.RenewID(w, r, nil))
 		this := sessions.Get(r)
-		ended, err := store.DeleteByUser(context.WithoutCancel(r.Context()), this.UserID, this.Handle)
+		ended, err := store.DeleteByUser(r.Context(), this.UserID, this.Handle)
 		must(err)
 		fmt.Fprintf(w, "%d other sessions ended", ended)
 	})))
@@ -214,8 +223,11 @@ func Example_logOutEverywhere() {
 	// GET /: 401 Please log in.
 }
 
-// An administrator sees a user's sessions, and ends them all; RevokeAny would end one by its handle. The
-// administrator's own session is that of another Manager, with a cookie of its own and 15 minutes to live.
+// An administrator sees a user's sessions, and ends them all; RevokeAny would end one by its
+// handle. The administrator's own session is that of another Manager, with a cookie of its own and
+// 15 minutes to live. A customer's token under the name of that cookie opens nothing. User ids are
+// those of the table, so administrators' begin with "admin:". If customers may choose such a name,
+// give the administrators a table of their own.
 func Example_admin() {
 	store := pgsession.InMemory()
 	users := httpsession.New[struct{}](store)
@@ -235,15 +247,25 @@ func Example_admin() {
 		fmt.Fprintf(w, "%d sessions", len(list))
 	})))
 	mux.Handle("POST /admin/{user}/log-out", admins.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ended, err := store.DeleteByUser(context.WithoutCancel(r.Context()), r.PathValue("user"))
+		ended, err := store.DeleteByUser(r.Context(), r.PathValue("user"))
 		must(err)
 		fmt.Fprintf(w, "%d ended", ended)
 	})))
 
 	visit(mux, "POST /log-in?user=ann", "GET /admin/ann")
+	mallory := newVisitor(mux)
+	mallory.send("POST /log-in?user=mallory")
+	for _, cookie := range mallory.jar.Cookies(mallory.address) {
+		cookie.Name = "__Host-admin"
+		cookie.Secure, cookie.Path = true, "/"
+		mallory.jar.SetCookies(mallory.address, []*http.Cookie{cookie})
+	}
+	mallory.send("GET /admin/ann")
 	visit(mux, "POST /admin/log-in?user=eve", "GET /admin/ann", "POST /admin/ann/log-out", "GET /admin/ann")
 	// Output:
 	// POST /log-in?user=ann:
+	// GET /admin/ann: 401 Please log in.
+	// POST /log-in?user=mallory:
 	// GET /admin/ann: 401 Please log in.
 	// POST /admin/log-in?user=eve:
 	// GET /admin/ann: 1 sessions
@@ -251,8 +273,8 @@ func Example_admin() {
 	// GET /admin/ann: 0 sessions
 }
 
-// http.CrossOriginProtection refuses requests that other sites make in the visitor's browser, except GET, HEAD
-// and OPTIONS. So these must change nothing.
+// http.CrossOriginProtection refuses requests that other sites make in the visitor's browser,
+// except GET, HEAD and OPTIONS. So these must change nothing.
 func Example_crossOriginProtection() {
 	sessions := httpsession.New[struct{}](pgsession.InMemory())
 	mux := http.NewServeMux()
@@ -296,23 +318,117 @@ func ExampleManager_RequireUser() {
 	// POST /log-in?next=https%3A%2F%2Fevil.example&user=ann: 303 /
 }
 
-// A stream looks at its session every half a minute, and ends when that is over.
-func ExampleManager_Reload() {
+// A page that only programs open is for the users of whom a function returns true. Here it is those
+// who have given a second factor. The password alone logs in to half a session, which opens nothing
+// but the page for the code. The code changes the id once more.
+func ExampleManager_Require() {
+	type Values struct {
+		SecondFactor bool `json:"second_factor"`
+	}
+	sessions := httpsession.New[Values](pgsession.InMemory())
+	both := sessions.Require(func(s httpsession.Session[Values]) bool { return s.Values.SecondFactor })
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /password", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, r.FormValue("user"), func(v *Values) error { v.SecondFactor = false; return nil }))
+	})
+	mux.Handle("POST /code", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The code is checked by now.
+		must(sessions.RenewID(w, r, func(v *Values) error { v.SecondFactor = true; return nil }))
+	})))
+	mux.Handle("GET /account", both(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "The account of ", sessions.Get(r).UserID)
+	})))
+	visit(sessions.Handler(mux), "GET /account", "POST /password?user=ann", "GET /account", "POST /code", "GET /account")
+	// Output:
+	// GET /account: 401 Please log in.
+	// POST /password?user=ann:
+	// GET /account: 403 You may not do this.
+	// POST /code:
+	// GET /account: The account of ann
+}
+
+// Programs use tokens, which a user makes on a page and can end there. One table has both: the
+// names tell the two Managers apart. The page asks for the password before it makes a token, since
+// a token outlives a log-out.
+func ExampleManager_IssueToken() {
+	type Scopes struct {
+		Scopes []string `json:"scopes"`
+	}
+	store := pgsession.InMemory()
+	sessions := httpsession.New[struct{}](store)
+	tokens := httpsession.New[Scopes](store, httpsession.WithBearer(), httpsession.WithTTL(90*24*time.Hour),
+		httpsession.WithCookie(http.Cookie{Name: "api"}))
+
+	var token string // the page shows it, once
+	mux := http.NewServeMux()
+	mux.Handle("POST /log-in", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, "ann", nil))
+	})))
+	mux.Handle("POST /tokens", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		token, err = tokens.IssueToken(r.Context(), sessions.Get(r).UserID, Scopes{[]string{"read"}})
+		must(err)
+	})))
+	canRead := tokens.Require(func(s httpsession.Session[Scopes]) bool { return slices.Contains(s.Values.Scopes, "read") })
+	mux.Handle("GET /api/orders", canRead(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "The orders of ", tokens.Get(r).UserID)
+	})))
+
+	visit(mux, "POST /log-in", "POST /tokens", "GET /api/orders")
+	program := newVisitor(mux)
+	program.header.Set("Authorization", "Bearer "+token)
+	program.send("GET /api/orders")
+	// Output:
+	// POST /log-in:
+	// POST /tokens:
+	// GET /api/orders: 401 A valid token is needed.
+	// GET /api/orders: The orders of ann
+}
+
+// A page counts down to the end of the session, and asks every half a minute how much is left. Its
+// question must not keep the session alive.
+func ExampleManager_Passive() {
+	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
+	sessions := httpsession.New[struct{}](pgsession.InMemory(pgsession.WithClock(clock)), httpsession.WithTTL(30*time.Minute))
+	mux := http.NewServeMux()
+	mux.Handle("POST /log-in", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, "ann", nil))
+	})))
+	mux.Handle("GET /left", sessions.Passive(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := sessions.Get(r)
+		if s.UserID == "" {
+			fmt.Fprint(w, "ended")
+			return
+		}
+		fmt.Fprint(w, s.ExpiresAt.Sub(clock.Now())) // time.Until(s.ExpiresAt) in a program
+	})))
+	visitor := newVisitor(mux)
+	visitor.send("POST /log-in")
+	for range 3 {
+		clock.Advance(10 * time.Minute)
+		visitor.send("GET /left")
+	}
+	// Output:
+	// POST /log-in:
+	// GET /left: 20m0s
+	// GET /left: 10m0s
+	// GET /left: ended
+}
+
+// A stream ends about a second after its user has logged out, in whatever tab and on whatever node.
+func ExampleManager_Watch() {
 	sessions := httpsession.New[struct{}](pgsession.InMemory())
 	events := func(w http.ResponseWriter, r *http.Request) {
-		user := sessions.Get(r).UserID
+		ended := sessions.Watch(r).Done()
 		control := http.NewResponseController(w)
-		check := time.NewTicker(30 * time.Second)
-		defer check.Stop()
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
 		for {
 			select {
-			case <-r.Context().Done():
+			case <-ended:
 				return
-			case <-check.C:
-				// In an outage the stream goes on: an error does not say that the session is over.
-				if s, err := sessions.Reload(r); err == nil && s.UserID != user {
-					return
-				}
+			case <-tick.C:
 			}
 			fmt.Fprint(w, "data: still here\n\n")
 			if control.Flush() != nil {
@@ -321,5 +437,75 @@ func ExampleManager_Reload() {
 		}
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /events", sessions.RequireUser(http.HandlerFunc(events)))
+	mux.Handle("GET /events", sessions.Passive(sessions.RequireUser(http.HandlerFunc(events))))
+}
+
+// An audit trail. The function must be quick: it runs before the request is answered.
+func ExampleWithEvents() {
+	sessions := httpsession.New[struct{}](pgsession.InMemory(), httpsession.WithEvents(func(_ context.Context, e httpsession.Event) {
+		fmt.Printf("%s, user %q\n", e.Kind, e.UserID)
+	}))
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogIn(w, r, "ann", nil))
+	})
+	mux.HandleFunc("POST /log-out", func(w http.ResponseWriter, r *http.Request) {
+		must(sessions.LogOut(w, r))
+	})
+	visit(sessions.Handler(mux), "POST /log-in", "POST /log-out")
+	// Output:
+	// user logged in, user "ann"
+	// POST /log-in:
+	// logged out, user "ann"
+	// POST /log-out:
+}
+
+// An identity provider ends a session by its own id (OpenID Connect Back-Channel Logout 1.0,
+// "sid"). The log-in stores that id with the session, and an entry that leads from it to the user.
+// The entry is one write at each log-in. A log-out takes it, and looks through the user's sessions.
+// The ids of the sessions may have changed since.
+func Example_backChannelLogOut() {
+	type Values struct {
+		ProviderID string `json:"provider_id"`
+	}
+	store := pgsession.InMemory()
+	sessions := httpsession.New[Values](store)
+	entries := store.KeyValue()
+
+	mux := http.NewServeMux()
+	mux.Handle("POST /log-in", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, sid := "ann", "08a5019c-17e1-4977-8f42-65a12843ea02" // from the checked id token
+		must(entries.Put(r.Context(), "sid:"+sid, []byte(user), 30*24*time.Hour))
+		must(sessions.LogIn(w, r, user, func(v *Values) error { v.ProviderID = sid; return nil }))
+	})))
+	mux.HandleFunc("POST /back-channel", func(w http.ResponseWriter, r *http.Request) {
+		sid := "08a5019c-17e1-4977-8f42-65a12843ea02" // from the checked log-out token
+		user, err := entries.Get(r.Context(), "sid:"+sid)
+		if errors.Is(err, pgsession.ErrNotFound) {
+			return
+		}
+		must(err)
+		list, err := store.FindByUser(r.Context(), string(user), 1000)
+		must(err)
+		for _, s := range list {
+			if values, err := pgsession.Decode[Values](s); err == nil && values.ProviderID == sid {
+				if err := store.RevokeAny(r.Context(), s.Handle); !errors.Is(err, pgsession.ErrNotFound) {
+					must(err)
+				}
+			}
+		}
+		must(entries.Delete(r.Context(), "sid:"+sid))
+	})
+	mux.Handle("GET /", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "hello")
+	})))
+	ann := newVisitor(mux)
+	ann.send("POST /log-in", "GET /")
+	newVisitor(mux).send("POST /back-channel")
+	ann.send("GET /")
+	// Output:
+	// POST /log-in:
+	// GET /: hello
+	// POST /back-channel:
+	// GET /: 401 Please log in.
 }

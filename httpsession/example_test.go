@@ -13,8 +13,8 @@ type Visitor struct {
 	Visits int `json:"visits"`
 }
 
-// A whole program: a page that counts visits, a log-in and a log-out. The count goes through the log-in. In
-// production the store is one that pgsession.New made, and the log-in checks a password.
+// A whole program: a page that counts visits, a log-in and a log-out. The count goes through the
+// log-in. In production the store is one that pgsession.New made, and the log-in checks a password.
 func Example() {
 	sessions := httpsession.New[Visitor](pgsession.InMemory())
 	mux := http.NewServeMux()

@@ -12,19 +12,19 @@ import (
 	"github.com/pgsession/pgsession/internal/bridge"
 )
 
-// LogIn makes the visitor a user: it moves the session to a new id, which was unknown before, and sets
-// the cookie. The application has checked the password, or whatever it asks for, before that.
+// LogIn makes the visitor a user: it moves the session to a new id, which was unknown before, and
+// sets the cookie. The application has checked the password, or whatever it asks for, before that.
 //
-// The function change changes the values as in [Manager.Update]. It gets the values of the guest, or
-// those of the same user. If another user was logged in, it gets the zero V. If it is nil, the values
-// of the guest or the same user stay as they are stored. If the same user was logged in, that log-in
-// goes on: CreatedAt stays, and EndsAt stays too, or comes nearer with [Remember]. LogIn ends the
-// sessions of all other cookies of the Manager's that the browser sent, for example of one for another
-// path.
+// The function change changes the values as in [Manager.Update]. It gets the values of the guest,
+// or those of the same user. If another user was logged in, it gets the zero V. If it is nil, the
+// values of the guest or the same user stay as they are stored. If the same user was logged in,
+// that log-in goes on: CreatedAt stays, and EndsAt stays too, or comes nearer with [Remember].
+// LogIn ends the sessions of all other cookies of the Manager's that the browser sent, for example
+// of one for another path.
 //
-// Call LogIn before the first byte of the response. Later it is an error, if the ResponseWriter is the
-// server's own; of other ones LogIn cannot know, and the browser gets no cookie. The whole call is
-// bounded by [pgsession.WithTimeout].
+// Call LogIn before the first byte of the response. Later it is an error, if the ResponseWriter is
+// the server's own; of other ones LogIn cannot know, and the browser gets no cookie. The whole call
+// is bounded by [pgsession.WithTimeout].
 //
 // Errors: [pgsession.ErrNotFound] if the request came with the session of a user who was logged out
 // meanwhile; there is no new session then, since nobody has proven again who they are. Of a guest's
@@ -64,8 +64,8 @@ func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string
 	return nil
 }
 
-// enterToSetCookie is enter for a call that sets a cookie. Its context is that of the request, bounded as
-// one operation of the store.
+// enterToSetCookie is enter for a call that sets a cookie. Its context is that of the request,
+// bounded as one operation of the store.
 func (m *Manager[V]) enterToSetCookie(w http.ResponseWriter, r *http.Request) (st *requestState[V], ctx context.Context, leave func(), err error) {
 	if m.bearer {
 		return nil, nil, nil, errBearer
@@ -138,8 +138,8 @@ func (m *Manager[V]) limit(ctx context.Context, userID string) {
 	}
 }
 
-// replaceCookie lets the response set the cookie of a session that has a new id, in place of all others
-// of guests or of users.
+// replaceCookie lets the response set the cookie of a session that has a new id, in place of all
+// others of guests or of users.
 func (m *Manager[V]) replaceCookie(w http.ResponseWriter, r *http.Request, st *requestState[V], stored *pgsession.Session, remembered bool) {
 	age := time.Duration(0)
 	if remembered {
@@ -151,13 +151,14 @@ func (m *Manager[V]) replaceCookie(w http.ResponseWriter, r *http.Request, st *r
 }
 
 // RenewID gives the session of the visitor, a guest or a user, a new id, and sets the cookie: an id
-// that was known before opens nothing afterwards. It is for a change of the password, and for the step
-// before a second factor. The user, the times and the values stay, except for what change changes, as
-// in [Manager.Update]. RenewID is not a log-in, and begins nothing.
+// that was known before opens nothing afterwards. It is for a change of the password, and for the
+// step before a second factor. The user, the times and the values stay, except for what change
+// changes, as in [Manager.Update]. RenewID is not a log-in, and begins nothing.
 //
-// Call it before the first byte of the response, as LogIn. Errors: [pgsession.ErrNotFound] if there is
-// no session, or it ended meanwhile; those of change; [pgsession.ErrTooLarge], [pgsession.ErrEncode],
-// [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
+// Call it before the first byte of the response, as LogIn. Errors: [pgsession.ErrNotFound] if there
+// is no session, or it ended meanwhile; those of change; [pgsession.ErrTooLarge],
+// [pgsession.ErrEncode], [pgsession.ErrConflict], [pgsession.ErrTampered],
+// [pgsession.ErrUnknownKey].
 func (m *Manager[V]) RenewID(w http.ResponseWriter, r *http.Request, change func(*V) error) error {
 	st, ctx, leave, err := m.enterToSetCookie(w, r)
 	if err != nil {
@@ -183,15 +184,15 @@ func (m *Manager[V]) RenewID(w http.ResponseWriter, r *http.Request, change func
 	return nil
 }
 
-// LogOut ends the session for good and then clears the cookies of the request. It ends every session
-// that a cookie of the Manager's names, also one that does not open. It goes on if the client hangs up,
-// and is bounded by [pgsession.WithTimeout] as a whole. Other sessions of the user live on:
-// [pgsession.Store.DeleteByUser] ends them. An Update afterwards begins a session for a guest, to say
-// "you are logged out" on the next page for instance.
+// LogOut ends the session for good and then clears the cookies of the request. It ends every
+// session that a cookie of the Manager's names, also one that does not open. It goes on if the
+// client hangs up, and is bounded by [pgsession.WithTimeout] as a whole. Other sessions of the user
+// live on: [pgsession.Store.DeleteByUser] ends them. An Update afterwards begins a session for a
+// guest, to say "you are logged out" on the next page for instance.
 //
-// Call LogOut before the first byte of the response. Later, the cookie stays and opens nothing. After
-// an error, which comes from the database, the cookie stays and the visitor may still be logged in: do
-// not tell them otherwise.
+// Call LogOut before the first byte of the response. Later, the cookie stays and opens nothing.
+// After an error, which comes from the database, the cookie stays and the visitor may still be
+// logged in: do not tell them otherwise.
 func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	st, err := m.enter(r)
 	if err != nil {

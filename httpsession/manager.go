@@ -3,23 +3,19 @@ package httpsession
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
-	"time"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/internal/bridge"
 )
 
-// A Manager gives requests their sessions, each with values of type V. It is made by [New] and safe for
-// concurrent use.
+// A Manager gives requests their sessions, each with values of type V. It is made by [New] and safe
+// for concurrent use.
 //
-// A Manager accepts only tokens of its own: their purpose is the cookie's name, as [WithCookie] says.
-// So an application that needs two kinds of sessions makes two Managers with different names. User ids
-// belong to the table. If "ann" is one person among customers and another one among the staff, give
-// each realm a table of its own: FindByUser and DeleteByUser find both otherwise.
+// A Manager accepts only tokens of its own: their purpose is the cookie's name, as [WithCookie]
+// says. So an application that needs two kinds of sessions makes two Managers with different names.
+// User ids belong to the table. If "ann" is one person among customers and another one among the
+// staff, give each realm a table of its own: FindByUser and DeleteByUser find both otherwise.
 type Manager[V any] struct {
 	options
 	store    *pgsession.Store
@@ -31,8 +27,8 @@ type Manager[V any] struct {
 }
 
 // New returns a Manager of sessions that store keeps. V is the application's own type for what a
-// session holds, a struct with JSON tags as a rule. New panics if store is nil, or if nothing of V would
-// be stored because it has no exported field.
+// session holds, a struct with JSON tags as a rule. New panics if store is nil, or if nothing of V
+// would be stored because it has no exported field.
 func New[V any](store *pgsession.Store, opts ...Option) *Manager[V] {
 	if store == nil {
 		panic("httpsession: New: nil store")
@@ -52,9 +48,9 @@ func New[V any](store *pgsession.Store, opts ...Option) *Manager[V] {
 	return m
 }
 
-// CookieNames returns the names of all cookies that the Manager reads: those of users and of guests,
-// with each prefix, and without one [WithPlainHTTP]. A gateway must not pass these cookies on to
-// services behind it. A Manager [WithBearer] has none.
+// CookieNames returns the names of all cookies that the Manager reads: those of users and of
+// guests, with each prefix, and without one [WithPlainHTTP]. A gateway must not pass these cookies
+// on to services behind it. A Manager [WithBearer] has none.
 func (m *Manager[V]) CookieNames() (names []string) {
 	if m.bearer {
 		return nil
@@ -65,21 +61,22 @@ func (m *Manager[V]) CookieNames() (names []string) {
 	return names
 }
 
-// Handler loads the session of each request before it calls next, and prolongs the session's life if
-// that is due. A request without a cookie costs no I/O. If the store fails, next is not called: see
-// [WithErrorHandler]. It is middleware of the usual form. Routes that need no session, such as static
-// files, are best left out of it. Inside another Handler of the same Manager it does nothing.
+// Handler loads the session of each request before it calls next, and prolongs the session's life
+// if that is due. A request without a cookie costs no I/O. If the store fails, next is not called:
+// see [WithErrorHandler]. It is middleware of the usual form. Routes that need no session, such as
+// static files, are best left out of it. Inside another Handler of the same Manager it does
+// nothing.
 //
-// If a request has several cookies of the Manager's, users' count before guests', and of each kind the
-// first whose session is alive. A request with more than 256 different tokens is answered 431, since
-// each costs a query. A session that does not open ([pgsession.ErrUnreadable]) is logged as an error
-// and leaves a guest.
+// If a request has several cookies of the Manager's, users' count before guests', and of each kind
+// the first whose session is alive. A request with more than 256 different tokens is answered 431,
+// since each costs a query. A session that does not open ([pgsession.ErrUnreadable]) is logged as
+// an error and leaves a guest.
 func (m *Manager[V]) Handler(next http.Handler) http.Handler { return m.handler(next, false) }
 
 // Passive is Handler for requests that come by themselves, such as polling, countdowns, and streams
-// that reconnect: it never prolongs a session, so that a page which is merely open does not keep its
-// user logged in. It goes outside of Handler and RequireUser, and panics inside of them, where the
-// session was prolonged already:
+// that reconnect: it never prolongs a session, so that a page which is merely open does not keep
+// its user logged in. It goes outside of Handler and RequireUser, and panics inside of them, where
+// the session was prolonged already:
 //
 //	mux.Handle("GET /poll", sessions.Passive(poll))
 //	mux.Handle("/", sessions.Handler(pages))
@@ -99,7 +96,7 @@ func (m *Manager[V]) handler(next http.Handler, passive bool) http.Handler {
 			return
 		}
 		st := &requestState[V]{passive: passive}
-		st.current.Store(&snapshot[V]{})
+		st.current.Store(&st.none)
 		r = r.WithContext(context.WithValue(r.Context(), m, st))
 		switch err := m.begin(w, r, st); err {
 		case nil:
@@ -118,7 +115,8 @@ func (m *Manager[V]) lookup(r *http.Request) *requestState[V] {
 	return st
 }
 
-// state panics if there is none. Without that, a forgotten Handler would make every visitor a guest.
+// state panics if there is none. Without that, a forgotten Handler would make every visitor a
+// guest.
 func (m *Manager[V]) state(r *http.Request) *requestState[V] {
 	st := m.lookup(r)
 	if st == nil {
@@ -127,185 +125,18 @@ func (m *Manager[V]) state(r *http.Request) *requestState[V] {
 	return st
 }
 
-var errTooManyTokens = errors.New("httpsession: too many tokens")
-
-// begin finds the session of a request.
-func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestState[V]) error {
-	var tokens []token
-	if m.bearer {
-		tokens = m.bearerToken(r)
-	} else {
-		tokens, st.cookies = m.cookies.read(r, m.purpose)
-	}
-	if len(tokens) > maxTokens {
-		return errTooManyTokens
-	}
-	ctx := r.Context()
-	var (
-		loads      []loaded // of all tokens but the first
-		ended      bool
-		guestMoved bool
-	)
-	for i, t := range tokens {
-		var l loaded
-		switch i {
-		case 0:
-			l.session, l.err = m.store.Load(ctx, t.id)
-		case 1:
-			loads = m.loadAll(ctx, tokens[1:])
-			fallthrough
-		default:
-			l = loads[i-1]
-		}
-		switch {
-		case l.err == nil && m.accepts(r, t, l.session):
-			for _, other := range tokens[i+1:] {
-				st.others = append(st.others, other.id)
-			}
-			st.others = slices.DeleteFunc(st.others, func(id pgsession.ID) bool { return id.Handle() == l.session.Handle })
-			m.prolong(w, r, st, l.session)
-			st.set(l.session)
-			return nil
-		case l.err == nil:
-			st.others = append(st.others, t.id)
-		case errors.Is(l.err, pgsession.ErrNotFound) && t.isGuest:
-			guestMoved = guestMoved || errors.Is(l.err, pgsession.ErrRevoked)
-		case errors.Is(l.err, pgsession.ErrNotFound):
-			ended = true
-			m.tell(ctx, Event{Kind: endedBy(l.err), Handle: t.id.Handle()})
-		case errors.Is(l.err, pgsession.ErrUnreadable):
-			m.logUnreadable(ctx, t.id.Handle(), l.err)
-			st.others = append(st.others, t.id)
-		default:
-			return l.err
-		}
-	}
-	st.guestMoved = guestMoved
-	if guestMoved {
-		m.clearCookies(w, r, st, true)
-	}
-	if ended {
-		st.current.Store(&snapshot[V]{ended: true})
-	}
-	return nil
-}
-
-// A loaded is the session of a token.
-type loaded struct {
-	session *pgsession.Session
-	err     error
-}
-
-// loadAll loads the sessions of several tokens at once.
-func (m *Manager[V]) loadAll(ctx context.Context, tokens []token) []loaded {
-	loads := make([]loaded, len(tokens))
-	var wg sync.WaitGroup
-	for i, t := range tokens {
-		wg.Go(func() { loads[i].session, loads[i].err = m.store.Load(ctx, t.id) })
-	}
-	wg.Wait()
-	return loads
-}
-
-// accepts reports whether a session that is alive is that of the request. A guest's in a user's cookie,
-// and a user's in a guest's, were put there by hand.
-func (m *Manager[V]) accepts(r *http.Request, t token, stored *pgsession.Session) bool {
-	if t.isGuest != (stored.UserID == "") {
-		return false
-	}
-	if m.binding == nil || !m.isBoundElsewhere(r, bridge.Values(stored)) {
-		return true
-	}
-	m.log(r.Context(), slog.LevelWarn, "httpsession: a session is bound to another client, and its visitor is a guest",
-		slog.String("session", stored.Handle.String()))
-	m.tell(r.Context(), Event{Kind: BindingDiffered, Handle: stored.Handle, UserID: stored.UserID})
-	return false
-}
-
-func (m *Manager[V]) logUnreadable(ctx context.Context, handle pgsession.Handle, err error) {
-	m.log(ctx, slog.LevelError, "httpsession: a session does not open, and its visitor is a guest",
-		slog.String("session", handle.String()), slog.Any("error", err))
-	m.tell(ctx, Event{Kind: ValuesUnreadable, Handle: handle})
-}
-
-// prolong lets a session live on if that is due, and sets the cookie of a remembered one anew.
-func (m *Manager[V]) prolong(w http.ResponseWriter, r *http.Request, st *requestState[V], stored *pgsession.Session) {
-	if st.passive {
-		return
-	}
-	now := stored.ExpiresAt.Add(-stored.Remaining())
-	before := stored.ExpiresAt
-	m.touch(r.Context(), stored)
-	if w != nil && stored.ExpiresAt.After(before) && stored.UserID != "" && m.isRemembered(stored.IdleTimeout) &&
-		now.Sub(stored.CreatedAt) > rememberedAge/2 {
-		m.setCookie(w, r, st, stored.ID, false, rememberedAge)
-	}
-}
-
-// touch prolongs a session if that is due.
-func (m *Manager[V]) touch(ctx context.Context, stored *pgsession.Session) {
-	expiresAt, err := m.store.Touch(ctx, stored, 0)
-	switch {
-	case err == nil:
-		stored.ExpiresAt = expiresAt
-	case ctx.Err() == nil && !errors.Is(err, pgsession.ErrNotFound):
-		m.log(ctx, slog.LevelWarn, "httpsession: a session was not prolonged",
-			slog.String("session", stored.Handle.String()), slog.Any("error", err))
-	}
-}
-
-// setCookie lets the response set the cookie of a guest or a user.
-func (m *Manager[V]) setCookie(w http.ResponseWriter, r *http.Request, st *requestState[V], id pgsession.ID, isGuest bool, maxAge time.Duration) {
-	names := m.cookies.names(r)
-	for place, name := range names {
-		if name.isGuest != isGuest {
-			continue
-		}
-		m.cookies.set(w, name, id.Token(), maxAge)
-		st.cookies |= 1 << place
-		if name.prefix != "" {
-			m.hint(r)
-		}
-		return
-	}
-}
-
-// hint logs once what a developer over plain HTTP should know.
-func (m *Manager[V]) hint(r *http.Request) {
-	if r.TLS != nil {
-		return
-	}
-	hint := plainHTTPHint(r)
-	if hint == "" {
-		return
-	}
-	if _, isKnown := m.hints.LoadOrStore(hint, true); !isKnown {
-		m.logger.LogAttrs(r.Context(), slog.LevelWarn, hint)
-	}
-}
-
-// clearCookies lets the response clear the cookies of guests, or of users, that the request came with
-// or the response sets. Of others, a response in parallel may be setting one.
-func (m *Manager[V]) clearCookies(w http.ResponseWriter, r *http.Request, st *requestState[V], ofGuests bool) {
-	for place, name := range m.cookies.names(r) {
-		if name.isGuest == ofGuests && st.cookies&(1<<place) != 0 {
-			m.cookies.clear(w, r, name)
-		}
-	}
-}
-
 // Get returns the session of the request as it was loaded, or as Update, LogIn, RenewID, LogOut or
-// Reload left it. A guest without a session has the zero Session. Get does no I/O. It panics, as all
-// methods that take a request, if the request did not come through [Manager.Handler] or one that
-// includes it.
+// Reload left it. A guest without a session has the zero Session. Get does no I/O. It panics, as
+// all methods that take a request, if the request did not come through [Manager.Handler] or one
+// that includes it.
 func (m *Manager[V]) Get(r *http.Request) Session[V] {
 	return m.state(r).current.Load().session(r.Context(), m)
 }
 
-// Reload loads the session of the request anew. Handlers that go on for long may call it now and then,
-// and end if the session has another user or [Session.Ended]: the user may have logged out, or in
-// again, elsewhere. [Manager.Watch] tells them without asking. An error means that the store could not
-// be asked, and not that the session is over.
+// Reload loads the session of the request anew. Handlers that go on for long may call it now and
+// then, and end if the session has another user or [Session.Ended]: the user may have logged out,
+// or in again, elsewhere. [Manager.Watch] tells them without asking. An error means that the store
+// could not be asked, and not that the session is over.
 //
 // Reload does not prolong the session, so that a page which is merely open does not keep its user
 // logged in. Update prolongs it.
@@ -333,10 +164,11 @@ func (m *Manager[V]) Reload(r *http.Request) (Session[V], error) {
 	return m.Get(r), nil
 }
 
-// Watch returns the request's context, which also ends soon after the session does, on whatever node
-// that happens: see [pgsession.Store.Watch]. It is for event streams and web sockets. If the session's
-// id changes, by RenewID in another tab for instance, the context ends too, and the client connects
-// again with the new cookie. For a visitor without a session it is the request's context.
+// Watch returns the request's context, which also ends soon after the session does, on whatever
+// node that happens: see [pgsession.Store.Watch]. It is for event streams and web sockets. If the
+// session's id changes, by RenewID in another tab for instance, the context ends too, and the
+// client connects again with the new cookie. For a visitor without a session it is the request's
+// context.
 //
 // It ends with the request, so there is nothing to cancel.
 func (m *Manager[V]) Watch(r *http.Request) context.Context {

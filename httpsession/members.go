@@ -12,13 +12,14 @@ import (
 )
 
 // A shape says which members of a JSON object a struct has a place for. Those that it has none for
-// were stored by another release of the application, and are kept. A nil shape is that of a type which
-// is no struct, or which has methods of its own for JSON: all members are its own.
+// were stored by another release of the application, and are kept. A nil shape is that of a type
+// which is no struct, or which has methods of its own for JSON: all members are its own.
 type shape struct {
 	members map[string]*shape // by name
 }
 
-// shapeOf returns the shape of a type. The shapes in known are not made again: types may be recursive.
+// shapeOf returns the shape of a type. The shapes in known are not made again: types may be
+// recursive.
 func shapeOf(t reflect.Type, known map[reflect.Type]*shape) *shape {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -49,8 +50,8 @@ func hasOwnJSON(t reflect.Type) bool {
 	return false
 }
 
-// add adds the fields of a struct by the rules of encoding/json: those of embedded structs come after
-// its own.
+// add adds the fields of a struct by the rules of encoding/json: those of embedded structs come
+// after its own.
 func (s *shape) add(t reflect.Type, known map[reflect.Type]*shape, within ...reflect.Type) {
 	var embedded []reflect.Type
 	for i := range t.NumField() {
@@ -80,8 +81,8 @@ func (s *shape) add(t reflect.Type, known map[reflect.Type]*shape, within ...ref
 	}
 }
 
-// member returns the shape of a member, and whether the struct has a place for it. Names match as in
-// encoding/json, whatever their case.
+// member returns the shape of a member, and whether the struct has a place for it. Names match as
+// in encoding/json, whatever their case.
 func (s *shape) member(quoted []byte) (*shape, bool) {
 	if member, ok := s.members[string(quoted[1:len(quoted)-1])]; ok { // without a copy
 		return member, true
@@ -95,8 +96,8 @@ func (s *shape) member(quoted []byte) (*shape, bool) {
 	return nil, false
 }
 
-// keep returns an encoded struct with the members of a stored one that it has no place for. Both are
-// valid JSON.
+// keep returns an encoded struct with the members of a stored one that it has no place for. Both
+// are valid JSON.
 func (s *shape) keep(encoded, stored []byte) []byte {
 	if s == nil || !s.lacks(stored) {
 		return encoded
@@ -165,8 +166,8 @@ func isObject(value []byte) bool {
 	return len(value) > 0 && value[0] == '{'
 }
 
-// members yields the names, in quotes, and the values of an object. The object must be valid JSON. Other
-// values have no members.
+// members yields the names, in quotes, and the values of an object. The object must be valid JSON.
+// Other values have no members.
 func members(object []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(name, value []byte) bool) {
 		if !isObject(object) {

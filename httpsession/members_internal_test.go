@@ -65,8 +65,8 @@ func TestShape_Keep(t *testing.T) {
 	require.Equal(t, `{"a":1}`, string(shape.keep([]byte(`{"a":1}`), []byte(`{"b":1}`))), "a map has all members to itself")
 }
 
-// FuzzShape_Keep holds what is kept to what encoding/json says: the known values are those that were
-// encoded, and nothing unknown is lost.
+// FuzzShape_Keep holds what is kept to what encoding/json says: the known values are those that
+// were encoded, and nothing unknown is lost.
 func FuzzShape_Keep(f *testing.F) {
 	for _, seed := range []string{
 		`{"name":"x","new":1}`, `{"Inner":{"c":{"d":[1,2]}},"ptr":{"z":"\u0000"}}`, `{"a":1,"a":2,"A":3}`, `[]`, `{"list":[{"x":1}]}`, `{"\\":"\\\""}`,

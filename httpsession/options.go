@@ -52,9 +52,9 @@ func newOptions(opts []Option) options {
 
 // WithTTL sets how long a session may be idle before it ends. The default is 12 hours. A session is
 // prolonged when it has a tenth of the ttl to gain, so most requests write nothing, and a session
-// that was used may end after nine tenths of the ttl. For 20 minutes at least, set 23 minutes. A ttl
-// that is not positive panics. To end sessions some time after the log-in however much they are used,
-// give the store [pgsession.WithAbsoluteLifetime].
+// that was used may end after nine tenths of the ttl. For 20 minutes at least, set 23 minutes. A
+// ttl that is not positive panics. To end sessions some time after the log-in however much they are
+// used, give the store [pgsession.WithAbsoluteLifetime].
 func WithTTL(ttl time.Duration) Option {
 	return func(o *options) {
 		if ttl <= 0 {
@@ -64,13 +64,14 @@ func WithTTL(ttl time.Duration) Option {
 	}
 }
 
-// WithRemember sets how long a session that [Remember] asks for may be idle, and when it ends at the
-// latest, counted from the log-in. The default is 30 and 90 days. A lifetime of 0 leaves the end to
-// [pgsession.WithAbsoluteLifetime]. A ttl that is not positive, or a negative lifetime, panics.
+// WithRemember sets how long a session that [Remember] asks for may be idle, and when it ends at
+// the latest, counted from the log-in. The default is 30 and 90 days. A lifetime of 0 leaves the
+// end to [pgsession.WithAbsoluteLifetime]. A ttl that is not positive, or a negative lifetime,
+// panics.
 //
-// The cookie of such a session lasts for 400 days, which is the most that browsers keep one. It is set
-// anew when the session is prolonged and began more than 200 days ago. A session counts as remembered
-// if its idle timeout is this ttl, or is longer than [WithTTL]. So the two must differ.
+// The cookie of such a session lasts for 400 days, which is the most that browsers keep one. It is
+// set anew when the session is prolonged and began more than 200 days ago. A session counts as
+// remembered if its idle timeout is this ttl, or is longer than [WithTTL]. So the two must differ.
 func WithRemember(ttl, lifetime time.Duration) Option {
 	return func(o *options) {
 		if ttl <= 0 || lifetime < 0 {
@@ -81,14 +82,14 @@ func WithRemember(ttl, lifetime time.Duration) Option {
 }
 
 // WithCookie sets the cookie's Name (the default is "session"), Path ("/"), Domain (none: this host
-// alone), SameSite (Lax) and Partitioned. The other fields are ignored: the cookie is always HttpOnly,
-// and Secure except as [WithPlainHTTP] says.
+// alone), SameSite (Lax) and Partitioned. The other fields are ignored: the cookie is always
+// HttpOnly, and Secure except as [WithPlainHTTP] says.
 //
-// The name gets the prefix __Host-, or __Secure- if there is a Domain or another Path, and for a guest
-// the suffix -guest. Without them it is also the purpose of the Manager's ids
+// The name gets the prefix __Host-, or __Secure- if there is a Domain or another Path, and for a
+// guest the suffix -guest. Without them it is also the purpose of the Manager's ids
 // ([pgsession.NewIDFor]): two Managers on one table need different names. A name that has such a
-// prefix or suffix already panics. So does a cookie that browsers would refuse or not send back, such
-// as one with the Path "app".
+// prefix or suffix already panics. So does a cookie that browsers would refuse or not send back,
+// such as one with the Path "app".
 //
 // Cookies of both prefixes are read. So after a change of Domain or Path, users stay logged in.
 func WithCookie(c http.Cookie) Option {
@@ -97,9 +98,9 @@ func WithCookie(c http.Cookie) Option {
 }
 
 // WithPlainHTTP lets the cookie go over plain HTTP: requests without TLS get it without Secure and
-// without a prefix of its name. It is for Safari in development, for tests over HTTP, and for networks
-// without TLS. Chrome, Firefox, Edge and curl need it nowhere on localhost. With SameSite=None or
-// Partitioned it changes nothing, since browsers take these only with Secure.
+// without a prefix of its name. It is for Safari in development, for tests over HTTP, and for
+// networks without TLS. Chrome, Firefox, Edge and curl need it nowhere on localhost. With
+// SameSite=None or Partitioned it changes nothing, since browsers take these only with Secure.
 //
 // Do not set it behind a proxy that ends TLS: the proxy's requests have no TLS.
 func WithPlainHTTP() Option {
@@ -118,14 +119,14 @@ func WithBearer() Option {
 	return func(o *options) { o.bearer = true }
 }
 
-// WithMaxSessions sets how many sessions a user may have. [Manager.LogIn] and [Manager.IssueToken] end
-// the oldest log-ins beyond that, by [pgsession.Store.LimitByUser]. The default is any number. If
-// log-ins race, no more than n are left when the last one has returned. A visitor whose session was
-// ended sees [Session.Ended].
+// WithMaxSessions sets how many sessions a user may have. [Manager.LogIn] and [Manager.IssueToken]
+// end the oldest log-ins beyond that, by [pgsession.Store.LimitByUser]. The default is any number.
+// If log-ins race, no more than n are left when the last one has returned. A visitor whose session
+// was ended sees [Session.Ended].
 //
 // It counts all sessions of a user id in the table, whichever Manager made them. If the database
-// fails just after a log-in, the log-in stands, a warning is logged, and the next log-in ends what is
-// too much. An n below 1 panics.
+// fails just after a log-in, the log-in stands, a warning is logged, and the next log-in ends what
+// is too much. An n below 1 panics.
 func WithMaxSessions(n int) Option {
 	return func(o *options) {
 		if n < 1 {
@@ -135,30 +136,30 @@ func WithMaxSessions(n int) Option {
 	}
 }
 
-// WithBinding binds sessions to something of the client, which of returns: the fingerprint of a client
-// certificate, or the User-Agent. [Manager.LogIn] stores a keyed hash of it with the session, under a
-// random key. A request for which of returns something else is a guest's, which is logged and is an
-// [Event]. The session itself goes on, and ends if that request logs in or out. Sessions of guests are
-// not bound, nor are those from before this option. The values must be a JSON object. By default
-// nothing is bound.
+// WithBinding binds sessions to something of the client, which of returns: the fingerprint of a
+// client certificate, or the User-Agent. [Manager.LogIn] stores a keyed hash of it with the
+// session, under a random key. A request for which of returns something else is a guest's, which is
+// logged and is an [Event]. The session itself goes on, and ends if that request logs in or out.
+// Sessions of guests are not bound, nor are those from before this option. The values must be a
+// JSON object. By default nothing is bound.
 //
-// Do not bind to an IP address: those of mobile clients change. A User-Agent changes with each release
-// of a browser, which logs its user out.
+// Do not bind to an IP address: those of mobile clients change. A User-Agent changes with each
+// release of a browser, which logs its user out.
 func WithBinding(of func(*http.Request) string) Option {
 	return func(o *options) { o.binding = of }
 }
 
-// WithEvents sets a function that is told what happens to sessions, for an audit trail. It is called
-// on the request's goroutine with the request's context, after the write and after the cookie is set.
-// So it must be quick, and an error of its own changes nothing. A panic in it is logged, and the
-// request goes on.
+// WithEvents sets a function that is told what happens to sessions, for an audit trail. It is
+// called on the request's goroutine with the request's context, after the write and after the
+// cookie is set. So it must be quick, and an error of its own changes nothing. A panic in it is
+// logged, and the request goes on.
 func WithEvents(handle func(context.Context, Event)) Option {
 	return func(o *options) { o.onEvent = handle }
 }
 
 // WithLogInPage lets [Manager.RequireUser] redirect guests to a page, such as "/login", instead of
-// answering 401. The page finds in [NextPage] where the visitor wanted to go. A page that is neither
-// a path with a slash before it nor a whole URL panics.
+// answering 401. The page finds in [NextPage] where the visitor wanted to go. A page that is
+// neither a path with a slash before it nor a whole URL panics.
 func WithLogInPage(page string) Option {
 	parsed, err := url.Parse(page)
 	if err != nil || parsed.Host == "" && !strings.HasPrefix(parsed.Path, "/") {
@@ -167,20 +168,20 @@ func WithLogInPage(page string) Option {
 	return func(o *options) { o.logInPage = parsed }
 }
 
-// WithErrorHandler sets what answers a request if the store fails: [Manager.Handler] calls it instead
-// of the application, and [Manager.Error] calls it for handlers. [Manager.Error] says what the default
-// does. A handler that replaces it must not say that the visitor is logged out, unless err is
-// [pgsession.ErrNotFound].
+// WithErrorHandler sets what answers a request if the store fails: [Manager.Handler] calls it
+// instead of the application, and [Manager.Error] calls it for handlers. [Manager.Error] says what
+// the default does. A handler that replaces it must not say that the visitor is logged out, unless
+// err is [pgsession.ErrNotFound].
 //
-// If Handler calls it, the visitor's session is not known. [Manager.Get] then returns the zero Session,
-// as for a guest, and the calls that write return err.
+// If Handler calls it, the visitor's session is not known. [Manager.Get] then returns the zero
+// Session, as for a guest, and the calls that write return err.
 func WithErrorHandler(handle func(w http.ResponseWriter, r *http.Request, err error)) Option {
 	return func(o *options) { o.errorHandler = handle }
 }
 
-// WithLogger sets the logger for sessions that do not open, values that begin anew and failures of the
-// store. The same trouble is logged once a second at most, with the number of times that it was left
-// out before. The default, also for nil, is [slog.Default].
+// WithLogger sets the logger for sessions that do not open, values that begin anew and failures of
+// the store. The same trouble is logged once a second at most, with the number of times that it was
+// left out before. The default, also for nil, is [slog.Default].
 func WithLogger(logger *slog.Logger) Option {
 	return func(o *options) {
 		if logger != nil {
@@ -202,8 +203,8 @@ func (o *options) isRemembered(idleTimeout time.Duration) bool {
 	return idleTimeout != o.ttl && (idleTimeout == o.rememberTTL || idleTimeout > o.ttl)
 }
 
-// Remember makes the log-in outlast the browser, as [WithRemember] says. It is what the box "remember
-// me" of a log-in form stands for.
+// Remember makes the log-in outlast the browser, as [WithRemember] says. It is what the box
+// "remember me" of a log-in form stands for.
 func Remember() LogInOption {
 	return func(l *logIn) { l.remember = true }
 }

@@ -56,7 +56,8 @@ func TestOverlap_ParallelRequestsRightAfterLogIn(t *testing.T) {
 	})
 }
 
-// Changes that run against a log-in are in the cart afterwards, or their requests say that they failed.
+// Changes that run against a log-in are in the cart afterwards, or their requests say that they
+// failed.
 func TestOverlap_ChangesDuringLogIn(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		f := newFixture(t)

@@ -8,12 +8,12 @@ import (
 
 const nextParameter = "next"
 
-// RequireUser is middleware for what users alone may see. It answers guests with 401 Unauthorized. With
-// [WithLogInPage] it redirects the pages that a guest opens to the log-in page instead, by 303 See
-// Other. Other requests still get 401: those that are neither GET nor HEAD, since a form's content
-// would be lost, and those of scripts, event streams and web sockets, which would take the log-in page
-// for their answer. What opens a page is told by Sec-Fetch-Mode, and in its absence by an Accept header
-// that names text/html.
+// RequireUser is middleware for what users alone may see. It answers guests with 401 Unauthorized.
+// With [WithLogInPage] it redirects the pages that a guest opens to the log-in page instead, by 303
+// See Other. Other requests still get 401: those that are neither GET nor HEAD, since a form's
+// content would be lost, and those of scripts, event streams and web sockets, which would take the
+// log-in page for their answer. What opens a page is told by Sec-Fetch-Mode, and in its absence by
+// an Accept header that names text/html.
 //
 // RequireUser includes [Manager.Handler]. It may be around the whole application: requests for the
 // log-in page itself are let through, of whatever method.
@@ -61,14 +61,15 @@ func (m *Manager[V]) askToLogIn(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isLogInPage reports whether a request is for the log-in page. Both what the browser asked for and what
-// middleware has made of it must be that page, so that no rewritten request for another page passes.
+// isLogInPage reports whether a request is for the log-in page. Both what the browser asked for and
+// what middleware has made of it must be that page, so that no rewritten request for another page
+// passes.
 func (m *Manager[V]) isLogInPage(r *http.Request) bool {
 	return m.isAddressOfLogInPage(r) && r.URL.Path == m.logInPage.Path
 }
 
-// isAddressOfLogInPage reports whether the browser asked for the log-in page. It would be redirected to
-// the same page for ever.
+// isAddressOfLogInPage reports whether the browser asked for the log-in page. It would be
+// redirected to the same page for ever.
 func (m *Manager[V]) isAddressOfLogInPage(r *http.Request) bool {
 	if m.logInPage == nil || m.bearer {
 		return false
@@ -92,9 +93,10 @@ func opensPage(r *http.Request) bool {
 	return false
 }
 
-// NextPage returns where to redirect to after a log-in: the page that [Manager.RequireUser] sent the
-// visitor away from, from the form or query value "next", or "/". It never leads to another site. The
-// log-in page's form passes it on, in a hidden field or as it is in the page's own address.
+// NextPage returns where to redirect to after a log-in: the page that [Manager.RequireUser] sent
+// the visitor away from, from the form or query value "next", or "/". It never leads to another
+// site. The log-in page's form passes it on, in a hidden field or as it is in the page's own
+// address.
 func NextPage(r *http.Request) string {
 	next := r.FormValue(nextParameter)
 	// Browsers take a backslash for a slash, and leave out tabs and newlines.

@@ -14,10 +14,10 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// A Session is what the session of a request is when [Manager.Get] or [Manager.Reload] returns it. It
-// is a snapshot: changing it changes nothing that is stored. It may be shared between goroutines, and
-// so may the maps, slices and pointers in its Values, which therefore must not be changed. It holds no
-// secret that opens the session.
+// A Session is what the session of a request is when [Manager.Get] or [Manager.Reload] returns it.
+// It is a snapshot: changing it changes nothing that is stored. It may be shared between
+// goroutines, and so may the maps, slices and pointers in its Values, which therefore must not be
+// changed. It holds no secret that opens the session.
 type Session[V any] struct {
 	Handle    pgsession.Handle // names the session in lists and logs; zero if there is none
 	UserID    string           // "" for a guest
@@ -30,9 +30,9 @@ type Session[V any] struct {
 
 	Values V
 
-	// Ended says that the request has the cookie of a user whose session is over: it expired, or was
-	// logged out elsewhere. The rest is zero, as for a guest. A page may say "please log in again".
-	// Guests who never logged in do not see it.
+	// Ended says that the request has the cookie of a user whose session is over: it expired, or
+	// was logged out elsewhere. The rest is zero, as for a guest. A page may say "please log in
+	// again". Guests who never logged in do not see it.
 	Ended bool
 }
 
@@ -66,12 +66,13 @@ func (s *snapshot[V]) session(ctx context.Context, m *Manager[V]) Session[V] {
 	}
 }
 
-// A requestState is what the requests of one visit to a Handler share: the request itself, and those
-// that middleware makes of it.
+// A requestState is what the requests of one visit to a Handler share: the request itself, and
+// those that middleware makes of it.
 type requestState[V any] struct {
 	current atomic.Pointer[snapshot[V]]
-	outage  error // why the session is not known; nil if it is
-	passive bool  // the request prolongs nothing
+	none    snapshot[V] // what current is at first
+	outage  error       // why the session is not known; nil if it is
+	passive bool        // the request prolongs nothing
 
 	mu         sync.Mutex         // serialises the calls that write
 	isChanging atomic.Bool        // a change function runs, under mu

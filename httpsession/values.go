@@ -36,8 +36,8 @@ func isObjectOrNull[V any]() bool {
 	return err == nil && (isObject(encoded) || string(encoded) == "null")
 }
 
-// decode returns a session's values, newly decoded. It reports whether they could be read: otherwise
-// they begin anew.
+// decode returns a session's values, newly decoded. It reports whether they could be read:
+// otherwise they begin anew.
 func (m *Manager[V]) decode(ctx context.Context, stored *pgsession.Session) (values V, isReadable bool) {
 	encoded, isJSON := bridge.Values(stored).(bridge.JSON)
 	reason := "bytes, and no JSON"
@@ -74,8 +74,8 @@ type revision[V any] struct {
 	values  V     // what the latest run stored, newly decoded
 }
 
-// apply returns what to store in place of the values of a session; nil is a new one. It may be called
-// several times.
+// apply returns what to store in place of the values of a session; nil is a new one. It may be
+// called several times.
 func (c *revision[V]) apply(ctx context.Context, stored *pgsession.Session) (any, error) {
 	c.isKnown = false
 	if c.change == nil && stored != nil {

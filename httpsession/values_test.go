@@ -177,8 +177,8 @@ func (u *upgraded) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// A type with methods of its own for JSON has all members to itself: what it has converted does not come
-// back.
+// A type with methods of its own for JSON has all members to itself: what it has converted does not
+// come back.
 func TestValues_Converted(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		store, jar := newFixture(t).store, make(map[string]string)
