@@ -115,7 +115,8 @@ func TestWithTable(t *testing.T) {
 		"schema":                      own + ".qualified",
 		"strange schema":              strangeSchema + ".Les sessions",
 		"schema and table of 63":      longSchema + "." + strings.Repeat("t", 63),
-		"named as a row set, touched": "touched",
+		"named as a row set, held":    "pgsession_held",
+		"named as a row set, touched": "pgsession_touched",
 		"named as a row set, new":     "new",
 		"named as a row set, one":     "one",
 	} {

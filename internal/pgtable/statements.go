@@ -57,5 +57,9 @@ func filler(name pgx.Identifier, plaintext bool) func(string) string {
 	if plaintext {
 		replacements = append(replacements, sealedColumns, plainColumns)
 	}
+	if strings.HasPrefix(name[len(name)-1], "pgsession_") {
+		// A common table expression hides a table of its name.
+		replacements = append(replacements, "pgsession_", "cte_")
+	}
 	return strings.NewReplacer(replacements...).Replace
 }
