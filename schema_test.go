@@ -116,7 +116,9 @@ func TestWithTable(t *testing.T) {
 		"strange schema":              strangeSchema + ".Les sessions",
 		"schema and table of 63":      longSchema + "." + strings.Repeat("t", 63),
 		"named as a row set, held":    "pgsession_held",
-		"named as a row set, touched": "pgsession_touched",
+		"named as a row set, touched": "pgsession_ended",
+		"named as a row set, puts":    "pgsession_new",
+		"named as a row set, saves":   "pgsession_saved",
 		"named as a row set, new":     "new",
 		"named as a row set, one":     "one",
 	} {

@@ -74,8 +74,8 @@ func TestClocks_NodeBehind(t *testing.T) {
 	s.MustLoad(t, id)
 }
 
-// TestStore_CleanupExpired_ErrorHalfway has the caller go while the second batch is removed, which
-// is the last.
+// TestStore_CleanupExpired_ErrorHalfway has the caller go while the second batch is removed. It is
+// the last, and counts if the server has removed it in time.
 func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
 	pgtest.NotDistributed(t, "there are no batches")
 	t.Parallel()
@@ -92,10 +92,10 @@ func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
 	defer cancel()
 	removed, err := s.CleanupExpired(ctx)
 	require.ErrorIs(t, err, context.Canceled)
-	require.EqualValues(t, 2000, removed, "what was removed before the error")
-	require.EqualValues(t, 2000, s.Stats().Cleaned)
+	require.Contains(t, []int64{1000, 2000}, removed, "what was removed before the error")
+	require.Equal(t, removed, s.Stats().Cleaned)
 	require.Zero(t, s.Stats().LastCleanup, "it did not succeed")
-	require.EqualValues(t, 3000, s.MustCleanUp(t))
+	require.EqualValues(t, 5000-removed, s.MustCleanUp(t))
 }
 
 // TestStore_CleanupExpired_HeldRows leaves rows that others hold to a later run, and goes on behind
