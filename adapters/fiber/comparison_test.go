@@ -29,7 +29,7 @@ var compared = []comparedStorage{
 	{"fiber's in memory", func(*testing.T) (fiber.Storage, *network) { return nil, nil }},
 	{"pgsession", func(t *testing.T) (fiber.Storage, *network) {
 		n := newNetwork(t)
-		return fiberstore.NewSessions(initStore(t, n.pool, pgsession.WithTimeout(comparedTimeout))), n
+		return fiberstore.NewSessions(initStore(t, n.pool, pgsession.WithTimeout(comparedTimeout)), "session_id"), n
 	}},
 }
 

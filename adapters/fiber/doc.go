@@ -15,7 +15,8 @@
 //
 // A row that was edited, or is sealed under a key that is not in the ring, is as good as absent: a
 // visitor with a broken session becomes a guest and is not locked out. It is logged at level error,
-// by fiber's package log, and pgsession's health check is degraded. An outage is an error.
+// by fiber's package log, a line a second at most, and pgsession's health check is degraded. An
+// outage is an error.
 package fiberstore
 
 import (
@@ -26,6 +27,7 @@ import (
 	"github.com/gofiber/fiber/v3"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/quiet"
 )
 
 // noExpiration is the longest ttl of a store. It stands for fiber's 0, which is no expiration.
@@ -45,8 +47,18 @@ func requestContext(ctx context.Context) context.Context {
 	return ctx
 }
 
-func doesNotOpen(err error) bool {
-	return errors.Is(err, pgsession.ErrTampered) || errors.Is(err, pgsession.ErrUnknownKey)
+// A troubles logs the same trouble a line a second at most.
+type troubles struct{ limiter quiet.Limiter }
+
+func (t *troubles) log(logw func(string, ...any), text string, args ...any) {
+	leftOut, ok := t.limiter.Allow(text)
+	if !ok {
+		return
+	}
+	if leftOut > 0 {
+		args = append(args, "left_out", leftOut)
+	}
+	logw(text, args...)
 }
 
 func ignoreNotFound(err error) error {

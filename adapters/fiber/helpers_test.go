@@ -228,4 +228,6 @@ func (b *browser) begin(t *testing.T, path string) (finish func() (status int, b
 	}
 }
 
-func (b *browser) id() pgsession.ID { return pgsession.DeriveID(b.cookie) }
+func (b *browser) id() pgsession.ID { return idOf(b.cookie) }
+
+func idOf(sessionID string) pgsession.ID { return pgsession.DeriveID(`fiber "session_id"` + sessionID) }

@@ -3,6 +3,8 @@ package fiberstore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/gofiber/fiber/v3"
@@ -17,27 +19,31 @@ var _ fiber.Storage = (*KeyValue)(nil)
 // limiter, cache, idempotency. The last Set or Delete of a key wins. Make it with [NewKeyValue]; the
 // zero KeyValue is of no use. It is safe for concurrent use.
 type KeyValue struct {
-	store   *pgsession.Store
-	entries *pgsession.KeyValue
+	entries  *pgsession.KeyValue
+	prefix   string
+	troubles troubles
 }
 
-// NewKeyValue returns a storage in the table of store. Give that store a table of its own
-// (pgsession.WithTable), since [KeyValue.Reset] empties the table. The application calls Init and
-// SpawnCleanup, as for every store. A value may have as many bytes as pgsession.WithMaxSize allows,
-// 64 KiB by default, which is little for the cache of large pages.
-func NewKeyValue(store *pgsession.Store) *KeyValue {
-	return &KeyValue{store, store.KeyValue()}
+// NewKeyValue returns a storage in the table of store. Storages of different names are apart, so give
+// each middleware a name of its own. The application calls Init and SpawnCleanup, as for every store.
+// A value may have as many bytes as pgsession.WithMaxSize allows, 64 KiB by default, which is little
+// for the cache of large pages. NewKeyValue panics if store is nil, or name is empty.
+func NewKeyValue(store *pgsession.Store, name string) *KeyValue {
+	if store == nil || name == "" {
+		panic("fiberstore: NewKeyValue: no store or no name")
+	}
+	return &KeyValue{entries: store.KeyValue(), prefix: strconv.Quote(name)}
 }
 
 // GetWithContext returns the value under key, and nil if there is none, if it has expired, or if it
 // does not open. Errors are those of the database and of the context.
 func (kv *KeyValue) GetWithContext(ctx context.Context, key string) ([]byte, error) {
-	value, err := kv.entries.Get(requestContext(ctx), key)
+	value, err := kv.entries.Get(requestContext(ctx), kv.prefix+key)
 	switch {
 	case errors.Is(err, pgsession.ErrNotFound):
 		return nil, nil
-	case doesNotOpen(err):
-		log.Errorw("fiberstore: an entry does not open", "error", err)
+	case errors.Is(err, pgsession.ErrUnreadable):
+		kv.troubles.log(log.Errorw, "fiberstore: an entry does not open", "error", err)
 		return nil, nil
 	}
 	return value, err
@@ -52,20 +58,19 @@ func (kv *KeyValue) SetWithContext(ctx context.Context, key string, value []byte
 	if key == "" || len(value) == 0 {
 		return nil
 	}
-	return kv.entries.Put(requestContext(ctx), key, value, ttlOf(expiration))
+	return kv.entries.Put(requestContext(ctx), kv.prefix+key, value, ttlOf(expiration))
 }
 
 // DeleteWithContext removes the value under key. Removing one that is not there is no error. Errors
 // are those of the database and of the context.
 func (kv *KeyValue) DeleteWithContext(ctx context.Context, key string) error {
-	return kv.entries.Delete(requestContext(ctx), key)
+	return kv.entries.Delete(requestContext(ctx), kv.prefix+key)
 }
 
-// ResetWithContext ends all that is in the store's table. Errors are those of the database and of
-// the context; some of the entries may be gone then.
-func (kv *KeyValue) ResetWithContext(ctx context.Context) error {
-	_, err := kv.store.DeleteAll(requestContext(ctx))
-	return err
+// ResetWithContext removes nothing and returns [errors.ErrUnsupported]: the table knows entries by
+// the hashes of their names and keys. None of fiber's middleware calls it. Empty the table in SQL.
+func (kv *KeyValue) ResetWithContext(context.Context) error {
+	return fmt.Errorf("fiberstore: KeyValue.Reset: %w", errors.ErrUnsupported)
 }
 
 // Get is [KeyValue.GetWithContext] without a context.

@@ -1,6 +1,7 @@
 package fiberstore_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -14,7 +15,7 @@ func TestKeyValue(t *testing.T) {
 	t.Parallel()
 	clock := pgsession.NewManualClock(time.Now())
 	store, pool := newStore(t, pgsession.WithClock(clock), pgsession.WithTable("entries"))
-	kv := fiberstore.NewKeyValue(store)
+	kv := fiberstore.NewKeyValue(store, "test")
 	get := func(key string) string {
 		value, err := kv.Get(key)
 		require.NoError(t, err)
@@ -41,10 +42,13 @@ func TestKeyValue(t *testing.T) {
 	clock.Advance(99 * 365 * 24 * time.Hour)
 	require.Equal(t, "4", get("for ever"))
 
-	require.NoError(t, kv.Reset())
-	require.Empty(t, get("for ever"))
-	require.NoError(t, kv.Set("for ever", []byte("6"), time.Hour))
-	require.Equal(t, "6", get("for ever"))
+	require.ErrorIs(t, kv.Reset(), errors.ErrUnsupported)
+	require.Equal(t, "4", get("for ever"))
+	for _, name := range []string{"tes", `test"`, "other"} {
+		value, err := fiberstore.NewKeyValue(store, name).Get("for ever")
+		require.NoError(t, err)
+		require.Nil(t, value, "each name has entries of its own")
+	}
 	require.NoError(t, kv.Close())
 	require.NoError(t, pool.Ping(t.Context()))
 }
@@ -52,12 +56,11 @@ func TestKeyValue(t *testing.T) {
 func TestKeyValue_Outage(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
-	kv := fiberstore.NewKeyValue(initStore(t, n.pool))
+	kv := fiberstore.NewKeyValue(initStore(t, n.pool), "test")
 	require.NoError(t, kv.Set("a", []byte("1"), time.Hour))
 	n.cut()
 	_, err := kv.Get("a")
 	require.Error(t, err)
 	require.Error(t, kv.Set("a", []byte("2"), time.Hour))
 	require.Error(t, kv.Delete("a"))
-	require.Error(t, kv.Reset())
 }

@@ -1,17 +1,14 @@
 package fiberstore_test
 
 import (
-	"context"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/middleware/limiter"
 	"github.com/gofiber/fiber/v3/middleware/session"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
@@ -20,17 +17,14 @@ import (
 
 // The README shows these functions' bodies. Its program is in examples/fiber, whose test runs it.
 
-func logOutEverywhereElse(c fiber.Ctx, store *pgsession.Store, s *session.Middleware) error {
-	this := pgsession.DeriveID(s.ID()).Handle()
+func logOutEverywhereElse(c fiber.Ctx, store *pgsession.Store, sessions *fiberstore.Sessions, s *session.Middleware) error {
+	this := sessions.Handle(c, s.ID())
 	_, err := store.DeleteByUser(c.Context(), fiberstore.User(s), this)
 	return err
 }
 
-func useLimiter(ctx context.Context, pool *pgxpool.Pool, entryKeys *pgsession.Crypto, app *fiber.App, check func(error)) {
-	entries := pgsession.New(pool, entryKeys, pgsession.WithTable("fiber_entries"))
-	check(entries.Init(ctx))
-	entries.SpawnCleanup(ctx, 10*time.Minute)
-	app.Use(limiter.New(limiter.Config{Storage: fiberstore.NewKeyValue(entries)}))
+func useLimiter(store *pgsession.Store, app *fiber.App) {
+	app.Use(limiter.New(limiter.Config{Storage: fiberstore.NewKeyValue(store, "limiter")}))
 }
 
 func TestREADME_Compiles(t *testing.T) {
@@ -50,7 +44,7 @@ func TestREADME_Compiles(t *testing.T) {
 		case block[1] == "diff":
 			for _, added := range regexp.MustCompile(`(?m)^\+(.*)$`).FindAllStringSubmatch(code, -1) {
 				line := spaces.ReplaceAllString(strings.TrimSpace(added[1]), " ")
-				line = strings.ReplaceAll(line, "(store)", "(newStore())")
+				line = strings.ReplaceAll(line, "(store,", "(newStore(),")
 				require.Contains(t, spaces.ReplaceAllString(program, " "), line)
 			}
 		case strings.HasPrefix(code, "// Command"):
@@ -63,22 +57,20 @@ func TestREADME_Compiles(t *testing.T) {
 
 func TestREADME_Snippets(t *testing.T) {
 	t.Parallel()
-	_, pool := newStore(t)
-	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel() // ends the clean-up
 	store, _ := newStore(t)
-	site := newSite(t, fiberstore.NewSessions(store))
-	useLimiter(ctx, pool, keys, site.app, func(err error) { require.NoError(t, err) })
-	site.app.Get("/others", func(c fiber.Ctx) error { return logOutEverywhereElse(c, store, session.FromContext(c)) })
+	sessions := fiberstore.NewSessions(store, "session_id")
+	site := newSite(t, sessions)
+	useLimiter(store, site.app)
+	site.app.Get("/others", func(c fiber.Ctx) error {
+		return logOutEverywhereElse(c, store, sessions, session.FromContext(c))
+	})
 	one, two := site.newBrowser(t), site.newBrowser(t)
 	one.mustDo(t, "/login/ann")
 	two.mustDo(t, "/login/ann")
 	one.mustDo(t, "/others")
 	require.Equal(t, "ann", one.mustDo(t, "/user"))
 	require.Equal(t, "", two.mustDo(t, "/user"))
-	var entries int
-	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM fiber_entries`).Scan(&entries))
-	require.Positive(t, entries)
+	counted, err := store.Count(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, counted.Entries)
 }

@@ -27,37 +27,38 @@ import (
 func TestSessions_Storage(t *testing.T) {
 	t.Parallel()
 	store, pool := newStore(t)
-	storage := fiberstore.NewSessions(store)
+	storage := fiberstore.NewSessions(store, "session_id")
 
 	value, err := storage.Get("absent")
 	require.NoError(t, err)
 	require.Nil(t, value)
 	require.NoError(t, storage.Delete("absent"))
-	require.NoError(t, storage.Set("", []byte("value"), time.Hour))
+	require.NoError(t, storage.Set("", encoded(t, "a", "1"), time.Hour))
 	require.NoError(t, storage.Set("empty", nil, time.Hour))
 	value, err = storage.Get("empty")
 	require.NoError(t, err)
 	require.Nil(t, value)
 
-	require.NoError(t, storage.Set("id", []byte("no gob"), time.Hour))
-	require.NoError(t, storage.Set("id", []byte("the last one"), 0))
+	require.ErrorIs(t, storage.Set("id", []byte("no gob"), time.Hour), pgsession.ErrEncode)
+	require.NoError(t, storage.Set("id", encoded(t, "a", "1"), time.Hour))
+	require.NoError(t, storage.Set("id", encoded(t, "b", "the last one"), 0))
 	value, err = storage.Get("id")
 	require.NoError(t, err)
-	require.Equal(t, "the last one", string(value))
-	loaded, err := store.Load(t.Context(), pgsession.DeriveID("id"))
+	require.Equal(t, encoded(t, "b", "the last one"), value)
+	loaded, err := store.Load(t.Context(), idOf("id"))
 	require.NoError(t, err)
 	require.Equal(t, 100*365*24*time.Hour, loaded.IdleTimeout)
-	require.ErrorIs(t, storage.Set("id", []byte("value"), -1), pgsession.ErrInvalidTTL)
+	require.ErrorIs(t, storage.Set("id", encoded(t, "a", "1"), -1), pgsession.ErrInvalidTTL)
 
 	require.NoError(t, storage.Delete("id"))
-	require.ErrorIs(t, storage.Set("id", []byte("late"), time.Hour), pgsession.ErrRevoked)
+	require.ErrorIs(t, storage.Set("id", encoded(t, "a", "late"), time.Hour), pgsession.ErrRevoked)
 	value, err = storage.Get("id")
 	require.NoError(t, err)
 	require.Nil(t, value)
 
-	require.NoError(t, storage.Set("other", []byte("value"), time.Hour))
+	require.NoError(t, storage.Set("other", encoded(t, "a", "1"), time.Hour))
 	require.NoError(t, storage.Reset())
-	require.ErrorIs(t, storage.Set("other", []byte("late"), time.Hour), pgsession.ErrRevoked)
+	require.ErrorIs(t, storage.Set("other", encoded(t, "a", "late"), time.Hour), pgsession.ErrRevoked)
 
 	require.NoError(t, storage.Close())
 	require.NoError(t, pool.Ping(t.Context()))
@@ -71,7 +72,7 @@ func TestSessions_EndedStaysEnded(t *testing.T) {
 				t.Parallel()
 				clock := pgsession.NewManualClock(time.Now())
 				store, _ := newStore(t, pgsession.WithClock(clock))
-				storage := fiberstore.NewSessions(store)
+				storage := fiberstore.NewSessions(store, "session_id")
 				ann := newSite(t, storage).newBrowser(t)
 				ann.mustDo(t, "/login/ann")
 				ann.mustDo(t, "/set/secret/hers")
@@ -96,6 +97,9 @@ func TestSessions_EndedStaysEnded(t *testing.T) {
 				case "/set/a/1":
 					require.Equal(t, http.StatusConflict, status)
 					require.ErrorIs(t, *slow.saveError.Load(), pgsession.ErrNotFound)
+				case "/regenerate":
+					require.Equal(t, http.StatusConflict, status)
+					require.ErrorIs(t, *slow.saveError.Load(), pgsession.ErrRevoked)
 				case "/login/bob": // over ann's session: SetUser wants a Reset
 					require.Equal(t, http.StatusServiceUnavailable, status)
 					require.Contains(t, body, "call Reset before SetUser")
@@ -118,7 +122,7 @@ func TestSessions_EndedStaysEnded(t *testing.T) {
 func TestSessions_LogInRace(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
-	guest := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	guest := newSite(t, fiberstore.NewSessions(store, "session_id")).newBrowser(t)
 	guest.mustDo(t, "/set/cart/full")
 	slow, fast := guest.another(), guest.another()
 	finish := slow.begin(t, "/login/ann")
@@ -138,7 +142,7 @@ func TestSessions_LogInRace(t *testing.T) {
 func TestSessions_Parallel(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t, pgsession.WithTimeout(time.Minute)) // 50 at once take their time under the race detector
-	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(store, "session_id")).newBrowser(t)
 	b.mustDo(t, "/login/ann")
 	b.mustDo(t, "/set/old/1")
 
@@ -196,7 +200,7 @@ func TestSessions_Unchanged(t *testing.T) {
 	t.Parallel()
 	clock := pgsession.NewManualClock(time.Now())
 	store, _ := newStore(t, pgsession.WithClock(clock))
-	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(store, "session_id")).newBrowser(t)
 	b.mustDo(t, "/set/a/1")
 	b.mustDo(t, "/set/b/2")
 	load := func() *pgsession.Session {
@@ -225,7 +229,7 @@ func TestSessions_Cookie(t *testing.T) {
 	t.Parallel()
 	clock := pgsession.NewManualClock(time.Now())
 	store, _ := newStore(t, pgsession.WithClock(clock))
-	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(store, "session_id")).newBrowser(t)
 	setsCookie := func(path string) bool {
 		other := b.another()
 		other.mustDo(t, path)
@@ -233,6 +237,8 @@ func TestSessions_Cookie(t *testing.T) {
 	}
 	require.False(t, setsCookie("/get/a"))
 	require.True(t, setsCookie("/set/a/1"))
+	clock.Advance(2 * time.Minute)
+	require.False(t, setsCookie("/get/a"), "not a tenth of 30 minutes yet")
 	clock.Advance(5 * time.Minute)
 	require.True(t, setsCookie("/get/a"), "its Max-Age begins anew with the row's")
 	require.True(t, setsCookie("/regenerate"))
@@ -245,15 +251,17 @@ func TestSessions_Statements(t *testing.T) {
 	var counter statements
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = &counter })
 	clock := pgsession.NewManualClock(time.Now())
-	b := newSite(t, fiberstore.NewSessions(initStore(t, pool, pgsession.WithClock(clock)))).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(initStore(t, pool, pgsession.WithClock(clock)), "session_id")).newBrowser(t)
 	cost := func(path string) int64 {
 		before := counter.Load()
 		b.mustDo(t, path)
 		return counter.Load() - before
 	}
 	require.EqualValues(t, 1, cost("/get/a"))
-	require.EqualValues(t, 3, cost("/set/a/1"))
+	require.EqualValues(t, 2, cost("/set/a/1"))
 	require.EqualValues(t, 3, cost("/regenerate"))
+	require.EqualValues(t, 3, cost("/login/ann"))
+	require.EqualValues(t, 4, cost("/regenerate"))
 	clock.Advance(10 * time.Minute)
 	require.EqualValues(t, 2, cost("/get/a"))
 	b.cookie = ""
@@ -273,12 +281,12 @@ func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEnd
 func TestSessions_SetIdleTimeout(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
-	storage := fiberstore.NewSessions(store)
+	storage := fiberstore.NewSessions(store, "session_id")
 	require.Equal(t, http.StatusOK, inRequest(t, func(c fiber.Ctx) {
 		require.NoError(t, storage.SetWithContext(c, "id", encoded(t, "a", "1"), time.Hour))
 		require.NoError(t, storage.SetWithContext(c, "id", encoded(t, "a", "1"), time.Minute))
 	}))
-	loaded, err := store.Load(t.Context(), pgsession.DeriveID("id"))
+	loaded, err := store.Load(t.Context(), idOf("id"))
 	require.NoError(t, err)
 	require.Equal(t, time.Minute, loaded.IdleTimeout)
 }
@@ -287,7 +295,7 @@ func TestSessions_SetIdleTimeout(t *testing.T) {
 func TestSessions_SavedTwice(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
-	storage := fiberstore.NewSessions(store)
+	storage := fiberstore.NewSessions(store, "session_id")
 	sessions := session.NewStore(session.Config{Storage: storage})
 	var id string
 	require.Equal(t, http.StatusOK, inRequest(t, func(c fiber.Ctx) {
@@ -322,7 +330,7 @@ func TestSessions_EndsAt(t *testing.T) {
 	t.Parallel()
 	clock := pgsession.NewManualClock(time.Now())
 	store, _ := newStore(t, pgsession.WithClock(clock), pgsession.WithAbsoluteLifetime(time.Hour))
-	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(store, "session_id")).newBrowser(t)
 	endsAt := func() time.Time {
 		loaded, err := store.Load(t.Context(), b.id())
 		require.NoError(t, err)
@@ -344,7 +352,7 @@ func TestSessions_Outage(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
 	store := initStore(t, n.pool)
-	storage := fiberstore.NewSessions(store)
+	storage := fiberstore.NewSessions(store, "session_id")
 	b := newSite(t, storage).newBrowser(t)
 	b.mustDo(t, "/login/ann")
 	cookie := b.cookie
@@ -372,7 +380,7 @@ func TestSessions_DoesNotOpen(t *testing.T) {
 	log.SetOutput(&logged)
 	defer log.SetOutput(&bytes.Buffer{})
 	store, pool := newStore(t)
-	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(store, "session_id")).newBrowser(t)
 	b.mustDo(t, "/login/ann")
 	broken := b.cookie
 	_, err := pool.Exec(t.Context(), `UPDATE sessions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)`)
@@ -380,10 +388,10 @@ func TestSessions_DoesNotOpen(t *testing.T) {
 
 	require.Equal(t, "", b.mustDo(t, "/user"))
 	require.NotEqual(t, broken, b.cookie)
-	require.Contains(t, logged.String(), pgsession.DeriveID(broken).Handle().String())
+	require.Contains(t, logged.String(), idOf(broken).Handle().String())
 	require.NotContains(t, logged.String(), broken)
 
-	kv := fiberstore.NewKeyValue(store)
+	kv := fiberstore.NewKeyValue(store, "test")
 	require.NoError(t, kv.Set("the key", []byte("value"), time.Hour))
 	_, err = pool.Exec(t.Context(), `UPDATE sessions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)`)
 	require.NoError(t, err)
@@ -399,23 +407,23 @@ func TestStorages_Context(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
 	for name, storage := range map[string]fiber.Storage{
-		"sessions": fiberstore.NewSessions(store), "key/value": fiberstore.NewKeyValue(store),
+		"sessions": fiberstore.NewSessions(store, "session_id"), "key/value": fiberstore.NewKeyValue(store, "test"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, http.StatusOK, inRequest(t, func(c fiber.Ctx) {
-				require.NoError(t, storage.SetWithContext(c, "id", []byte("value"), time.Hour))
+				require.NoError(t, storage.SetWithContext(c, "id", encoded(t, "a", "1"), time.Hour))
 				ended, cancel := context.WithCancel(c.Context())
 				cancel()
 				c.SetContext(ended)
 				_, err := storage.GetWithContext(c, "id")
 				require.ErrorIs(t, err, context.Canceled)
-				require.ErrorIs(t, storage.SetWithContext(c, "id", []byte("late"), time.Hour), context.Canceled)
+				require.ErrorIs(t, storage.SetWithContext(c, "id", encoded(t, "a", "late"), time.Hour), context.Canceled)
 				require.ErrorIs(t, storage.DeleteWithContext(c, "id"), context.Canceled)
-				require.ErrorIs(t, storage.ResetWithContext(c), context.Canceled)
+				require.Error(t, storage.ResetWithContext(c))
 			}))
 			value, err := storage.Get("id")
 			require.NoError(t, err)
-			require.Equal(t, "value", string(value))
+			require.Equal(t, encoded(t, "a", "1"), value)
 		})
 	}
 }
@@ -423,7 +431,7 @@ func TestStorages_Context(t *testing.T) {
 // A Ctx that fiber has taken back is a context without a request.
 func TestSessions_ReleasedCtx(t *testing.T) {
 	t.Parallel()
-	storage := fiberstore.NewSessions(pgsession.InMemory())
+	storage := fiberstore.NewSessions(pgsession.InMemory(), "session_id")
 	app := fiber.New()
 	c := app.AcquireCtx(&fasthttp.RequestCtx{})
 	app.ReleaseCtx(c)

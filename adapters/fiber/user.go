@@ -47,6 +47,11 @@ func SetUser(sess Session, userID string) error {
 	return nil
 }
 
+func userOf(values map[any]any) string {
+	userID, _ := values[userKey(0)].(string)
+	return userID
+}
+
 // User returns the user that [SetUser] named, and "" for a guest.
 func User(sess Session) string {
 	userID, _ := sess.Get(userKey(0)).(string)

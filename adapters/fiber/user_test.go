@@ -25,7 +25,7 @@ func encoded(t *testing.T, key, value any) []byte {
 func TestSetUser(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
-	site := newSite(t, fiberstore.NewSessions(store))
+	site := newSite(t, fiberstore.NewSessions(store, "session_id"))
 	sessionsOf := func(userID string) (ids []pgsession.Handle) {
 		found, err := store.FindByUser(t.Context(), userID, 0)
 		require.NoError(t, err)
@@ -62,7 +62,7 @@ func TestSetUser(t *testing.T) {
 func TestSetUser_UnderTheSameID(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
-	sessions := session.NewStore(session.Config{Storage: fiberstore.NewSessions(store)})
+	sessions := session.NewStore(session.Config{Storage: fiberstore.NewSessions(store, "session_id")})
 	var id string
 	require.Equal(t, http.StatusOK, inRequest(t, func(c fiber.Ctx) {
 		sess, err := sessions.Get(c)
@@ -96,7 +96,7 @@ func TestSetUser_UnderTheSameID(t *testing.T) {
 	require.NoError(t, sess.Reset())
 	require.NoError(t, fiberstore.SetUser(sess, "bob"))
 	require.NoError(t, sess.Save())
-	loaded, err := store.Load(t.Context(), pgsession.DeriveID(sess.ID()))
+	loaded, err := store.Load(t.Context(), idOf(sess.ID()))
 	require.NoError(t, err)
 	require.Equal(t, "bob", loaded.UserID)
 }
@@ -105,7 +105,7 @@ func TestSetUser_UnderTheSameID(t *testing.T) {
 func TestSetUser_Size(t *testing.T) {
 	t.Parallel()
 	store, _ := newStore(t)
-	b := newSite(t, fiberstore.NewSessions(store)).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(store, "session_id")).newBrowser(t)
 	size := func() int {
 		loaded, err := store.Load(t.Context(), b.id())
 		require.NoError(t, err)

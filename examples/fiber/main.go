@@ -32,9 +32,11 @@ func main() {
 		}
 		return c.Next()
 	})
-	app.Use(recover.New()) // the session middleware panics if the database is down
+	app.Use(recover.New())                                       // the session middleware panics if the database is down
+	sessions := fiberstore.NewSessions(newStore(), "session_id") // the name of the cookie
 	app.Use(session.New(session.Config{
-		Storage:        fiberstore.NewSessions(newStore()),
+		Storage:        sessions,
+		Extractor:      sessions.Extractor(),
 		ErrorHandler:   func(c fiber.Ctx, err error) { _ = fail(c, err) },
 		CookieHTTPOnly: true,
 		CookieSecure:   true, // Chrome, Firefox and Edge take it from http://localhost, Safari does not

@@ -72,6 +72,16 @@ func (c Codec[K]) Decode(encoded []byte) (values map[K]any, leftOut int, err err
 	return values, leftOut, err
 }
 
+// InOne returns values that Encode has returned in the form that Marshal gives them, without those that
+// do not decode. The number and the error are Decode's.
+func (c Codec[K]) InOne(encoded []byte) (inOne []byte, leftOut int, err error) {
+	values, leftOut, err := c.Decode(encoded)
+	if err == nil {
+		inOne, err = c.encode(values)
+	}
+	return inOne, leftOut, err
+}
+
 // Merge returns theirs with what a request has changed: it loaded base, and ours is what it made of
 // the values. If it changed nothing, Merge returns theirs. Errors: those of Encode and Decode.
 func (c Codec[K]) Merge(base, theirs []byte, ours map[K]any) ([]byte, error) {

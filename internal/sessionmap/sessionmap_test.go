@@ -63,6 +63,12 @@ func TestCodec_Encode(t *testing.T) {
 			require.NoError(t, err)
 			require.Zero(t, leftOut)
 			require.Equal(t, values, decoded)
+			inOne, leftOut, err := c.InOne(encoded)
+			require.NoError(t, err)
+			require.Zero(t, leftOut)
+			decoded, err = c.Unmarshal(inOne)
+			require.NoError(t, err)
+			require.Equal(t, values, decoded)
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/gofiber/fiber/v3"
-	"github.com/gofiber/fiber/v3/extractors"
 	"github.com/gofiber/fiber/v3/middleware/adaptor"
 	"github.com/gofiber/fiber/v3/middleware/recover"
 	"github.com/gofiber/fiber/v3/middleware/session"
@@ -298,9 +297,10 @@ func newFiber(web *web, store *pgsession.Store) http.Handler {
 	fail := func(c fiber.Ctx, err error) error { return c.Status(statusOf(err)).SendString("") }
 	app := fiber.New(fiber.Config{ErrorHandler: fail})
 	app.Use(recover.New())
+	all := fiberstore.NewSessions(store, fiberName)
 	app.Use(session.New(session.Config{
-		Storage:        fiberstore.NewSessions(store),
-		Extractor:      extractors.FromCookie(fiberName),
+		Storage:        all,
+		Extractor:      all.Extractor(),
 		ErrorHandler:   func(c fiber.Ctx, err error) { fail(c, err) },
 		CookieHTTPOnly: true, CookieSecure: true, IdleTimeout: ttl,
 	}))
