@@ -32,7 +32,8 @@ func main() {
 		}
 		return c.Next()
 	})
-	app.Use(recover.New())                                       // the session middleware panics if the database is down
+	app.Use(recover.New()) // the session middleware panics if the database is down
+
 	sessions := fiberstore.NewSessions(newStore(), "session_id") // the name of the cookie
 	app.Use(session.New(session.Config{
 		Storage:        sessions,
