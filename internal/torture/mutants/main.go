@@ -108,14 +108,17 @@ var mutants = []mutant{
 	{name: "a turn hands on what Renew wrote under another key", flags: []string{"-profile", "renew"}, edits: []edit{
 		{"store.go", "return attempt{session: s.written(newID, row, data.UserID, encoded)}", "w2 := s.written(newID, row, data.UserID, encoded)\n\t\treturn attempt{session: w2, next: w2}"},
 	}},
+	{name: "a conflict gives a row that is over", flags: []string{"-profile", "renew"}, edits: []edit{
+		{"store.go", "result.row.Load(now) == rows.OK {", "!now.IsZero() {"},
+	}},
 	{name: "Cycle moves what is over", flags: []string{"-profile", "expiry"}, edits: []edit{
 		{"store.go", "if outcome := row.Load(s.now()); outcome != rows.OK {\n\t\t\treturn outcomeError(outcome)", "if outcome := row.Load(s.now()); outcome != rows.OK && row.State == rows.Absent {\n\t\t\treturn outcomeError(outcome)"},
 	}},
 	{name: "Update takes a change of nothing for the last word", flags: []string{"-profile", "update"}, edits: []edit{
-		{"store.go", "case result.err == nil, result.err == errUnchanged && isNew:", "case result.err == nil, result.err == errUnchanged:"},
+		{"store.go", "case result.err == errUnchanged && isNew:", "case result.err == errUnchanged:"},
 	}},
 	{name: "Update takes an error of change for the last word", flags: []string{"-profile", "update"}, edits: []edit{
-		{"store.go", "case isNew || isOutage(result.err):", "case isNew || result.err != errUnchanged:"},
+		{"store.go", "case result.err != nil && (isNew || isOutage(result.err)):", "case result.err != nil && (isNew || result.err != errUnchanged):"},
 	}},
 	{name: "Renew begins a session from a list", flags: []string{"-profile", "default"}, edits: []edit{
 		{"store.go", "if session == nil || session.ID.IsZero() {", "if session == nil {"},
@@ -218,7 +221,7 @@ var mutants = []mutant{
 		{"internal/pgtable/cleanup.go", "statement_timestamp() + $2::interval", "$1::timestamptz + $2::interval"},
 	}},
 	{name: "calls of several tenants share statements", flags: []string{"-faults", "ahead"}, edits: []edit{
-		{"internal/pgtable/shared.go", "if config.BeforeAcquire != nil || config.PrepareConn != nil {", "if false {"},
+		{"internal/pgtable/shared.go", "return config.BeforeAcquire != nil || config.PrepareConn != nil", "_ = config\n\treturn false"},
 	}},
 	{name: "Watch asks for the sessions of all tenants at once", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"store.go", "s.watches.apart = pgtable.DependsOnContext(pool)", "s.watches.apart = false"},

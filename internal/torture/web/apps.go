@@ -150,12 +150,7 @@ func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) ht
 			return nil
 		})
 	})
-	handle(renewPage, func(w http.ResponseWriter, r *http.Request, visit visit, before view) error {
-		if before.User == "" {
-			return pgsession.ErrNotFound
-		}
-		return m.LogIn(w, r, before.User, nil)
-	})
+	handle(renewPage, func(w http.ResponseWriter, r *http.Request, _ visit, _ view) error { return m.RenewID(w, r, nil) })
 	handle(logOutPage, func(w http.ResponseWriter, r *http.Request, _ visit, _ view) error { return m.LogOut(w, r) })
 	return m.Handler(mux)
 }
