@@ -111,7 +111,7 @@ func TestStore_HealthHandler(t *testing.T) {
 	})
 }
 
-// A watched context tells when somebody waits for its end.
+// A watched context tells when it is first waited for.
 type watched struct {
 	context.Context
 	once  *sync.Once

@@ -244,7 +244,7 @@ func TestSealPlaintext_Hostile(t *testing.T) {
 	require.Equal(t, 1, rotated.Number(t, good))
 }
 
-// A store that meets rows of the other kind says so at start-up, and to whoever asks how it is.
+// A store that meets rows of the other kind says so at start-up, and in its Health.
 func TestRowsOfTheOtherKind_AreNamed(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{

@@ -75,7 +75,7 @@ func TestRedaction(t *testing.T) {
 				for what, secret := range tokens {
 					require.NotContains(t, got, secret, "%s shows the %s", how, what)
 				}
-				// fmt asks nobody about %p, nor, for a verb that does not fit, about
+				// fmt calls no method for %p, nor, for a verb that does not fit, for
 				// a session in an unexported field: UserID is there to be read.
 				if strings.HasSuffix(how, "p") || strings.Contains(name, "hidden") && !strings.HasSuffix(how, "v") {
 					continue

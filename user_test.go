@@ -64,8 +64,8 @@ func TestStore_DeleteByUser_MoreThanABatch(t *testing.T) {
 	require.EqualValues(t, 2500, n)
 }
 
-// TestStore_DeleteByUser_HeldRow has somebody hold one of a user's rows: the others end at once,
-// and that one when it is free.
+// TestStore_DeleteByUser_HeldRow locks one of a user's rows. The user's other sessions end at once,
+// and that one when its row is free.
 func TestStore_DeleteByUser_HeldRow(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)

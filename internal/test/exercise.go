@@ -132,7 +132,7 @@ func Exercise(t testing.TB, s, reader *Store) {
 	require.NoError(t, s.Check(ctx))
 }
 
-// inCompany makes calls while nobody can use the table, so that they share statements.
+// inCompany makes calls while the table is locked, so that they share statements.
 func (s *Store) inCompany(t testing.TB, n int, call func(i int) error) {
 	t.Helper()
 	held := s.LockTable(t)

@@ -38,7 +38,7 @@ func (s *Store) Lock(t testing.TB, condition string, args ...any) *Lock {
 	return held
 }
 
-// LockTable locks the whole table, so that nobody can read it.
+// LockTable locks the whole table, against reads too.
 func (s *Store) LockTable(t testing.TB) *Lock {
 	t.Helper()
 	return s.Hold(t, `LOCK TABLE `+s.table()+` IN ACCESS EXCLUSIVE MODE`)

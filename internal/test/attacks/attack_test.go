@@ -13,9 +13,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// TestAttack_Table is somebody who may write the table: what they do to a row, and
-// what must come of it. In each case another user's session beside it goes on, and is
-// listed.
+// TestAttack_Table changes a row as an attacker who can write the table would, and says what must
+// come of it. In each case another session of the same user goes on and is listed.
 func TestAttack_Table(t *testing.T) {
 	t.Parallel()
 	const (
@@ -151,8 +150,8 @@ func ignore(err error, expected ...error) error {
 	return err
 }
 
-// TestAttack_OlderPayload puts an older payload of the same session back: the one
-// forgery that no seal of single rows prevents. It loads.
+// TestAttack_OlderPayload puts an older payload of the same session back. The session loads: a seal
+// of single rows cannot prevent this.
 func TestAttack_OlderPayload(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
@@ -164,7 +163,7 @@ func TestAttack_OlderPayload(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, id))
 }
 
-// TestAttack_OtherStore has each kind of store read what the other wrote.
+// TestAttack_OtherStore has each kind of store read what the other kind wrote.
 func TestAttack_OtherStore(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
@@ -175,7 +174,7 @@ func TestAttack_OtherStore(t *testing.T) {
 	require.ErrorIs(t, s.Save(t.Context(), plain, test.Ann(2), time.Hour), pgsession.ErrUserChanged)
 }
 
-// TestAttack_StolenTable reads the whole table as text, and finds nothing.
+// TestAttack_StolenTable reads the whole table as text, and finds no token, user id or value.
 func TestAttack_StolenTable(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)

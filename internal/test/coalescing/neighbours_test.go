@@ -18,7 +18,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// So large a value would make a shared statement too large for the server.
+// TestCoalescing_LargeValues saves a value that would make a shared statement too large for the
+// server. It runs alone, and at once.
 func TestCoalescing_LargeValues(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
@@ -46,8 +47,8 @@ func TestCoalescing_LargeValues(t *testing.T) {
 	})
 }
 
-// TestCoalescing_OneBadApple has one call's values refused by the server, and
-// the statement with them: its company does not notice.
+// TestCoalescing_OneBadApple has the server refuse a shared statement because of one call's values.
+// The other calls of the statement succeed.
 func TestCoalescing_OneBadApple(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
@@ -64,8 +65,8 @@ func TestCoalescing_OneBadApple(t *testing.T) {
 	require.Equal(t, 30, g.Number(t, three))
 }
 
-// TestCoalescing_GivenUp cancels a caller in company: it leaves at once, and
-// the others do not notice.
+// TestCoalescing_GivenUp cancels one call that waits to share a statement. It returns at once, and
+// the other calls succeed.
 func TestCoalescing_GivenUp(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
@@ -85,8 +86,8 @@ func TestCoalescing_GivenUp(t *testing.T) {
 	require.Equal(t, 20, g.Number(t, two))
 }
 
-// TestCoalescing_NoDeadlocks has batches and single statements write the same
-// sessions in all orders.
+// TestCoalescing_NoDeadlocks writes the same sessions in all orders, by shared statements and by
+// single ones.
 func TestCoalescing_NoDeadlocks(t *testing.T) {
 	t.Parallel()
 	var deadlocks atomic.Int32 // those that the store has retried, too
@@ -127,8 +128,8 @@ func TestCoalescing_NoDeadlocks(t *testing.T) {
 	require.Zero(t, deadlocks.Load())
 }
 
-// TestCoalescing_HeldRow has more callers write one session whose row somebody holds than the pool
-// has connections. One of them waits in the server, and no other session's caller waits at all.
+// TestCoalescing_HeldRow locks a session's row, and has more callers write the session than the
+// pool has connections. One of them waits in the server. Callers for other sessions do not wait.
 func TestCoalescing_HeldRow(t *testing.T) {
 	t.Parallel()
 	for name, write := range map[string]func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error{
@@ -176,9 +177,8 @@ func TestCoalescing_HeldRow(t *testing.T) {
 	}
 }
 
-// TestCoalescing_HoldsNobody has two saves share a statement, one of them of a row that somebody
-// holds. The statement must not hold the other row for as long: another node ends that session
-// meanwhile.
+// TestCoalescing_HoldsNobody has two saves share a statement, and one of the rows is locked. The
+// statement must not lock the other row until then: another node ends that session meanwhile.
 func TestCoalescing_HoldsNobody(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()

@@ -66,8 +66,8 @@ func TestDistributed_TakenID(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, taken))
 }
 
-// TestDistributed_MovedAway ends a user's sessions after some were moved and ended, and removed by
-// a clean-up: what the tombstones tell leads nowhere then.
+// TestDistributed_MovedAway ends a user's sessions after a session was moved and then removed by a
+// clean-up. The tombstone still names the id that it was moved to, and nothing is there.
 func TestDistributed_MovedAway(t *testing.T) {
 	requireDistributed(t)
 	t.Parallel()
@@ -168,8 +168,9 @@ func TestDistributed_Shards(t *testing.T) {
 	}
 }
 
-// TestDistributed_InDoubt ends a user's sessions while one moves whose tombstone is there already,
-// and whose new row is not yet: as between the two phases of a commit, or for longer after a crash.
+// TestDistributed_InDoubt ends a user's sessions while one of them moves: its tombstone is there,
+// and its new row is not yet. That is so between the two phases of a commit, or for longer after a
+// crash.
 func TestDistributed_InDoubt(t *testing.T) {
 	requireDistributed(t)
 	t.Parallel()

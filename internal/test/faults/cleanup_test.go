@@ -169,7 +169,7 @@ func TestStore_CleanupExpired_HostileRows(t *testing.T) {
 	})
 }
 
-// TestLocks_CleanUp gets past the rows that somebody holds, in each way to clean up, at each run.
+// TestLocks_CleanUp runs each kind of clean-up while rows are locked. It removes the others.
 func TestLocks_CleanUp(t *testing.T) {
 	t.Parallel()
 	for name, cleanUp := range map[string]func(s *test.Store) (int64, error){
@@ -209,8 +209,8 @@ func TestLocks_CleanUp(t *testing.T) {
 	}
 }
 
-// TestLocks_CleanUp_ManyHeld has more rows held than one look reads. What lies behind them is
-// removed, and the clean-up ends.
+// TestLocks_CleanUp_ManyHeld locks more rows than one look reads. The clean-up removes what lies
+// behind them, and ends.
 func TestLocks_CleanUp_ManyHeld(t *testing.T) {
 	pgtest.NotDistributed(t, "it takes a statement for each row there")
 	t.Parallel()

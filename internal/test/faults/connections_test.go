@@ -113,10 +113,9 @@ func fill(t *testing.T, pool *pgxpool.Pool, change string) {
 	}
 }
 
-// TestConnections_SilentOldOnes has everything that is connected fall silent, as after a fail-over
-// that nobody announced, and callers without deadlines. New connections work, and the pool must
-// come to them: each call ends in time, and no caller meets more than a few old connections one
-// after the other.
+// TestConnections_SilentOldOnes lets all connections fall silent, as after a fail-over, while
+// callers have no deadlines. New connections work. Each call must end in time, and no caller may
+// meet more than a few of the old connections.
 func TestConnections_SilentOldOnes(t *testing.T) {
 	t.Parallel()
 	const (
@@ -215,8 +214,8 @@ func (c *cancelConn) Close() error {
 	return c.Conn.Close()
 }
 
-// TestConnections_CancelOvertakes has the statement of a call that gave up come to the server after
-// the request to cancel it, and wait for a lock there. It must not write when the lock is released.
+// TestConnections_CancelOvertakes cancels a call whose statement reaches the server only after the
+// request to cancel it, and then waits for a lock. It must not write when the lock is released.
 func TestConnections_CancelOvertakes(t *testing.T) {
 	t.Parallel()
 	var late atomic.Bool
@@ -249,8 +248,8 @@ func TestConnections_CancelOvertakes(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, id), "it takes no effect later")
 }
 
-// TestConnections_OneHangs has one connection fall silent under a call, and one place for
-// statements that are shared. The other callers of the operation do not wait for it.
+// TestConnections_OneHangs lets one connection fall silent under a call, while one statement may be
+// in flight. The other callers of the operation do not wait for it.
 func TestConnections_OneHangs(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"load", "save", "put", "touch", "delete"} {
@@ -284,8 +283,8 @@ func TestConnections_OneHangs(t *testing.T) {
 	}
 }
 
-// TestConnections_SilentAndFull has every connection of the pool wait for a server that says
-// nothing: the health endpoint must not say that the store works.
+// TestConnections_SilentAndFull has every connection of the pool wait for a silent server. The
+// health endpoint must not say that the store works.
 func TestConnections_SilentAndFull(t *testing.T) {
 	t.Parallel()
 	way := newNetwork()
@@ -310,9 +309,9 @@ func TestConnections_SilentAndFull(t *testing.T) {
 	require.Eventually(t, func() bool { return test.Probe(t, s.Store) == http.StatusOK }, test.Patience, time.Millisecond)
 }
 
-// TestConnections_HeldByHandlers has as many handlers as the pool has connections, each of which
-// holds one while it calls the store. WithTimeout ends them, the error tells why, and the health
-// endpoint too.
+// TestConnections_HeldByHandlers has as many handlers as the pool has connections. Each holds a
+// connection while it calls the store. WithTimeout ends the calls, and the error and the health
+// endpoint say why.
 func TestConnections_HeldByHandlers(t *testing.T) {
 	t.Parallel()
 	const connections = 2

@@ -17,15 +17,15 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// writesOf are the operations on one row that have to wait while somebody holds it, the session's
-// and the entry's, under their names in operationsOf.
+// writesOf are the operations that have to wait while the row of the session or of the entry is
+// locked, under their names in test.Operations.
 var writesOf = []string{
 	"save", "put", "touch", "update", "renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user",
 	"put/KeyValue", "delete/KeyValue", "take", "reseal",
 }
 
-// newLockedStore returns a store in which somebody holds the rows of the session and of the entry
-// "k", so that each of writesOf has to wait. They lie under an old key of the ring.
+// newLockedStore returns a store in which the rows of the session and of the entry "k" are locked,
+// so that each of writesOf has to wait. The rows lie under an old key of the ring.
 func newLockedStore(t *testing.T, connections int32, opts ...pgsession.Option) (s *test.Store, id pgsession.ID, held *test.Lock) {
 	t.Helper()
 	old := test.NewTracedStore(t, nil, connections)
@@ -35,8 +35,8 @@ func newLockedStore(t *testing.T, connections int32, opts ...pgsession.Option) (
 	return s, id, s.Lock(t, "true")
 }
 
-// TestLocks_OneWait has more callers want a row that somebody holds than the pool has connections.
-// One of them waits in the server. The callers that want other rows do not wait at all.
+// TestLocks_OneWait locks a row, and has more callers write it than the pool has connections. One
+// of them waits in the server. Callers for other rows do not wait.
 func TestLocks_OneWait(t *testing.T) {
 	t.Parallel()
 	const connections, callers = 3, 20
@@ -102,8 +102,8 @@ func requireOthersGoOn(t *testing.T, s *test.Store) {
 	}
 }
 
-// TestLocks_EndsInTime has many callers without a deadline want a row that somebody holds. Each
-// gets its answer within WithTimeout, and the next call does not suffer from it.
+// TestLocks_EndsInTime locks a row, and has many callers without a deadline write it. Each call
+// ends within WithTimeout, and the next call works.
 func TestLocks_EndsInTime(t *testing.T) {
 	t.Parallel()
 	for _, places := range []int{0, 1} {
@@ -129,8 +129,8 @@ func TestLocks_EndsInTime(t *testing.T) {
 	}
 }
 
-// TestLocks_AbandonedWrite has A give up, of whose calls one waits in the server for a row that
-// somebody holds and the others behind it. B writes the row after that, and B's value stays.
+// TestLocks_AbandonedWrite locks a row. Calls of A wait for it, one in the server and the others
+// behind that, and are cancelled. B writes the row after that, and B's value stays.
 func TestLocks_AbandonedWrite(t *testing.T) {
 	t.Parallel()
 	for _, places := range []int{0, 1} {
@@ -171,7 +171,8 @@ func TestLocks_AbandonedWrite(t *testing.T) {
 	}
 }
 
-// TestLocks_DeleteAll ends at once what nobody holds.
+// TestLocks_DeleteAll ends the sessions whose rows are not locked at once, and the others when
+// their rows are free.
 func TestLocks_DeleteAll(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
@@ -191,8 +192,8 @@ func TestLocks_DeleteAll(t *testing.T) {
 	require.ErrorIs(t, test.Err(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
 }
 
-// TestLocks_DeleteAll_Moved has a session move to a new id when DeleteAll has read the old one. It
-// is ended there.
+// TestLocks_DeleteAll_Moved moves a session to a new id after DeleteAll has read the old one.
+// DeleteAll ends it under the new id.
 func TestLocks_DeleteAll_Moved(t *testing.T) {
 	pgtest.NotDistributed(t, "it waits for a statement of an undistributed table")
 	t.Parallel()
@@ -217,8 +218,8 @@ func TestLocks_DeleteAll_Moved(t *testing.T) {
 	require.ErrorIs(t, test.Err(s.Load(t.Context(), next)), pgsession.ErrRevoked)
 }
 
-// TestLocks_DeleteByUser_Error ends four of a user's five sessions, and says so, though the fifth
-// is held for longer than the call may take.
+// TestLocks_DeleteByUser_Error locks one of a user's five sessions for longer than the call may
+// take. DeleteByUser ends the other four, and its error comes with that number.
 func TestLocks_DeleteByUser_Error(t *testing.T) {
 	t.Parallel()
 	patientStore := test.NewStore(t)
@@ -244,8 +245,8 @@ func TestLocks_DeleteByUser_Error(t *testing.T) {
 	require.EqualValues(t, 1, n)
 }
 
-// TestLocks_Init builds an index that is missing while a transaction is open that has written the
-// table. Its wait must not make all other writers wait behind it.
+// TestLocks_Init has Init build a missing index while a transaction is open that has written the
+// table. Other writers must not have to wait behind Init.
 func TestLocks_Init(t *testing.T) {
 	t.Parallel()
 	for _, index := range []string{"sessions_expires_hour_idx", "sessions_user_key_created_at_idx"} {

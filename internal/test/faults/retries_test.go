@@ -25,8 +25,8 @@ import (
 // readOnly makes a connection refuse writes, as those of a server do that was demoted.
 const readOnly = `SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY`
 
-// TestConnections_GivenUp calls every operation while no connection of the pool is worth anything,
-// and the server works: it must give them up, or prepare anew, and succeed.
+// TestConnections_GivenUp calls every operation while every connection of the pool is read-only or
+// has lost its prepared statements. The operation must connect anew, or prepare anew, and succeed.
 func TestConnections_GivenUp(t *testing.T) {
 	t.Parallel()
 	for change, statement := range map[string]string{
@@ -110,8 +110,8 @@ func TestConnections_OnceOnly(t *testing.T) {
 	})
 }
 
-// TestConnections_SentAgain has the server roll a write back as it commits it, when it has told
-// already what it wrote. The write is sent again, and what the first attempt told counts no more.
+// TestConnections_SentAgain has the server roll back a write at its commit, after it has answered
+// what it wrote. The write is sent again, and the first answer does not count.
 func TestConnections_SentAgain(t *testing.T) {
 	pgtest.NotDistributed(t, "its trigger counts with a sequence, and the shards have none")
 	t.Parallel()
@@ -192,9 +192,9 @@ func TestConnections_SentAgain(t *testing.T) {
 	}
 }
 
-// TestConnections_UnknownOutcome has the connection of a write end in the middle of it. Whether it
-// took effect is unknown then, and a second run could undo what others have written since: the
-// callers get the error, and it is not sent again.
+// TestConnections_UnknownOutcome cuts the connection in the middle of a write. Nobody knows whether
+// the write took effect, and a second one could undo what others have written since. So the callers
+// get the error, and it is not sent again.
 func TestConnections_UnknownOutcome(t *testing.T) {
 	pgtest.NotDistributed(t, "its trigger counts with a sequence, and the shards have none")
 	t.Parallel()
@@ -261,8 +261,8 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestConnections_CutShort has the connection break when half of a list has come. It is read again,
-// and no session comes twice.
+// TestConnections_CutShort cuts the connection when half of a list has come. The list is read
+// again, and no session comes twice.
 func TestConnections_CutShort(t *testing.T) {
 	t.Parallel()
 	const sessions, size = 4, 50 << 10
@@ -321,8 +321,8 @@ func onEach(t *testing.T, pool *pgxpool.Pool, do func(*pgxpool.Conn)) {
 	}
 }
 
-// TestConnections_ReadOnlyForGood has a server that stays read-only. Writes say so, and do not make
-// the store connect anew at each call.
+// TestConnections_ReadOnlyForGood has a server that stays read-only. Writes return its error. They
+// do not make the store connect anew at each call.
 func TestConnections_ReadOnlyForGood(t *testing.T) {
 	t.Parallel()
 	usual := test.NewStore(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// TestSetKeys_InFlight changes the key ring under a call that has read it: until the call gets at
-// the row, this lies under the new primary key. It is still the user's.
+// TestSetKeys_InFlight changes the key ring after a call has read it. When the call reaches the
+// row, the row lies under the new primary key. It is still the same user's.
 func TestSetKeys_InFlight(t *testing.T) {
 	t.Parallel()
 	for name, call := range map[string]func(t *testing.T, s *test.Store, id pgsession.ID) error{
@@ -81,8 +81,8 @@ func TestSetKeys_InFlight(t *testing.T) {
 	}
 }
 
-// TestSetKeys_InRenew removes the key of the row while a Renew runs. The user stays, and so does
-// when the log-in began and ends.
+// TestSetKeys_InRenew removes the row's key from the ring while a Renew runs. The user stays, and
+// so do the beginning and the end of the log-in.
 func TestSetKeys_InRenew(t *testing.T) {
 	t.Parallel()
 	crypto := test.NewCrypto(t, test.Key)
@@ -126,8 +126,8 @@ func TestSetKeys_InFlight_Cycle(t *testing.T) {
 	require.Equal(t, before.EndsAt, after.EndsAt)
 }
 
-// TestSetKeys_UnderRevocation saves, lists and ends sessions while the ring changes all the time:
-// each session is its user's, whatever the ring was.
+// TestSetKeys_UnderRevocation saves, lists and ends sessions while the ring changes all the time.
+// Each session is found under its user.
 func TestSetKeys_UnderRevocation(t *testing.T) {
 	t.Parallel()
 	crypto := test.NewCrypto(t, test.Key, test.OtherKey)

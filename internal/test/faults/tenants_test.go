@@ -72,8 +72,8 @@ func (s *tenants) inSchema(t *testing.T, i int, condition string) (n int) {
 	return n
 }
 
-// TestTenants has two tenants' callers make every call at once, by far more of them than there are
-// connections. Each must meet its own tenant's table.
+// TestTenants has two tenants' callers make every call at once, many more of them than there are
+// connections. Each call must reach its own tenant's table.
 func TestTenants(t *testing.T) {
 	t.Parallel()
 	for name, hook := range tenantHooks {
@@ -145,8 +145,8 @@ func TestTenants(t *testing.T) {
 	}
 }
 
-// TestTenants_Probe has the health endpoint asked for one tenant and for the other. The look that
-// probes share goes by the tenant of the first.
+// TestTenants_Probe asks the health endpoint for one tenant and then for the other. Probes at the
+// same time share one look, which is that of the first probe's tenant.
 func TestTenants_Probe(t *testing.T) {
 	t.Parallel()
 	for name, hook := range tenantHooks {

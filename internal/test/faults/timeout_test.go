@@ -16,7 +16,7 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// TestWithTimeout_LockedRow calls what writes a row while somebody holds it.
+// TestWithTimeout_LockedRow calls what writes a row while the row is locked.
 func TestWithTimeout_LockedRow(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
@@ -45,7 +45,8 @@ func TestWithTimeout_LockedRow(t *testing.T) {
 	}
 }
 
-// TestWithTimeout_LockedTable calls every operation while nobody can read the table.
+// TestWithTimeout_LockedTable calls every operation while the table is locked, so that it cannot be
+// read.
 func TestWithTimeout_LockedTable(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
