@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -214,4 +215,60 @@ func TestRun_TooManyConnections(t *testing.T) {
 	require.Error(t, err)
 	require.GreaterOrEqual(t, time.Since(began), 200*time.Millisecond)
 	require.Less(t, time.Since(began), 5*time.Second)
+}
+
+// TestChangeMany_KeepsPlans wants the server to keep the plan of each statement for several rows, however
+// few, since to plan it anew costs more than to run it. The plan goes through the index, however few
+// sessions there are, since there may be more before the server looks again.
+func TestChangeMany_KeepsPlans(t *testing.T) {
+	pgtest.NotDistributed(t, "the plans are those of the machines with the shards")
+	t.Parallel()
+	const rowsThere, keptAfter = 1000, 5
+	table := newTable(t, func(config *pgxpool.Config) {
+		config.MaxConns = 1
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	})
+	ctx := t.Context()
+	_, err := table.pool.Exec(ctx, `
+		INSERT INTO sessions (key, sealed, version, created_at, expires_at, idle_timeout)
+		SELECT sha256(i::text::bytea), '0', 1, $1, $2, '1 hour' FROM generate_series(1, $3::int) AS i`, epoch, epoch.Add(time.Hour), rowsThere)
+	require.NoError(t, err)
+	_, err = table.pool.Exec(ctx, `ANALYZE sessions`)
+	require.NoError(t, err)
+	scans := func() (n int) {
+		_, err := table.pool.Exec(ctx, `SELECT pg_stat_force_next_flush()`)
+		require.NoError(t, err)
+		require.NoError(t, table.pool.QueryRow(ctx, `SELECT seq_scan FROM pg_stat_user_tables WHERE relid = 'sessions'::regclass`).Scan(&n))
+		return n
+	}
+	before := scans()
+	next := byte(0)
+	for _, k := range []*kind{saveKind, putKind, swapKind, renewKind, insertKind, touchKind, endKind, resealKind} {
+		for range keptAfter + 1 {
+			next += 2
+			seen := insert(t, table, next-1, next)
+			var changes []*change
+			for _, row := range seen {
+				c := &change{w: write(row.Key[0])}
+				c.w.TTL *= 2
+				switch k {
+				case swapKind, resealKind:
+					c.seen = row
+				case renewKind:
+					c.seen, c.w.Key[1] = row, 1
+				case insertKind, putKind:
+					c.w.Key[1] = 2
+				}
+				changes = append(changes, c)
+			}
+			for _, a := range inOneStatement(t, table, k, changes...) {
+				require.Equal(t, answer{known: true, row: a.row}, a, k.name)
+			}
+		}
+		var generic, custom int
+		require.NoError(t, table.pool.QueryRow(ctx, `SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement = $1`,
+			table.text(k.many)).Scan(&generic, &custom), k.name)
+		require.Equal(t, []int{1, keptAfter}, []int{generic, custom}, k.name)
+	}
+	require.Equal(t, before, scans())
 }

@@ -177,32 +177,41 @@ func TestCoalescing_HeldRow(t *testing.T) {
 	}
 }
 
-// TestCoalescing_HoldsNobody has two saves share a statement, and one of the rows is locked. The
-// statement must not lock the other row until then: another node ends that session meanwhile.
+// TestCoalescing_HoldsNobody has two calls share a statement, one of them for a row that somebody
+// holds. The statement must not hold the other row for as long: another node ends that session
+// meanwhile.
 func TestCoalescing_HoldsNobody(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
-	for name, write := range map[string]func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error{
-		"Save": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
-			return g.Save(ctx, id, test.Ann(2), time.Hour)
+	for name, write := range map[string]func(ctx context.Context, g *test.Turnstile, session *pgsession.Session) error{
+		"Save": func(ctx context.Context, g *test.Turnstile, session *pgsession.Session) error {
+			return g.Save(ctx, session.ID, test.Ann(2), time.Hour)
 		},
-		"Put": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
-			return g.Put(ctx, id, test.Ann(2), time.Hour)
+		"Put": func(ctx context.Context, g *test.Turnstile, session *pgsession.Session) error {
+			return g.Put(ctx, session.ID, test.Ann(2), time.Hour)
 		},
-		"Touch": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
-			return test.Err(g.Touch(ctx, test.Unloaded(id), 2*time.Hour))
+		"Touch": func(ctx context.Context, g *test.Turnstile, session *pgsession.Session) error {
+			return test.Err(g.Touch(ctx, session, 2*time.Hour))
 		},
-		"Delete": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error { return g.Delete(ctx, id) },
+		"Update": func(ctx context.Context, g *test.Turnstile, session *pgsession.Session) error {
+			return test.Err(g.Update(ctx, session, 0, test.Increment))
+		},
+		"Renew": func(ctx context.Context, g *test.Turnstile, session *pgsession.Session) error {
+			return test.Err(g.Renew(ctx, session, 0, test.LogIn(test.Bob)))
+		},
+		"Delete": func(ctx context.Context, g *test.Turnstile, session *pgsession.Session) error {
+			return g.Delete(ctx, session.ID)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := test.NewTurnstile(t, test.Encrypted)
 			other := g.Node(test.NewCrypto(t, test.Key))
-			g.Store = g.Node(test.NewCrypto(t, test.Key), pgsession.WithCoalescing(1), pgsession.WithTimeout(test.Patience))
-			first, x, y := g.Begin(t, test.Ann(0), time.Hour), g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(1), time.Hour)
+			begin := func(n int) *pgsession.Session { return g.MustLoad(t, g.Begin(t, test.Ann(n), time.Hour)) }
+			first, x, y := begin(0), begin(1), begin(1)
 
 			// The table is locked until both calls are queued, and the row longer.
-			held := g.Lock(t, `key = $1`, test.RowKey(x))
+			held := g.Lock(t, `key = $1`, test.RowKey(x.ID))
 			_, err := held.Exec(t.Context(), `SAVEPOINT before; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE`)
 			require.NoError(t, err)
 			started := test.Many(1, func() error { return write(t.Context(), g, first) })
@@ -219,8 +228,8 @@ func TestCoalescing_HoldsNobody(t *testing.T) {
 			held.WaitFor(t, 1)
 			require.NoError(t, <-free, "the row that nobody holds")
 			leave()
-			require.NoError(t, other.Delete(t.Context(), y))
-			require.ErrorIs(t, test.Err(other.Load(t.Context(), y)), pgsession.ErrRevoked)
+			require.NoError(t, other.Delete(t.Context(), y.ID))
+			require.ErrorIs(t, test.Err(other.Load(t.Context(), y.ID)), pgsession.ErrRevoked)
 			held.Release(t)
 			require.NoError(t, <-waiting)
 		})
