@@ -193,6 +193,8 @@ const (
 	rowColumns = `user_key, version, expires_at, ends_at, idle_timeout, sealed, data`
 	rowValues  = `$3::bytea, $4::bigint, $5::timestamptz, $6::timestamptz, $7::interval, $8::bytea, convert_from($9::bytea, 'UTF8')::jsonb`
 
+	excludedValues = `excluded.user_key, excluded.version, excluded.expires_at, excluded.ends_at, excluded.idle_timeout, excluded.sealed, excluded.data`
+
 	insertRow = `
 	INSERT INTO sessions AS s (key, created_at, ` + rowColumns + `)
 	VALUES ($2, $1, ` + rowValues + `)`
@@ -215,9 +217,9 @@ func (d *database) payload(p []byte) (sealed, data []byte) {
 }
 
 // saved is what Save and Put set in the row that is there, from expressions for the new values.
-func saved(userKey, ttl, sealed, data string) string {
+func saved(userKey, expires, ttl, sealed, data string) string {
 	return `user_key = ` + userKey + `, version = ` + nextVersion + `,
-		expires_at = least($1::timestamptz + ` + ttl + `, s.ends_at), idle_timeout = ` + ttl + `,
+		expires_at = least(` + expires + `, s.ends_at), idle_timeout = ` + ttl + `,
 		sealed = ` + sealed + `, data = ` + data
 }
 
@@ -237,7 +239,7 @@ const (
 			` + listedTTL + `, ` + listedSealed + `, ` + listedData
 )
 
-var listedSaved = saved(`new.user_key`, listedTTL, listedSealed, listedData)
+var listedSaved = saved(`new.user_key`, `$1::timestamptz + `+listedTTL, listedTTL, listedSealed, listedData)
 
 // lists are several rows as parameters: one list for each column.
 type lists struct {

@@ -24,7 +24,7 @@ func (t *Table) PutEntry(ctx context.Context, w rows.Write) error {
 
 var putEntrySQL = register(insertRow + `
 	ON CONFLICT (key) DO UPDATE
-	SET (created_at, ` + rowColumns + `) = ($1, ` + rowValues + `)`)
+	SET (created_at, ` + rowColumns + `) = (excluded.created_at, ` + excludedValues + `)`)
 
 // RemoveEntry is part of [rows.Table].
 func (t *Table) RemoveEntry(ctx context.Context, key rows.Key) error {

@@ -18,7 +18,7 @@ var putKind = &kind{
 	one: func(ctx context.Context, t *Table, c *change) (answer, error) {
 		return t.exec(ctx, putSQL, func(now time.Time) ([]any, rows.Row) {
 			row := c.w.Begin(now)
-			return t.rowArgs(now, &row, list[[]byte](c.w.OtherUserKeys)), row
+			return t.rowArgs(now, &row, now.Add(c.w.TTL), list[[]byte](c.w.OtherUserKeys)), row
 		})
 	},
 	many:        putManySQL,
@@ -34,8 +34,8 @@ var putKind = &kind{
 
 var putSQL = register(insertRow + `
 	ON CONFLICT (key) DO UPDATE
-	SET ` + saved(`excluded.user_key`, `excluded.idle_timeout`, `excluded.sealed`, `excluded.data`) + `
-	WHERE ` + live + ` AND (s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($10::bytea[]))`)
+	SET ` + saved(`excluded.user_key`, `$10::timestamptz`, `excluded.idle_timeout`, `excluded.sealed`, `excluded.data`) + `
+	WHERE ` + live + ` AND (s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($11::bytea[]))`)
 
 // An insert waits for another transaction that inserts the same key, or has updated its row. Two
 // statements could wait for each other. So the inserts come in the order of their keys, and before the

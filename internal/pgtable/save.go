@@ -19,7 +19,7 @@ var saveKind = &kind{
 	one: func(ctx context.Context, t *Table, c *change) (answer, error) {
 		return t.exec(ctx, saveSQL, func(now time.Time) ([]any, rows.Row) {
 			sealed, data := t.payload(c.w.Payload)
-			return []any{now, c.w.Key.Bytes(), c.w.UserKey, interval(c.w.TTL), sealed, data, list[[]byte](c.w.OtherUserKeys)}, rows.Row{}
+			return []any{now, c.w.Key.Bytes(), c.w.UserKey, now.Add(c.w.TTL), interval(c.w.TTL), sealed, data, list[[]byte](c.w.OtherUserKeys)}, rows.Row{}
 		})
 	},
 	many:        saveManySQL,
@@ -42,8 +42,8 @@ func answerReplaced(other, made *change, _ rows.Row, _ time.Time) answer {
 
 var saveSQL = register(`
 	UPDATE sessions AS s
-	SET ` + saved(`$3`, `$4::interval`, `$5`, `convert_from($6, 'UTF8')::jsonb`) + `
-	WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NOT DISTINCT FROM $3 OR s.user_key = ANY($7::bytea[]))`)
+	SET ` + saved(`$3`, `$4::timestamptz`, `$5`, `$6`, `convert_from($7, 'UTF8')::jsonb`) + `
+	WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NOT DISTINCT FROM $3 OR s.user_key = ANY($8::bytea[]))`)
 
 // A row that lies under another key of its user is left alone, and its caller saves it alone. The
 // UPDATE joins nothing but the list of the rows that are locked: with a second list, some plans compare

@@ -177,7 +177,11 @@ func TestUpdate_Turns(t *testing.T) {
 				}))
 			})
 			require.Equal(t, callers, s.Number(t, id))
-			require.Less(t, traced.RoundTrips.Load()-before, int64(2*callers))
+			most := int64(2 * callers)
+			if pgtest.IsDistributed() {
+				most = 5 * callers // the first attempts share no statement
+			}
+			require.Less(t, traced.RoundTrips.Load()-before, most)
 			require.LessOrEqual(t, runs.Load(), int64(3*callers))
 			require.Less(t, s.Stats().Conflicts-conflicts, int64(2*callers))
 		})

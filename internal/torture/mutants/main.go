@@ -61,7 +61,7 @@ var mutants = []mutant{
 		{"internal/pgtable/save.go", "AND ` + live + ` AND s.user_key", "AND ` + stored + ` AND s.user_key"},
 	}},
 	{name: "Save and Put forget the end", flags: []string{"-profile", "expiry"}, edits: []edit{
-		{"internal/pgtable/columns.go", "least($1::timestamptz + ` + ttl + `, s.ends_at)", "$1::timestamptz + ` + ttl + `"},
+		{"internal/pgtable/columns.go", "least(` + expires + `, s.ends_at)", "` + expires + `"},
 	}},
 	{name: "a batch of writes forgets that they name other users", flags: []string{"-profile", "users", "-coalescing", "on"}, edits: []edit{
 		{"internal/pgtable/save.go", "bytes.Equal(other.w.UserKey, made.w.UserKey)", "bytes.Equal(nil, nil)"},
@@ -104,6 +104,15 @@ var mutants = []mutant{
 	}},
 	{name: "several renewals of a batch win", flags: []string{"-profile", "renew", "-coalescing", "on"}, edits: []edit{
 		{"internal/pgtable/renew.go", "return judgeSwap(made.seen.End(now), other, now)", "return answer{known: true, row: other.seen.Move(other.w, now)}"},
+	}},
+	{name: "a turn hands nothing on", tests: []string{"./internal/test/coalescing", "-run", "TestUpdate_Turns"}, edits: []edit{
+		{"store.go", "turn.Leave(next)", "turn.Leave(nil)"},
+	}},
+	{name: "calls for one session take no turns", tests: []string{"./internal/test/coalescing", "-run", "TestUpdate_Turns"}, edits: []edit{
+		{"store.go", "seen, mustWait = nil, true", "seen = nil"},
+	}},
+	{name: "a call waits for itself for ever", tests: []string{"./internal/test/coalescing", "-run", "TestUpdate_Turns"}, edits: []edit{
+		{"store.go", "s.turns.Patience = turnPatience", ""},
 	}},
 	{name: "a turn hands on what Renew wrote under another key", flags: []string{"-profile", "renew"}, edits: []edit{
 		{"store.go", "return attempt{session: s.written(newID, row, data.UserID, encoded)}", "w2 := s.written(newID, row, data.UserID, encoded)\n\t\treturn attempt{session: w2, next: w2}"},
@@ -221,7 +230,7 @@ var mutants = []mutant{
 		{"internal/pgtable/cleanup.go", "statement_timestamp() + $2::interval", "$1::timestamptz + $2::interval"},
 	}},
 	{name: "calls of several tenants share statements", flags: []string{"-faults", "ahead"}, edits: []edit{
-		{"internal/pgtable/shared.go", "return config.BeforeAcquire != nil || config.PrepareConn != nil", "_ = config\n\treturn false"},
+		{"internal/pgtable/shared.go", "if DependsOnContext(pool) {", "if false {"},
 	}},
 	{name: "Watch asks for the sessions of all tenants at once", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"store.go", "s.watches.apart = pgtable.DependsOnContext(pool)", "s.watches.apart = false"},
