@@ -237,9 +237,7 @@ func serve(t *testing.T, sessions *httpsession.Manager[struct{}], app http.Handl
 		}
 	})))
 	mux.Handle("/", app)
-	server := httptest.NewUnstartedServer(mux)
-	server.Config.ReadTimeout, server.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
-	server.StartTLS()
+	server := httptest.NewTLSServer(mux)
 	t.Cleanup(server.Close)
 	client = server.Client()
 	jar, err := cookiejar.New(nil)
@@ -257,10 +255,18 @@ func TestStream(t *testing.T) {
 	store := pgsession.InMemory()
 	sessions := httpsession.New[struct{}](store)
 	from := make(chan string)
-	address, client := serve(t, sessions, Stream(sessions, func(_ context.Context, user string) <-chan string {
+	stream := Stream(sessions, func(_ context.Context, user string) <-chan string {
 		require.Equal(t, "ann", user)
 		return from
+	})
+	const timeout = 500 * time.Millisecond
+	address, client := serve(t, sessions, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w) // as http.Server does with its time-outs
+		require.NoError(t, control.SetReadDeadline(time.Now().Add(timeout)))
+		require.NoError(t, control.SetWriteDeadline(time.Now().Add(timeout)))
+		stream.ServeHTTP(w, r)
 	}))
+	begun := time.Now()
 	response, err := client.Get(address)
 	require.NoError(t, err)
 	defer response.Body.Close()
@@ -271,7 +277,7 @@ func TestStream(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "data: one\n\nevent: ended\ndata:\n\n", string(body))
 	require.Less(t, time.Since(ended), 2*time.Second)
-	require.Greater(t, time.Since(ended), 100*time.Millisecond, "longer than the server's time-outs")
+	require.Greater(t, time.Since(begun), timeout)
 	response, err = client.Get(address)
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
