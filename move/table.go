@@ -292,10 +292,9 @@ func (t *Table) Finish(ctx context.Context, store *pgsession.Store, token string
 	return err
 }
 
-// EndWith makes what ends many sessions of the store end those in the table too: DeleteByUser,
-// DeleteAll, and the commands of cmd/pgsession if an adapter is made there. They then read the whole
-// table, twice, for up to a minute each time. FindByUser and LimitByUser see the sessions in the
-// store alone.
+// EndWith makes DeleteByUser and DeleteAll of store end sessions in the table too. They then read the
+// whole table, twice, for up to a minute each time. FindByUser and LimitByUser still see the sessions
+// in the store alone, and so does every other store on the same table, such as cmd/pgsession's.
 func (t *Table) EndWith(store *pgsession.Store, convert Convert) {
 	bridge.EndElsewhere(store, func(ctx context.Context, doomed func(userID string, handle any) bool) (int64, error) {
 		return t.end(ctx, store, convert, doomed)

@@ -2,6 +2,8 @@
 package pgsessionprom
 
 import (
+	"context"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,21 +11,60 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
+// An Option changes what a collector shows.
+type Option func(*collector)
+
+// WithCounts lets the collector show how many rows the table has ([pgsession.Store.Count]). A scrape
+// counts them if the last count began at least the interval ago. A count reads the whole table, and
+// ends within [pgsession.WithTimeout]. If it fails, the last one stays. Without this option nothing is
+// counted. WithCounts panics if the interval is not positive.
+func WithCounts(interval time.Duration) Option {
+	if interval <= 0 {
+		panic("pgsessionprom: WithCounts: not positive")
+	}
+	return func(c *collector) { c.interval = interval }
+}
+
 // NewCollector returns a collector of store's counters ([pgsession.Store.Stats]). It reads them when
-// it is asked and does not ask the database. No label holds a token, a key, a user id or a table's
+// it is asked. It does not ask the database, unless [WithCounts] says so. No label holds a token, a key, a user id or a table's
 // name. It is safe for concurrent use. NewCollector panics if store is nil.
 //
 // The metrics of an operation, and of a kind of statement, appear with its first call. To tell several
 // stores of one process apart, give each collector a label of its own with
 // [prometheus.WrapRegistererWith].
-func NewCollector(store *pgsession.Store) prometheus.Collector {
+func NewCollector(store *pgsession.Store, opts ...Option) prometheus.Collector {
 	if store == nil {
 		panic("pgsessionprom: NewCollector: nil store")
 	}
-	return collector{store}
+	c := &collector{store: store}
+	for _, opt := range opts {
+		opt(c)
+	}
+	return c
 }
 
-type collector struct{ store *pgsession.Store }
+type collector struct {
+	store    *pgsession.Store
+	interval time.Duration // between counts; 0: none
+
+	mu        sync.Mutex
+	began     time.Time // the last count
+	counted   pgsession.Count
+	countedAt time.Time // zero: never
+}
+
+// count counts the table's rows, if that is due.
+func (c *collector) count() (counted pgsession.Count, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); c.interval > 0 && now.Sub(c.began) >= c.interval {
+		c.began = now
+		if counted, err := c.store.Count(context.Background()); err == nil {
+			c.counted, c.countedAt = counted, now
+		}
+	}
+	return c.counted, c.countedAt
+}
 
 var (
 	operations = prometheus.NewDesc("pgsession_operations_total",
@@ -48,18 +89,23 @@ var (
 		"When a clean-up of this process last succeeded, in Unix time; 0 before the first.", nil, nil)
 	cleanupDuration = prometheus.NewDesc("pgsession_cleanup_last_duration_seconds",
 		"How long the last successful clean-up took.", nil, nil)
+	tableRows = prometheus.NewDesc("pgsession_rows",
+		"Rows of the table at the last count, by kind: live sessions of users and guests, live entries, expired rows, tombstones.", []string{"kind"}, nil)
+	countTime = prometheus.NewDesc("pgsession_count_timestamp_seconds",
+		"When this process last counted the table's rows, in Unix time.", nil, nil)
 )
 
 // Describe is part of [prometheus.Collector].
-func (c collector) Describe(descs chan<- *prometheus.Desc) {
+func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{operations, duration, conflicts, unreadable, calls, statements, read, written,
-		cleaned, cleanupTime, cleanupDuration} {
+		cleaned, cleanupTime, cleanupDuration, tableRows, countTime} {
 		descs <- desc
 	}
 }
 
 // Collect is part of [prometheus.Collector].
-func (c collector) Collect(metrics chan<- prometheus.Metric) {
+func (c *collector) Collect(metrics chan<- prometheus.Metric) {
+	counted, countedAt := c.count()
 	stats := c.store.Stats()
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
@@ -90,6 +136,13 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	count(cleaned, stats.Cleaned)
 	send(cleanupTime, prometheus.GaugeValue, unixSeconds(stats.LastCleanup))
 	send(cleanupDuration, prometheus.GaugeValue, stats.LastCleanupDuration.Seconds())
+	if !countedAt.IsZero() {
+		for kind, n := range map[string]int64{"user": counted.Users, "guest": counted.Guests, "entry": counted.Entries,
+			"expired": counted.Expired, "tombstone": counted.Tombstones} {
+			send(tableRows, prometheus.GaugeValue, float64(n), kind)
+		}
+		send(countTime, prometheus.GaugeValue, unixSeconds(countedAt))
+	}
 }
 
 func histogram(operation pgsession.OperationStats, name string) prometheus.Metric {

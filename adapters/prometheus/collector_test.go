@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,7 +23,7 @@ func TestCollector_Lint(t *testing.T) {
 	store, _ := newStore(t)
 	use(t, store)
 	registry := prometheus.NewPedanticRegistry()
-	require.NoError(t, registry.Register(pgsessionprom.NewCollector(store)))
+	require.NoError(t, registry.Register(pgsessionprom.NewCollector(store, pgsessionprom.WithCounts(time.Minute))))
 	problems, err := testutil.GatherAndLint(registry)
 	require.NoError(t, err)
 	require.Empty(t, problems)
@@ -39,7 +40,7 @@ func TestCollector_Values(t *testing.T) {
 	require.NoError(t, err)
 	series := gather(t, registryOf(t, store, pool))
 	stats := store.Stats()
-	require.Len(t, stats.Operations, 18)
+	require.Len(t, stats.Operations, 19)
 	require.Len(t, stats.Sharing, 8)
 	ours := 0
 	for name := range series {
@@ -47,7 +48,7 @@ func TestCollector_Values(t *testing.T) {
 			ours++
 		}
 	}
-	require.Equal(t, 18*27+24, ours, "as the README says")
+	require.Equal(t, 19*27+24+6, ours, "as the README says")
 	for name, operation := range stats.Operations {
 		label := `operation="` + name + `"`
 		require.EqualValues(t, operation.Calls, series[`pgsession_operation_duration_seconds_count{`+label+`}`], name)
@@ -135,6 +136,43 @@ func TestCollector_Outage(t *testing.T) {
 	_, err := store.Touch(t.Context(), &pgsession.Session{Handle: pgsession.NewID().Handle()}, time.Hour)
 	require.ErrorIs(t, err, errAway)
 	require.EqualValues(t, 1, gather(t, registry)[`pgsession_operations_total{operation="touch",outcome="failed"}`])
+}
+
+// TestCollector_WithCounts wants counts at the interval, the last one if a count fails, and none
+// without the option.
+func TestCollector_WithCounts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := pgsessiontest.New()
+		registry, without := prometheus.NewPedanticRegistry(), prometheus.NewPedanticRegistry()
+		registry.MustRegister(pgsessionprom.NewCollector(store.Store, pgsessionprom.WithCounts(time.Minute)))
+		without.MustRegister(pgsessionprom.NewCollector(store.Store))
+		create := func(userID string) {
+			_, err := store.Create(t.Context(), pgsession.Data{UserID: userID}, time.Hour)
+			require.NoError(t, err)
+		}
+		rows := func(kind string) float64 {
+			return present(t, gather(t, registry), `pgsession_rows{kind="`+kind+`"}`)
+		}
+		create(userID)
+		create("")
+		create("")
+		require.EqualValues(t, 1, rows("user"))
+		require.EqualValues(t, 2, rows("guest"))
+		require.Zero(t, rows("entry"))
+		create(userID)
+		require.EqualValues(t, 1, rows("user"), "not yet")
+		time.Sleep(time.Minute) // of the bubble's clock
+		store.FailWith(errAway)
+		require.EqualValues(t, 1, rows("user"))
+		store.FailWith(nil)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 2, rows("user"))
+		for name := range gather(t, without) {
+			require.NotContains(t, name, "pgsession_rows")
+		}
+	})
+	require.Panics(t, func() { pgsessionprom.WithCounts(0) })
 }
 
 // TestCollector_Concurrent gathers while the store is used, for the race detector and for counts that fit together.

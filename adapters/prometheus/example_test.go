@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/IBM/pgxpoolprometheus"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -109,7 +110,7 @@ func TestReadme_Metrics(t *testing.T) {
 	store, _ := newStore(t)
 	use(t, store)
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(pgsessionprom.NewCollector(store))
+	registry.MustRegister(pgsessionprom.NewCollector(store, pgsessionprom.WithCounts(time.Minute)))
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	var names, listed []string

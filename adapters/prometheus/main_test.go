@@ -79,7 +79,7 @@ func use(t testing.TB, store *pgsession.Store) *pgsession.Session {
 func registryOf(t testing.TB, store *pgsession.Store, pool *pgxpool.Pool) *prometheus.Registry {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
-	require.NoError(t, registry.Register(pgsessionprom.NewCollector(store)))
+	require.NoError(t, registry.Register(pgsessionprom.NewCollector(store, pgsessionprom.WithCounts(time.Minute))))
 	require.NoError(t, registry.Register(pgxpoolprometheus.NewCollector(pool, nil)))
 	return registry
 }
