@@ -113,8 +113,9 @@ func WithAbsoluteLifetime(d time.Duration) Option {
 //
 // [Store.Init], [Store.All], [Store.DeleteAll], [Store.CleanupExpired] and [Store.Reseal] work
 // through the whole table. For them it bounds each step and not the operation. An operation whose
-// context or time is over may still take effect, but not later than this time after its start. A
-// negative duration panics.
+// context or time is over may still take effect, but not later than this time after its start,
+// unless the network is cut while it waits for a lock: the server then does not hear that it was
+// given up. The setting lock_timeout of the role bounds that. A negative duration panics.
 func WithTimeout(d time.Duration) Option {
 	return func(o *options) {
 		if d < 0 {

@@ -26,7 +26,9 @@
 // its context, wrapped with the operation. No message holds a token, a key, a user id or a value.
 //
 // A write that returned such an error may have taken effect, or may still take effect, as with
-// every database, but not later than WithTimeout after it began.
+// every database. That is not later than WithTimeout after it began, if the server hears that it
+// was given up. If the network is cut while it waits for a row that is locked, it takes effect when
+// the row is free. The setting lock_timeout bounds that.
 //
 // # Compatibility
 //

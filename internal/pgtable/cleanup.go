@@ -53,8 +53,9 @@ func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool, report func(
 	}
 }
 
-// expiredBound is when a row must have expired to be removed: $1, which is by the store's clock, and at
-// most $2 after the server's time, so that a node with a wrong clock removes no live session.
+// expiredBound is when a row must have expired to be removed: $1, which is by the store's clock,
+// and at most $2 after the server's time, so that a node with a wrong clock removes no live
+// session.
 const expiredBound = `least($1::timestamptz, statement_timestamp() + $2::interval)`
 
 // mayBeAhead returns by how much the store's clock may be ahead of the server's.
@@ -98,7 +99,8 @@ func (t *Table) removeKeys(ctx context.Context, sql statement, bound time.Time, 
 	return gone, nil
 }
 
-// The expiry is judged again under the lock: a session may have been touched since its key was read.
+// The expiry is judged again under the lock: a session may have been touched since its key was
+// read.
 var removeExpiredSQL = register(removeExpiredText)
 
 const removeExpiredText = `

@@ -13,9 +13,9 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// This file has whatever names the table's columns one by one: what they are, how they become a Row,
-// and how a Row becomes parameters, for one row and for many. To add a column, change it here and in
-// package rows.
+// This file has whatever names the table's columns one by one: what they are, how they become a
+// Row, and how a Row becomes parameters, for one row and for many. To add a column, change it here
+// and in package rows.
 
 // tableColumns are the columns of the table.
 var tableColumns = []struct{ name, kind, constraint, comment string }{
@@ -33,8 +33,8 @@ var tableColumns = []struct{ name, kind, constraint, comment string }{
 
 const generatedHour = `GENERATED ALWAYS AS (date_bin('1 hour', expires_at, '2000-01-01 00:00+00')) STORED`
 
-// namesOfColumns returns the names between which sep stands. The ones that are generated are left out
-// unless all is true.
+// namesOfColumns returns the names between which sep stands. The ones that are generated are left
+// out unless all is true.
 func namesOfColumns(all bool, prefix, suffix, sep string) string {
 	var names []string
 	for _, column := range tableColumns {
@@ -223,9 +223,9 @@ func saved(userKey, expires, ttl, sealed, data string) string {
 		sealed = ` + sealed + `, data = ` + data
 }
 
-// Columns that are written, in a statement for several rows. The parameters are those of lists. What
-// has a fixed size costs less as the n-th element of its list than as a column of listed. The payloads
-// are pieces of one parameter: pgx would copy the elements of a large array several times.
+// Columns that are written, in a statement for several rows. The parameters are those of lists.
+// What has a fixed size costs less as the n-th element of its list than as a column of listed. The
+// payloads are pieces of one parameter: pgx would copy the elements of a large array several times.
 const (
 	// listed are the rows as a table.
 	listed = `(SELECT * FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY ` + hideListLength + `) AS new (key, user_key, n)`

@@ -75,8 +75,8 @@ func (d *database) write(ctx context.Context, do func(ctx context.Context, conn 
 	return d.operate(ctx, func(ctx context.Context) error { return d.run(ctx, leftNoTrace, do) })
 }
 
-// inTurn runs a statement that waits for a row's lock, when no other call does that. So a locked row
-// occupies one connection, however many calls want it. The others wait here.
+// inTurn runs a statement that waits for a row's lock, when no other call does that. So a locked
+// row occupies one connection, however many calls want it. The others wait here.
 func (t *Table) inTurn(ctx context.Context, key rows.Key, run func() error) error {
 	turn, _, err := t.waits.Enter(ctx, key)
 	if err != nil {

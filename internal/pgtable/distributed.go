@@ -15,20 +15,20 @@ import (
 )
 
 // distributed is the layout of a table that the extension Citus distributes by key over several
-// machines. A statement with key = $n goes to the one shard that has the key, and is what it is on one
-// machine. Others differ:
+// machines. A statement with key = $n goes to the one shard that has the key, and is what it is on
+// one machine. Others differ:
 //
-//   - One that names several keys goes to several shards, and a write commits there in two phases. It
-//     costs more than a statement for each key, so writes share no statement. Loads do.
+//   - One that names several keys goes to several shards, and a write commits there in two phases.
+//     It costs more than a statement for each key, so writes share no statement. Loads do.
 //   - It cannot skip rows that others hold, so it waits for them.
-//   - No snapshot spans the shards. A look at all of them may miss a session that is moved meanwhile.
-//     So Renew leaves in the tombstone where it moved the session, and EndByUser and EndAll go there
-//     (distributed_end.go).
+//   - No snapshot spans the shards. A look at all of them may miss a session that is moved
+//     meanwhile. So Renew leaves in the tombstone where it moved the session, and EndByUser and
+//     EndAll go there (distributed_end.go).
 //
-// A table may be distributed at any time. Init and Examine look at how it is laid out, and so does a
-// call that the server refuses. It refuses statements that skip held rows, and those with whileLocal,
-// and no others that it would take for a table on one machine. Until then, nothing differs but the
-// speed of shared loads.
+// A table may be distributed at any time. Init and Examine look at how it is laid out, and so does
+// a call that the server refuses. It refuses statements that skip held rows, and those with
+// whileLocal, and no others that it would take for a table on one machine. Until then, nothing
+// differs but the speed of shared loads.
 type distributed struct{ local }
 
 // whileLocal is true. Citus refuses it in a write, since the function is volatile.
@@ -75,12 +75,12 @@ var loadAnySQL = register(`
 	FROM sessions AS s
 	WHERE s.key = ANY($1::bytea[])`)
 
-// renew leaves a tombstone whose user_key is movedTo: the user's key, a zero and the new row's key. It
-// lies beside the user's sessions in the index. No statement takes it for a user's key, since they ask
-// for sessions, and this is a tombstone.
+// renew leaves a tombstone whose user_key is movedTo: the user's key, a zero and the new row's key.
+// It lies beside the user's sessions in the index. No statement takes it for a user's key, since
+// they ask for sessions, and this is a tombstone.
 //
-// Citus has no SQLSTATE for a row that is there under the new key, so this looks for it. If the row is
-// the new one, the statement failed after it had committed.
+// Citus has no SQLSTATE for a row that is there under the new key, so this looks for it. If the row
+// is the new one, the statement failed after it had committed.
 func (t distributed) renew(ctx context.Context, c *change) (answer, error) {
 	a, err := t.renewBy(ctx, renewAndTellSQL, c)
 	if sqlState(err) != internalError {
@@ -172,8 +172,8 @@ func (t distributed) reseal(ctx context.Context, changes []*change, answers []an
 	})
 }
 
-// forEach calls do for each element, for a few at once, so that one that waits holds up the others no
-// more than it must. It does what it can before it returns the first error.
+// forEach calls do for each element, for a few at once, so that one that waits holds up the others
+// no more than it must. It does what it can before it returns the first error.
 func forEach[E any](ctx context.Context, elements []E, do func(i int, element E) error) error {
 	const atOnce = 4
 	var (

@@ -14,8 +14,8 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// A found session is one that was there when the shards were read. Only its key, CreatedAt and Version
-// are known.
+// A found session is one that was there when the shards were read. Only its key, CreatedAt and
+// Version are known.
 type foundSession struct {
 	key []byte
 	row rows.Row
@@ -99,7 +99,8 @@ func newFoundRow(key []byte, begun pgtype.Timestamptz, version int64) rows.Row {
 	return row
 }
 
-// readMoves adds the moves, from one key to another, that tombstones with a user_key in that range tell.
+// readMoves adds the moves, from one key to another, that tombstones with a user_key in that range
+// tell.
 func (t distributed) readMoves(ctx context.Context, moves map[string][]byte, from, to []byte) error {
 	return t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		result, err := conn.Query(ctx, t.text(movesSQL), from, to)
@@ -122,10 +123,10 @@ var movesSQL = register(`
 	FROM sessions AS s
 	WHERE s.user_key >= coalesce($1, ''::bytea) AND ($2::bytea IS NULL OR s.user_key < $2) AND NOT ` + stored)
 
-// follow takes the sessions that were moved from those that were found, and adds them where they are
-// now, if they are wanted there. What reads several shards is no snapshot. But a session that was there
-// before is either found, or a tombstone in its place tells where it was moved, since the tombstones
-// were read after the sessions.
+// follow takes the sessions that were moved from those that were found, and adds them where they
+// are now, if they are wanted there. What reads several shards is no snapshot. But a session that
+// was there before is either found, or a tombstone in its place tells where it was moved, since the
+// tombstones were read after the sessions.
 func (t distributed) follow(ctx context.Context, found map[string]foundSession, moves map[string][]byte, wanted func(place) bool) error {
 	for from, to := range moves {
 		delete(found, from)
@@ -145,8 +146,8 @@ func (t distributed) follow(ctx context.Context, found map[string]foundSession, 
 	return nil
 }
 
-// endFound ends sessions, where they are or where they are moved meanwhile. Those that lie under other
-// keys than the user's it leaves alone, unless userKeys is nil.
+// endFound ends sessions, where they are or where they are moved meanwhile. Those that lie under
+// other keys than the user's it leaves alone, unless userKeys is nil.
 func (t distributed) endFound(ctx context.Context, sessions []foundSession, userKeys [][]byte) (live int64, err error) {
 	var ended atomic.Int64
 	err = forEach(ctx, sessions, func(_ int, s foundSession) error {
@@ -174,8 +175,8 @@ type place struct {
 	row                                rows.Row // see newFoundRow
 }
 
-// whereMoved looks at a key, and then where the session was moved, at once: what moves the session must
-// not get ahead. It returns the last place.
+// whereMoved looks at a key, and then where the session was moved, at once: what moves the session
+// must not get ahead. It returns the last place.
 func (t distributed) whereMoved(ctx context.Context, key []byte, look func(ctx context.Context, key []byte) (place, error)) (place, error) {
 	awaited := false // whether an insert at key was waited for
 	for {
@@ -195,8 +196,8 @@ func (t distributed) whereMoved(ctx context.Context, key []byte, look func(ctx c
 	}
 }
 
-// endOrLook ends the session at a key if it lies under one of the user's keys, or if userKeys is nil, and
-// returns what it found there.
+// endOrLook ends the session at a key if it lies under one of the user's keys, or if userKeys is
+// nil, and returns what it found there.
 func (t distributed) endOrLook(ctx context.Context, key []byte, userKeys list[[]byte]) (at place, err error) {
 	err = t.writeRow(ctx, turnToEnd(key), func(ctx context.Context, conn *pgx.Conn) error {
 		at = place{key: slices.Clone(key)}
@@ -235,9 +236,9 @@ var endOrLookSQL = register(`
 	SELECT held.stored, held.ours, held.live, held.user_key, held.created_at, held.version, EXISTS (SELECT FROM pgsession_ended)
 	FROM pgsession_held AS held`)
 
-// awaitInsert waits for a transaction that has inserted a row at key and not committed. It has committed
-// on the other shard, where it left the tombstone that led here. If a machine has crashed meanwhile, it
-// takes until Citus has settled the transaction. Nothing is written.
+// awaitInsert waits for a transaction that has inserted a row at key and not committed. It has
+// committed on the other shard, where it left the tombstone that led here. If a machine has crashed
+// meanwhile, it takes until Citus has settled the transaction. Nothing is written.
 func (t distributed) awaitInsert(ctx context.Context, key []byte) error {
 	return t.writeRow(ctx, turnToEnd(key), func(ctx context.Context, conn *pgx.Conn) error {
 		now := t.now()
@@ -254,8 +255,9 @@ var probeSQL = register(`
 	VALUES ($2, 1, $1, $3, '1 hour')
 	ON CONFLICT (key) DO NOTHING`)
 
-// turnToEnd returns the key of the turn in which calls wait that end the session at a key. It is not the
-// turn of other writers: behind one that moves the session, they would always come too late.
+// turnToEnd returns the key of the turn in which calls wait that end the session at a key. It is
+// not the turn of other writers: behind one that moves the session, they would always come too
+// late.
 func turnToEnd(key []byte) rows.Key {
 	turn := keyOf(key)
 	turn[0] ^= 0xff

@@ -90,7 +90,8 @@ func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (ou
 	return outcome, err
 }
 
-// revoke waits for the row's lock, and reports whether it ended a session and whether that was live.
+// revoke waits for the row's lock, and reports whether it ended a session and whether that was
+// live.
 func (t *Table) revoke(ctx context.Context, key []byte, userKeys [][]byte) (ended, live bool, err error) {
 	err = t.inTurn(ctx, keyOf(key), func() error {
 		return t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {
@@ -161,8 +162,8 @@ var keysOfUserSQL = register(`
 	ORDER BY ` + newestFirst + `
 	OFFSET $4`)
 
-// EndAll is part of [rows.Table]. It holds all keys in memory: sessions that are moved meanwhile would
-// escape if it read one page after the other.
+// EndAll is part of [rows.Table]. It holds all keys in memory: sessions that are moved meanwhile
+// would escape if it read one page after the other.
 func (t *Table) EndAll(ctx context.Context, begunBefore time.Time) (live int64, err error) {
 	err = t.onLayout(func(l layout) error {
 		n, err := l.endAll(ctx, begunBefore)
@@ -194,9 +195,9 @@ func (t *Table) readKeys(ctx context.Context, sql statement, args ...any) (keys 
 	return keys, err
 }
 
-// endRead ends the sessions whose keys read returns, and reads again until it has ended every session
-// that it read. One that it did not end may have been moved to a key that was not read. It returns how
-// many of them were live, also with an error.
+// endRead ends the sessions whose keys read returns, and reads again until it has ended every
+// session that it read. One that it did not end may have been moved to a key that was not read. It
+// returns how many of them were live, also with an error.
 func (t local) endRead(ctx context.Context, userKeys [][]byte, read func() ([][]byte, error)) (live int64, err error) {
 	var skipped map[string]bool // keys of sessions that were read before and not ended
 	for pass := 0; ; pass++ {
@@ -227,8 +228,8 @@ func (t local) endRead(ctx context.Context, userKeys [][]byte, read func() ([][]
 	}
 }
 
-// endBatch ends at once the sessions that no other transaction holds. Then it waits for those that were
-// skipped before. It adds the keys of sessions that it did not end to left.
+// endBatch ends at once the sessions that no other transaction holds. Then it waits for those that
+// were skipped before. It adds the keys of sessions that it did not end to left.
 func (t local) endBatch(ctx context.Context, keys [][]byte, userKeys [][]byte, skipped, left map[string]bool) (live int64, err error) {
 	ended := make(map[string]bool, len(keys))
 	err = t.run(ctx, leftNoTrace, func(ctx context.Context, conn *pgx.Conn) error {

@@ -68,8 +68,8 @@ func (t *Table) Examine(ctx context.Context) (condition rows.Condition, err erro
 	return condition, nil
 }
 
-// missingPrivileges returns an error for those that each store needs. DELETE is for the clean-up and the
-// key/value view alone.
+// missingPrivileges returns an error for those that each store needs. DELETE is for the clean-up
+// and the key/value view alone.
 func missingPrivileges(missing []string) error {
 	needed := slices.DeleteFunc(slices.Clone(missing), func(privilege string) bool { return privilege == "DELETE" })
 	if len(needed) == 0 {
@@ -78,8 +78,9 @@ func missingPrivileges(missing []string) error {
 	return fmt.Errorf("this role lacks the privilege %[1]s on the table: GRANT %[1]s", strings.Join(needed, ", "))
 }
 
-// privilegesSQL are those that this role lacks on the table $1. Instead of the whole table, they may be
-// granted on the columns: SELECT on all, since pages read s.*, the others on those that statements write.
+// privilegesSQL are those that this role lacks on the table $1. Instead of the whole table, they
+// may be granted on the columns: SELECT on all, since pages read s.*, the others on those that
+// statements write.
 var privilegesSQL = `ARRAY(
 			SELECT privilege FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
 			WHERE NOT has_table_privilege($1::text, privilege) AND (privilege = 'DELETE' OR EXISTS (

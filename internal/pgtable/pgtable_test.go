@@ -51,8 +51,8 @@ func insert(t *testing.T, table *Table, keys ...byte) (seen []rows.Row) {
 	return seen
 }
 
-// inOneStatement makes changes and returns their answers. The zero answer is that of a change which its
-// caller has to make alone.
+// inOneStatement makes changes and returns their answers. The zero answer is that of a change which
+// its caller has to make alone.
 func inOneStatement(t *testing.T, table *Table, k *kind, changes ...*change) []answer {
 	t.Helper()
 	answers := make([]answer, len(changes))
@@ -70,8 +70,8 @@ func states(t *testing.T, table *Table, keys ...byte) (states []rows.State) {
 	return states
 }
 
-// TestRenewMany_TakenKey moves sessions in one statement. One whose new key is taken, by a session or by
-// a tombstone, stays where it is, and is left to its caller.
+// TestRenewMany_TakenKey moves sessions in one statement. One whose new key is taken, by a session
+// or by a tombstone, stays where it is, and is left to its caller.
 func TestRenewMany_TakenKey(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
@@ -106,8 +106,8 @@ func TestRenewMany_TakenKey(t *testing.T) {
 	}
 }
 
-// TestRenewMany_SameKey moves two sessions to one key, which fails as a whole. Each caller then moves its
-// own, and one of them succeeds.
+// TestRenewMany_SameKey moves two sessions to one key, which fails as a whole. Each caller then
+// moves its own, and one of them succeeds.
 func TestRenewMany_SameKey(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
@@ -120,8 +120,8 @@ func TestRenewMany_SameKey(t *testing.T) {
 	require.Equal(t, []rows.State{rows.Stored, rows.Stored, rows.Stored, rows.Absent}, states(t, table, 1, 2, 3, 9))
 }
 
-// TestChangeMany_Held has another transaction hold one of the rows. It is skipped, and the others are
-// changed, and not held for longer.
+// TestChangeMany_Held has another transaction hold one of the rows. It is skipped, and the others
+// are changed, and not held for longer.
 func TestChangeMany_Held(t *testing.T) {
 	pgtest.NotDistributed(t, "writes share no statement")
 	t.Parallel()
@@ -156,8 +156,8 @@ func TestChangeMany_Held(t *testing.T) {
 	}
 }
 
-// TestRun_TooManyConnections has a role that may have fewer connections than its pool. Calls wait for
-// them, as they would for the pool's, and no longer than the time that they have.
+// TestRun_TooManyConnections has a role that may have fewer connections than its pool. Calls wait
+// for them, as they would for the pool's, and no longer than the time that they have.
 func TestRun_TooManyConnections(t *testing.T) {
 	pgtest.NotDistributed(t, "the coordinator's connections are those of its role")
 	t.Parallel()
@@ -221,9 +221,9 @@ func TestRun_TooManyConnections(t *testing.T) {
 	require.Less(t, time.Since(began), 5*time.Second)
 }
 
-// TestChangeMany_KeepsPlans wants the server to keep the plan of each statement for several rows, however
-// few, since to plan it anew costs more than to run it. The plan goes through the index, however few
-// sessions there are, since there may be more before the server looks again.
+// TestChangeMany_KeepsPlans wants the server to keep the plan of each statement for several rows,
+// however few, since to plan it anew costs more than to run it. The plan goes through the index,
+// however few sessions there are, since there may be more before the server looks again.
 func TestChangeMany_KeepsPlans(t *testing.T) {
 	pgtest.NotDistributed(t, "the plans are those of the machines with the shards")
 	t.Parallel()

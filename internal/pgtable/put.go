@@ -38,8 +38,8 @@ var putSQL = register(insertRow + `
 	WHERE ` + live + ` AND (s.user_key IS NOT DISTINCT FROM excluded.user_key OR s.user_key = ANY($11::bytea[]))`)
 
 // An insert waits for another transaction that inserts the same key, or has updated its row. Two
-// statements could wait for each other. So the inserts come in the order of their keys, and before the
-// updates, which wait for no other transaction: the last SELECT reads the inserted keys first.
+// statements could wait for each other. So the inserts come in the order of their keys, and before
+// the updates, which wait for no other transaction: the last SELECT reads the inserted keys first.
 var putManySQL = register(`
 	WITH pgsession_new AS (
 		SELECT * FROM ` + listed + `

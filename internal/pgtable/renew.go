@@ -46,9 +46,9 @@ func (t *Table) renewBy(ctx context.Context, sql statement, c *change) (answer, 
 	})
 }
 
-// The row at the old key becomes a tombstone in the same statement in which the new row is made. So no
-// snapshot shows both live, or neither, and the server never holds the old row while it waits for the
-// client.
+// The row at the old key becomes a tombstone in the same statement in which the new row is made. So
+// no snapshot shows both live, or neither, and the server never holds the old row while it waits
+// for the client.
 var renewSQL = register(renewText)
 
 const renewText = `

@@ -87,7 +87,8 @@ func (d *database) run(ctx context.Context, allowed func(error) bool, do func(ct
 var errNoConnection = errors.New("no connection to be had: every connection of the pool is in use, by statements that wait " +
 	"or by code that holds a connection while it calls the store, or a new one could not be made")
 
-// runOnce sends nothing if the caller has gone. The pool itself stops waiting a moment later, with ctx.
+// runOnce sends nothing if the caller has gone. The pool itself stops waiting a moment later, with
+// ctx.
 func (d *database) runOnce(ctx context.Context, do func(ctx context.Context, conn *pgx.Conn) error) error {
 	caller := deadline.Caller(ctx)
 	if err := caller.Err(); err != nil {
@@ -119,9 +120,9 @@ func (d *database) runOnce(ctx context.Context, do func(ctx context.Context, con
 // hungAfter is how long a connection may take to close before the pool may replace it.
 const hungAfter = 500 * time.Millisecond
 
-// release gives a connection back to the pool. pgx closes one whose call ran out of time in the background,
-// and takes 15 seconds if the other side is silent. The pool would count it for so long, and so have no
-// connection left for the next calls.
+// release gives a connection back to the pool. pgx closes one whose call ran out of time in the
+// background, and takes 15 seconds if the other side is silent. The pool would count it for so
+// long, and so have no connection left for the next calls.
 func release(conn *pgxpool.Conn) {
 	if !conn.Conn().IsClosed() {
 		conn.Release()
@@ -139,9 +140,9 @@ func release(conn *pgxpool.Conn) {
 	}()
 }
 
-// cancelUntilClosed asks the server to end what runs on a connection that pgx is closing. The one request that
-// pgx sends comes to nothing if it overtakes the statement. The server might then wait for a lock, and write
-// at last what its caller gave up long before.
+// cancelUntilClosed asks the server to end what runs on a connection that pgx is closing. The one
+// request that pgx sends comes to nothing if it overtakes the statement. The server might then wait
+// for a lock, and write at last what its caller gave up long before.
 func cancelUntilClosed(conn *pgconn.PgConn) {
 	ticker := time.NewTicker(4 * hungAfter)
 	defer ticker.Stop()
@@ -157,8 +158,8 @@ func cancelUntilClosed(conn *pgconn.PgConn) {
 	}
 }
 
-// resetInterval is how long the pool is left alone after it was reset. A server that stays read-only does
-// not see a new connection for each call.
+// resetInterval is how long the pool is left alone after it was reset. A server that stays
+// read-only does not see a new connection for each call.
 const resetInterval = time.Second
 
 // isDemoted reports whether a statement that began then was refused by a server that has become
@@ -167,8 +168,8 @@ func (d *database) isDemoted(err error, began time.Time) bool {
 	return sqlState(err) == readOnlyTransaction && d.giveUpConnections(began)
 }
 
-// giveUpConnections reports whether the pool has given up its connections since then. New ones find the
-// new primary if the connection string has several hosts and target_session_attrs.
+// giveUpConnections reports whether the pool has given up its connections since then. New ones find
+// the new primary if the connection string has several hosts and target_session_attrs.
 func (d *database) giveUpConnections(since time.Time) bool {
 	d.resetting.Lock()
 	defer d.resetting.Unlock()
@@ -200,8 +201,9 @@ func sqlState(err error) string {
 	return ""
 }
 
-// isFatal reports whether the connection ended with the answer, or one between the server and the machine
-// that has the row. PgBouncer, which speaks for a server that it lost, leaves the unlocalized severity out.
+// isFatal reports whether the connection ended with the answer, or one between the server and the
+// machine that has the row. PgBouncer, which speaks for a server that it lost, leaves the
+// unlocalized severity out.
 func isFatal(server *pgconn.PgError) bool {
 	severity := cmp.Or(server.SeverityUnlocalized, server.Severity)
 	return severity == "FATAL" || severity == "PANIC" || strings.HasPrefix(server.Code, classConnectionException) ||
@@ -230,7 +232,8 @@ func isRefused(err error) bool {
 	return server != nil && server.Code == featureNotSupported && server.Routine != replannedRoutine
 }
 
-// leftNoTraceOrReads is leftNoTrace for a statement that only reads: a lost connection does no harm.
+// leftNoTraceOrReads is leftNoTrace for a statement that only reads: a lost connection does no
+// harm.
 func leftNoTraceOrReads(err error) bool { return leftNoTrace(err) || isConnectionLost(err) }
 
 // tookNoEffect reports whether a statement that failed certainly changed nothing: the server rolled
@@ -254,8 +257,8 @@ func isConnectionLost(err error) bool {
 		(errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed))
 }
 
-// explain adds to an error of the database what is known about its cause. Caller is the context that
-// the caller gave.
+// explain adds to an error of the database what is known about its cause. Caller is the context
+// that the caller gave.
 func (d *database) explain(caller context.Context, err error) error {
 	if err == nil {
 		return nil

@@ -33,9 +33,9 @@ var saveKind = &kind{
 	},
 }
 
-// answerReplaced answers a Save or a Put that was followed by another one of the same row. It is as if
-// it had come just before that one, if both name the same user and the same end. Otherwise it is not
-// known what it would have done, and its caller does it alone.
+// answerReplaced answers a Save or a Put that was followed by another one of the same row. It is as
+// if it had come just before that one, if both name the same user and the same end. Otherwise it is
+// not known what it would have done, and its caller does it alone.
 func answerReplaced(other, made *change, _ rows.Row, _ time.Time) answer {
 	return answer{known: bytes.Equal(other.w.UserKey, made.w.UserKey) && other.w.Lifetime == made.w.Lifetime}
 }
@@ -46,8 +46,8 @@ var saveSQL = register(`
 	WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NOT DISTINCT FROM $3 OR s.user_key = ANY($8::bytea[]))`)
 
 // A row that lies under another key of its user is left alone, and its caller saves it alone. The
-// UPDATE joins nothing but the list of the rows that are locked: with a second list, some plans compare
-// each row of both.
+// UPDATE joins nothing but the list of the rows that are locked: with a second list, some plans
+// compare each row of both.
 var saveManySQL = register(`
 	WITH pgsession_new AS (
 		SELECT new.key, new.user_key, new.n::int AS n

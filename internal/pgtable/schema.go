@@ -104,8 +104,8 @@ func (t *Table) Init(ctx context.Context) error {
 	}
 }
 
-// mayInitAgain reports whether Init may have met another node's under another name of the table, or waited
-// for a lock.
+// mayInitAgain reports whether Init may have met another node's under another name of the table, or
+// waited for a lock.
 func mayInitAgain(err error) bool {
 	state := sqlState(err)
 	return leftNoTrace(err) || state == uniqueViolation || state == duplicateTable || state == lockNotAvailable
@@ -274,8 +274,8 @@ func (t *Table) checkColumns(ctx context.Context, db querier, oid uint32) error 
 	return t.schemaError(difference)
 }
 
-// indexKeys returns what the table's usable indexes are on, as ddl names them. A deferred unique index
-// cannot serve ON CONFLICT. The setting quote_all_identifiers quotes the names.
+// indexKeys returns what the table's usable indexes are on, as ddl names them. A deferred unique
+// index cannot serve ON CONFLICT. The setting quote_all_identifiers quotes the names.
 func indexKeys(ctx context.Context, db querier, oid uint32) ([]string, error) {
 	result, err := db.Query(ctx, `
 		SELECT replace(CASE WHEN i.indisunique AND i.indimmediate THEN 'unique ' ELSE '' END

@@ -13,9 +13,9 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// textSettings change how values are written as text, or read (PostgreSQL manual, "Client Connection
-// Defaults" and "Version and Platform Compatibility"). Most matter only in the query modes exec and
-// simple_protocol: in the others, pgx reads and writes binary values.
+// textSettings change how values are written as text, or read (PostgreSQL manual, "Client
+// Connection Defaults" and "Version and Platform Compatibility"). Most matter only in the query
+// modes exec and simple_protocol: in the others, pgx reads and writes binary values.
 var textSettings = map[string]string{
 	"array_nulls":                 "on",
 	"bytea_output":                "hex",

@@ -23,8 +23,8 @@ const (
 	// maxBatchBytes bounds the payloads of the calls that share one statement.
 	maxBatchBytes = 1 << 20
 
-	// defaultSlowAfter is when a statement stops counting towards MaxInFlight. It then waits for a lock,
-	// or its connection hangs.
+	// defaultSlowAfter is when a statement stops counting towards MaxInFlight. It then waits for a
+	// lock, or its connection hangs.
 	defaultSlowAfter = 100 * time.Millisecond
 )
 
@@ -44,8 +44,8 @@ func (c *change) key() *rows.Key {
 	return &c.seen.Key
 }
 
-// A kind is one of the operations that change one row: how to make such a change, by itself or in one
-// statement with others, and what to make of a row that was not changed.
+// A kind is one of the operations that change one row: how to make such a change, by itself or in
+// one statement with others, and what to make of a row that was not changed.
 type kind struct {
 	name string
 
@@ -53,9 +53,9 @@ type kind struct {
 	// it changed no row.
 	one func(ctx context.Context, t *Table, c *change) (answer, error)
 
-	// many makes changes of different rows, and skips the rows that other transactions hold. It returns
-	// the key and the expiry of each row that it changed. Its parameters are made of the changes and of
-	// the rows that they store, which becomes returns, as far as they are known before.
+	// many makes changes of different rows, and skips the rows that other transactions hold. It
+	// returns the key and the expiry of each row that it changed. Its parameters are made of the
+	// changes and of the rows that they store, which becomes returns, as far as they are known before.
 	many    statement
 	args    func(d *database, now time.Time, l *lists, made []*change) []any
 	becomes func(c *change, now time.Time) rows.Row
@@ -70,8 +70,8 @@ type kind struct {
 	judge func(row rows.Row, c *change, now time.Time) answer
 }
 
-// An answer is what became of a change. The zero answer means that the statement changed no row, and
-// does not tell why.
+// An answer is what became of a change. The zero answer means that the statement changed no row,
+// and does not tell why.
 type answer struct {
 	known   bool
 	outcome rows.Outcome
@@ -89,8 +89,8 @@ type group struct {
 	*coalesce.Group[*change, answer]
 }
 
-// newGroup returns a group for changes of a kind. A change by itself waits for the row's lock, if no
-// other change of that row does.
+// newGroup returns a group for changes of a kind. A change by itself waits for the row's lock, if
+// no other change of that row does.
 func (t *Table) newGroup(k *kind, limit func(fastest time.Duration) int) group {
 	return group{k, coalesce.New(coalesce.Config[*change, answer]{
 		MaxInFlight:   t.config.MaxInFlight,
@@ -248,14 +248,15 @@ func (t *Table) changeMany(ctx context.Context, k *kind, changes []*change, answ
 	return nil
 }
 
-// defaultInFlight returns how many statements of one kind may be in flight at most, and a function that
-// lowers this number for a server that is near. The function's argument is how long the fastest of the
-// latest statements took. It starts with an eighth of the pool's connections, at least 2, and adds one
-// for each half of a millisecond, up to half of the connections and never more than 16.
+// defaultInFlight returns how many statements of one kind may be in flight at most, and a function
+// that lowers this number for a server that is near. The function's argument is how long the
+// fastest of the latest statements took. It starts with an eighth of the pool's connections, at
+// least 2, and adds one for each half of a millisecond, up to half of the connections and never
+// more than 16.
 //
-// The figures are in docs/performance.md. If the server is near, statements compete for its processors,
-// and few in flight are best. If it is far away, a statement mostly waits for the network, and more in
-// flight make better use of the server.
+// The figures are in docs/performance.md. If the server is near, statements compete for its
+// processors, and few in flight are best. If it is far away, a statement mostly waits for the
+// network, and more in flight make better use of the server.
 //
 // If connections depend on the context, calls share no statement: it has no single caller's.
 func defaultInFlight(pool *pgxpool.Pool) (most int, limit func(fastest time.Duration) int) {
@@ -270,8 +271,8 @@ func defaultInFlight(pool *pgxpool.Pool) (most int, limit func(fastest time.Dura
 	}
 }
 
-// DependsOnContext reports whether a pool has a hook that sees the caller's context. Such hooks choose
-// tenants: the same statement means another table for another caller.
+// DependsOnContext reports whether a pool has a hook that sees the caller's context. Such hooks
+// choose tenants: the same statement means another table for another caller.
 func DependsOnContext(pool *pgxpool.Pool) bool {
 	config := pool.Config()
 	//lint:ignore SA1019 a pool may still have it

@@ -1,19 +1,21 @@
-// Package pgtable keeps rows in a table of PostgreSQL: it is the [rows.Table] that applications use.
+// Package pgtable keeps rows in a table of PostgreSQL: it is the [rows.Table] that applications
+// use.
 //
 // A file has one operation, with the statement for one call beside the statement for many. The
-// operations that change one row, and Load, share statements through package coalesce (shared.go). A
-// call for one row may wait for that row's lock, but only one at a time for each row (inTurn). A
-// statement for several rows never waits for a lock: it skips the rows that other transactions hold,
-// and their callers go on alone.
+// operations that change one row, and Load, share statements through package coalesce (shared.go).
+// A call for one row may wait for that row's lock, but only one at a time for each row (inTurn). A
+// statement for several rows never waits for a lock: it skips the rows that other transactions
+// hold, and their callers go on alone.
 //
-// What differs in a table that Citus distributes over several machines is in the files distributed*.go.
+// What differs in a table that Citus distributes over several machines is in the files
+// distributed*.go.
 //
 // # The SQL
 //
-// Each statement is valid SQL as it stands, for an encrypted store and a table named sessions, which
-// always has the alias s. [filler] puts in the real name. $1 is the store's time wherever a statement
-// needs it. The names of common table expressions begin with pgsession, since they would hide a table
-// of the same name.
+// Each statement is valid SQL as it stands, for an encrypted store and a table named sessions,
+// which always has the alias s. [filler] puts in the real name. $1 is the store's time wherever a
+// statement needs it. The names of common table expressions begin with pgsession, since they would
+// hide a table of the same name.
 package pgtable
 
 import (
@@ -88,8 +90,8 @@ func New(config Config) *Table {
 	return t
 }
 
-// A layout has what depends on how the table's rows lie. local is the layout of a table on one machine.
-// For another one, see distributed.go. The layout may change at any time.
+// A layout has what depends on how the table's rows lie. local is the layout of a table on one
+// machine. For another one, see distributed.go. The layout may change at any time.
 type layout interface {
 	// change makes a change, by itself or in a statement with others.
 	change(ctx context.Context, g group, c *change) (answer, error)
@@ -112,8 +114,8 @@ func (t *Table) layout() layout { return *t.current.Load() }
 
 func (t *Table) setLayout(l layout) { t.current.Store(&l) }
 
-// onLayout runs a step that depends on the layout, and again if the server refused it and the layout
-// has turned out to be another one.
+// onLayout runs a step that depends on the layout, and again if the server refused it and the
+// layout has turned out to be another one.
 func (t *Table) onLayout(step func(layout) error) error {
 	before := t.layout()
 	err := step(before)

@@ -16,10 +16,10 @@ var (
 )
 
 // A Table keeps rows. Each method does in one step what the function of the same name in this
-// package says, by the table's clock. An error is an outage: the operation may have happened or not,
-// and it happens no later than the table's timeout after the call. Methods are safe for concurrent
-// use. They keep nothing of the slices that they are given once they have returned, and the rows
-// that they return belong to the caller.
+// package says, by the table's clock. An error is an outage: the operation may have happened or
+// not, and it happens no later than the table's timeout after the call, if the database hears that
+// it was given up. Methods are safe for concurrent use. They keep nothing of the slices that they
+// are given once they have returned, and the rows that they return belong to the caller.
 type Table interface {
 	// Within returns a context for an operation of several steps, which ends when one operation
 	// that begins now must have ended.

@@ -1,5 +1,5 @@
-// Package turns lets calls for one key take turns, first come, first served. Each is handed what the
-// one before it left.
+// Package turns lets calls for one key take turns, first come, first served. Each is handed what
+// the one before it left.
 package turns
 
 import (
@@ -95,7 +95,8 @@ func (t *Turns[K, V]) IsTaken(key K) bool {
 	return t.queues[key] != nil
 }
 
-// Leave ends a turn, and hands left to the next call. If the turn was taken away, left is forgotten.
+// Leave ends a turn, and hands left to the next call. If the turn was taken away, left is
+// forgotten.
 func (t *Turn[K, V]) Leave(left V) {
 	t.turns.mu.Lock()
 	defer t.turns.mu.Unlock()
@@ -126,8 +127,8 @@ func (t *Turns[K, V]) begin(key K, q *queue[V]) (Turn[K, V], V) {
 	return Turn[K, V]{t, q, key, q.turn}, q.left
 }
 
-// takeAway begins a turn if the one that was seen has not ended. Otherwise it looks at the one that is
-// there now.
+// takeAway begins a turn if the one that was seen has not ended. Otherwise it looks at the one that
+// is there now.
 func (t *Turns[K, V]) takeAway(key K, q *queue[V], seen *uint64) (turn Turn[K, V], left V, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

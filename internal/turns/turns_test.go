@@ -13,8 +13,8 @@ import (
 	"github.com/pgsession/pgsession/internal/turns"
 )
 
-// TestTurns_Order has calls come one after the other while one has its turn. They get theirs in that
-// order, one at a time, and each is handed what the one before it left.
+// TestTurns_Order has calls come one after the other while one has its turn. They get theirs in
+// that order, one at a time, and each is handed what the one before it left.
 func TestTurns_Order(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -52,8 +52,8 @@ func TestTurns_Order(t *testing.T) {
 	})
 }
 
-// TestTurns_Patience has a call keep its turn. The next one takes it away, and those behind wait as long
-// again.
+// TestTurns_Patience has a call keep its turn. The next one takes it away, and those behind wait as
+// long again.
 func TestTurns_Patience(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -88,7 +88,8 @@ func TestTurns_Patience(t *testing.T) {
 	})
 }
 
-// TestTurns_GiveUp has a call that waits give up as soon as its caller has gone, or its time is over.
+// TestTurns_GiveUp has a call that waits give up as soon as its caller has gone, or its time is
+// over.
 func TestTurns_GiveUp(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
