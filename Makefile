@@ -1,7 +1,7 @@
 # make demo              the demo application, on a PostgreSQL of its own: ADDR=localhost:8081 for another port
 # make test              all tests, of the library and of the modules beside it
 #
-# make torture           random operations under faults, every history checked: DURATION=10m SEED=42 to replay a run
+# make torture           random operations under faults, then browsers that collide; every history checked: DURATION=10m SEED=42 to replay a run
 # make test-citus        the library's tests on a table that Citus distributes, if this machine's PostgreSQL has it
 # make bench             benchmarks beside other libraries: BENCH=Store, ROUNDS=2, BEFORE=/another/checkout; see bench/README.md
 # make lint              gofmt, go vet and staticcheck in every module, actionlint
@@ -47,7 +47,7 @@ SEED ?= 0
 
 .PHONY: torture
 torture: setup
-	cd internal/torture && go run . -duration $(DURATION) -seed $(SEED)
+	cd internal/torture && go run . -duration $(DURATION) -seed $(SEED) && go run ./web -duration $(DURATION) -seed $(SEED)
 
 .PHONY: bench
 bench: setup

@@ -235,6 +235,40 @@ var mutants = []mutant{
 	{name: "Watch asks for the sessions of all tenants at once", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"store.go", "s.watches.apart = pgtable.DependsOnContext(pool)", "s.watches.apart = false"},
 	}},
+	{name: "a log-in goes on after its user was logged out", program: "./web", flags: []string{"-only", "shop,admin"}, edits: []edit{
+		{"httpsession/login.go", "isOver := errors.Is(err, pgsession.ErrNotFound) && before.UserID == \"\"", "isOver := errors.Is(err, pgsession.ErrNotFound)"},
+	}},
+	{name: "a log-in takes over another user's values", program: "./web", flags: []string{"-only", "shop,admin"}, edits: []edit{
+		{"httpsession/login.go", "stored = nil // one user's values", "_ = stored // one user's values"},
+	}},
+	{name: "the Managers of one store accept each other's tokens", program: "./web", flags: []string{"-only", "shop,admin"}, edits: []edit{
+		{"httpsession/manager.go", "m.purpose = m.cookies.base", "m.purpose = \"session\""},
+	}},
+	{name: "an older release drops what a newer one has stored", program: "./web", flags: []string{"-only", "shop"}, edits: []edit{
+		{"httpsession/values.go", "encoded = c.m.keep(encoded, stored)", "_ = c.m.keep(encoded, stored)"},
+	}},
+	{name: "a late request begins a session that no page shows", program: "./web", flags: []string{"-only", "shop,admin"}, edits: []edit{
+		{"httpsession/change.go", "case m.bearer || c.st.guestMoved:", "case m.bearer:"},
+	}},
+	{name: "the scs managers and fiber storages of one store accept each other's tokens", program: "./web", flags: []string{"-only", "scs,desk,fiber,forum"}, edits: []edit{
+		{"adapters/scs/store.go", "\"scs \" + strconv.Quote(s.name) + token", "strconv.Quote(s.name)[:0] + token"},
+		{"adapters/fiber/sessions.go", "\"fiber \" + strconv.Quote(s.name) + sessionID", "strconv.Quote(s.name)[:0] + sessionID"},
+	}},
+	{name: "a gorilla session takes over another user's values", program: "./web", flags: []string{"-only", "gorilla"}, edits: []edit{
+		{"adapters/gorilla/store.go", "if before.UserID != \"\" && before.UserID != userID {", "if before.UserID != \"\" && false {"},
+	}},
+	{name: "a Lifetime brings the end further", tests: []string{"-run", "TestLifetime|TestConformance_Lifetime", "./internal/test/conformance"}, edits: []edit{
+		{"internal/rows/rows.go", "if moved.EndsAt.IsZero() || !r.EndsAt.IsZero() && r.EndsAt.Before(moved.EndsAt) {", "if moved.EndsAt.IsZero() {"},
+	}},
+	{name: "a Delete that a trigger swallowed says it is done", tests: []string{"-run", "TestSwallowed", "./internal/test/faults"}, edits: []edit{
+		{"internal/pgtable/end.go", "if err == nil && held && !ended {", "if err == nil && held && !ended && false {"},
+	}},
+	{name: "a KeyValue's Delete that a trigger swallowed says it is done", tests: []string{"-run", "TestSwallowed", "./internal/test/faults"}, edits: []edit{
+		{"internal/pgtable/entry.go", "\t\treturn errSwallowed\n\t})\n}", "\t\treturn nil\n\t})\n}"},
+	}},
+	{name: "a store trusts its own clock alone", tests: []string{"-run", "Clock", "./internal/test/faults"}, edits: []edit{
+		{"store.go", "ServerClockToo: !isManual,", "ServerClockToo: isManual && false,"},
+	}},
 	{name: "an outage is taken for no session", flags: []string{"-faults", "on"}, edits: []edit{
 		{"store.go", "return nil, wrap(operation, err)", "return nil, ErrNotFound"},
 	}},

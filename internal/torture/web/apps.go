@@ -144,11 +144,16 @@ func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) ht
 			return nil
 		})
 	})
-	handle(logInPage, func(w http.ResponseWriter, r *http.Request, visit visit, _ view) error {
-		return m.LogIn(w, r, visit.user, func(v *V) error {
+	handle(logInPage, func(w http.ResponseWriter, r *http.Request, visit visit, before view) error {
+		err := m.LogIn(w, r, visit.user, func(v *V) error {
 			begin(v, visit).Named = visit.user
 			return nil
 		})
+		// A user's session goes on, or the log-in is refused because the session was ended while the request ran.
+		if after := show(m.Get(r)); err == nil && before.User == visit.user && after.Root != before.Root {
+			o.complain(&o.revived, visit.tab, "a log-in began a session in place of one that was ended: %+v; before: %+v", after, before)
+		}
+		return err
 	})
 	handle(renewPage, func(w http.ResponseWriter, r *http.Request, _ visit, _ view) error { return m.RenewID(w, r, nil) })
 	handle(logOutPage, func(w http.ResponseWriter, r *http.Request, _ visit, _ view) error { return m.LogOut(w, r) })
@@ -178,13 +183,13 @@ func statusOf(err error) int {
 	return http.StatusServiceUnavailable
 }
 
-func newSCS(web *web, store *pgsession.Store) http.Handler {
+func newSCS(web *web, store *pgsession.Store, name string) http.Handler {
 	o := web.oracle
 	m := scs.New()
-	m.Store = scsstore.New(store, scsName)
+	m.Store = scsstore.New(store, name)
 	m.Codec = scsstore.UserCodec(m.Codec, userKey)
 	m.ErrorFunc = func(w http.ResponseWriter, _ *http.Request, err error) { http.Error(w, "", statusOf(err)) }
-	m.Cookie.Name, m.Cookie.Secure = scsName, true
+	m.Cookie.Name, m.Cookie.Secure = name, true
 	m.Lifetime = ttl
 	mux := http.NewServeMux()
 	handle := func(page string, do func(w http.ResponseWriter, r *http.Request, visit visit) error) {
@@ -232,13 +237,13 @@ func newSCS(web *web, store *pgsession.Store) http.Handler {
 	return scsstore.LoadAndSave(m, mux)
 }
 
-func newGorilla(web *web, store *pgsession.Store) http.Handler {
+func newGorilla(web *web, store *pgsession.Store, name string) http.Handler {
 	o := web.oracle
 	all := gorillastore.New(store, gorillastore.WithUserKey(userKey))
 	mux := http.NewServeMux()
 	handle := func(page string, do func(w http.ResponseWriter, visit visit, s *sessions.Session)) {
 		mux.HandleFunc("/"+page, func(w http.ResponseWriter, r *http.Request) {
-			s, err := all.Get(r, gorillaName)
+			s, err := all.Get(r, name)
 			if err == nil {
 				visit := web.visit(r.Header.Get)
 				if do != nil {
@@ -287,12 +292,12 @@ func newGorilla(web *web, store *pgsession.Store) http.Handler {
 	return mux
 }
 
-func newFiber(web *web, store *pgsession.Store) http.Handler {
+func newFiber(web *web, store *pgsession.Store, name string) http.Handler {
 	o := web.oracle
 	fail := func(c fiber.Ctx, err error) error { return c.Status(statusOf(err)).SendString("") }
 	app := fiber.New(fiber.Config{ErrorHandler: fail})
 	app.Use(recover.New())
-	all := fiberstore.NewSessions(store, fiberName)
+	all := fiberstore.NewSessions(store, name)
 	app.Use(session.New(session.Config{
 		Storage:        all,
 		Extractor:      all.Extractor(),
@@ -300,7 +305,7 @@ func newFiber(web *web, store *pgsession.Store) http.Handler {
 		CookieHTTPOnly: true, CookieSecure: true, IdleTimeout: ttl,
 	}))
 	handle := func(page string, do func(c fiber.Ctx, visit visit, s *session.Middleware) error) {
-		app.All("/"+fiberName+"/"+page, func(c fiber.Ctx) error {
+		app.All("/"+name+"/"+page, func(c fiber.Ctx) error {
 			s := session.FromContext(c)
 			if err := do(c, web.visit(func(name string) string { return c.Get(name) }), s); err != nil {
 				return err

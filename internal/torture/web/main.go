@@ -59,13 +59,10 @@ type options struct {
 	only     string
 }
 
-// The names of the applications, and of their cookies.
+// The names of the applications on httpsession, and of their cookies.
 const (
-	shopName    = "shop"
-	adminName   = "admin"
-	scsName     = "scs"
-	gorillaName = "gorilla"
-	fiberName   = "fiber"
+	shopName  = "shop"
+	adminName = "admin"
 )
 
 const (
@@ -199,9 +196,21 @@ func (w *web) openApps(only string) {
 			newHTTPSession(w, httpsession.New[first](w.stores[0], named(adminName)...)),
 			newHTTPSession(w, httpsession.New[first](w.stores[1], named(adminName)...)),
 		}, true},
-		{scsName, []http.Handler{newSCS(w, w.stores[0]), newSCS(w, w.stores[1])}, false},
-		{gorillaName, []http.Handler{newGorilla(w, w.stores[0]), newGorilla(w, w.stores[1])}, false},
-		{fiberName, []http.Handler{newFiber(w, w.stores[0]), newFiber(w, w.stores[1])}, false},
+	}
+	// Two of each framework, on one store.
+	for _, framework := range []struct {
+		names   []string
+		newNode func(*web, *pgsession.Store, string) http.Handler
+	}{
+		{[]string{"scs", "desk"}, newSCS}, {[]string{"gorilla", "goods"}, newGorilla}, {[]string{"fiber", "forum"}, newFiber},
+	} {
+		for _, name := range framework.names {
+			app := &application{name: name}
+			for _, store := range w.stores {
+				app.nodes = append(app.nodes, framework.newNode(w, store, name))
+			}
+			w.apps = append(w.apps, app)
+		}
 	}
 	w.apps = slices.DeleteFunc(w.apps, func(app *application) bool {
 		return only != "" && !slices.Contains(strings.Split(only, ","), app.name)

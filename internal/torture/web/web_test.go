@@ -2,9 +2,26 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
+
+func TestWeb(t *testing.T) {
+	t.Parallel()
+	pgtest.RequireBinaries(t)
+	for name, memory := range map[string]bool{"PostgreSQL": false, "memory": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			summary, err := run(t.Context(), options{duration: 5 * time.Second, memory: memory})
+			t.Log(summary)
+			require.NoError(t, err)
+			require.NotContains(t, summary, "web: 0 requests")
+		})
+	}
+}
 
 // The oracle finds what it should, and nothing else.
 func TestOracle_Judge(t *testing.T) {
