@@ -232,7 +232,6 @@ func TestManager_LogIn_SessionEnded(t *testing.T) {
 
 func TestManager_RenewID(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
-		const day = 24 * time.Hour
 		f := newFixture(t)
 		mux := f.app()
 		mux.HandleFunc("POST /ended", func(w http.ResponseWriter, r *http.Request) {

@@ -13,12 +13,13 @@ type known struct {
 	Inner  part   `json:"inner"`
 	Ptr    *part  `json:"ptr"`
 	Plain  int
-	Hidden int            `json:"-"`
-	Dash   int            `json:"-,"`
-	Any    any            `json:"any"`
-	Map    map[string]any `json:"map"`
-	List   []part         `json:"list"`
-	Raw    json.RawMessage
+	Hidden int `json:"-"`
+	//lint:ignore SA5008 the name is "-"
+	Dash int            `json:"-,"`
+	Any  any            `json:"any"`
+	Map  map[string]any `json:"map"`
+	List []part         `json:"list"`
+	Raw  json.RawMessage
 	embedded
 }
 

@@ -284,6 +284,7 @@ type (
 	inner   struct{ Count int }
 	pointed struct{ Name string }
 	self    struct {
+		//lint:ignore U1000 a type that embeds itself
 		*self
 		Count int
 	}

@@ -49,7 +49,7 @@ const mark = "moving:"
 
 func isMarked(token string) bool { return strings.HasPrefix(token, mark) }
 
-var errMarked = errors.New("move: a token that begins with " + mark)
+var errMarked = errors.New("move: a token begins as those of sessions that are being moved do")
 
 // A Row is a session in another library's table. However it is formatted, it shows nothing of it.
 type Row struct {

@@ -45,8 +45,8 @@ func newHangUp(t *testing.T, opts ...pgsession.Option) *hangUp {
 	return h
 }
 
-// call returns the error of a call whose caller goes, and how many statements it sent.
-func (h *hangUp) call(t *testing.T, call func(ctx context.Context) error) (err error, sent int64) {
+// call returns how many statements a call sent whose caller goes, and its error.
+func (h *hangUp) call(t *testing.T, call func(ctx context.Context) error) (sent int64, err error) {
 	t.Helper()
 	ctx, leave := context.WithCancel(t.Context())
 	before := h.traced.RoundTrips.Load()
@@ -54,7 +54,7 @@ func (h *hangUp) call(t *testing.T, call func(ctx context.Context) error) (err e
 	err = call(ctx)
 	require.ErrorIs(t, ctx.Err(), context.Canceled)
 	require.False(t, h.asked.Load(), "it asked for another connection")
-	return err, h.traced.RoundTrips.Load() - before
+	return h.traced.RoundTrips.Load() - before, err
 }
 
 func (h *hangUp) requireConnectionKept(t *testing.T) {
@@ -78,7 +78,7 @@ func TestHangUps_Alone(t *testing.T) {
 				t.Parallel()
 				h := newHangUp(t, pgsession.WithCoalescing(places))
 				require.NoError(t, h.KeyValue().Put(t.Context(), "k", nil, time.Hour))
-				err, sent := h.call(t, test.Operations(h.Store, h.Begin(t, test.Ann(1), time.Hour))[name])
+				sent, err := h.call(t, test.Operations(h.Store, h.Begin(t, test.Ann(1), time.Hour))[name])
 				require.ErrorIs(t, err, want)
 				require.EqualValues(t, 1, sent)
 				h.requireConnectionKept(t)
@@ -96,7 +96,7 @@ func TestHangUps_NotSentAgain(t *testing.T) {
 	id := h.Begin(t, test.Ann(1), time.Hour)
 	require.NoError(t, h.Save(t.Context(), id, test.Ann(2), time.Hour)) // which prepares the statement
 	fill(t, h.Pool, `DEALLOCATE ALL`)
-	err, sent := h.call(t, func(ctx context.Context) error { return h.Save(ctx, id, test.Ann(3), time.Hour) })
+	sent, err := h.call(t, func(ctx context.Context) error { return h.Save(ctx, id, test.Ann(3), time.Hour) })
 	require.ErrorIs(t, err, context.Canceled)
 	require.EqualValues(t, 1, sent)
 	require.Equal(t, 2, h.Number(t, id))
