@@ -21,12 +21,15 @@ const bindingMember = "httpsession:binding"
 
 const bindingKeySize = 16
 
-// bind returns stored values that are bound to the client of a request. Bytes that are no JSON are
-// not the Manager's, and are left out.
-func (m *Manager[V]) bind(r *http.Request, stored any) (bridge.JSON, error) {
-	encoded, _ := stored.(bridge.JSON)
-	if len(encoded) > 0 && !isObject(encoded) && string(encoded) != "null" {
-		return nil, fmt.Errorf("%w: WithBinding needs values that are a JSON object", pgsession.ErrEncode)
+// bind returns values that are bound to the client of a request. If they are no object, they are of
+// V's, which is an error, or they were stored by something else, and begin anew.
+func (m *Manager[V]) bind(r *http.Request, values any, areOfV bool) (bridge.JSON, error) {
+	encoded, _ := values.(bridge.JSON)
+	if !isObject(encoded) && string(encoded) != "null" {
+		if areOfV {
+			return nil, fmt.Errorf("%w: WithBinding needs values that are a JSON object", pgsession.ErrEncode)
+		}
+		encoded = nil
 	}
 	encoded, _ = cutBinding(encoded)
 	key := make([]byte, bindingKeySize)

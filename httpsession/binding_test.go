@@ -87,6 +87,15 @@ func TestWithBinding_Values(t *testing.T) {
 		require.NoError(t, anything.logIn("ann", nil))
 		require.Equal(t, "ann", anything.get().UserID)
 
+		for _, foreign := range []any{[]int{1}, []byte("bytes"), 5} {
+			planted, err := store.CreateAs(t.Context(), pgsession.NewIDFor("session"), pgsession.Data{Values: foreign}, 1e12)
+			require.NoError(t, err)
+			values := newRelease[Values](t, store, map[string]string{"__Host-session-guest": planted.ID.Token()}, binding("a"))
+			require.NoError(t, values.logIn("ann", nil), "a guest's, of another type")
+			require.Equal(t, "ann", values.get().UserID)
+			require.Zero(t, values.get().Values)
+		}
+
 		require.Panics(t, func() { httpsession.New[int](store, binding("a")) })
 		require.Panics(t, func() { httpsession.New[Values](store, binding("a"), httpsession.WithBearer()) })
 	})

@@ -116,7 +116,7 @@ func (m *Manager[V]) create(ctx context.Context, r *http.Request, userID string,
 func (m *Manager[V]) data(ctx context.Context, r *http.Request, userID string, l logIn, c *revision[V], before *pgsession.Session) (pgsession.Data, error) {
 	values, err := c.apply(ctx, before)
 	if err == nil && userID != "" && m.binding != nil {
-		values, err = m.bind(r, values)
+		values, err = m.bind(r, values, c.isKnown)
 	}
 	return pgsession.Data{UserID: userID, Lifetime: l.lifetime, Values: values}, err
 }

@@ -2,6 +2,7 @@ package httpsession_test
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -189,6 +190,35 @@ func TestOverlap_LateAnswer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A guest's request that comes with the old cookie after a log-in takes nothing with it: its change is
+// refused, and its cookie is cleared, so that the next request may begin anew.
+func TestOverlap_GuestMoved(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		for _, request := range []string{"GET /session", "POST /add", "POST /renew", "POST /login?user=bob", "POST /logout"} {
+			b := b.another()
+			b.do("POST /add")
+			stale := b.stale()
+			b.do("POST /login?user=ann")
+			before := f.count(t)
+			answer := stale.do(request)
+			switch request {
+			case "POST /login?user=bob":
+				require.Equal(t, "bob", answer.session(t).UserID, "with a proof")
+				require.Equal(t, before+1, f.count(t))
+			default:
+				require.Equal(t, []string{"clear session-guest"}, answer.setCookies(), request)
+				require.Equal(t, before, f.count(t))
+				require.Equal(t, strings.HasSuffix(request, "add") || strings.HasSuffix(request, "renew"), answer.StatusCode == http.StatusConflict)
+			}
+			require.Empty(t, stale.token("session-guest"))
+			require.Equal(t, "ann", b.get().UserID)
+			require.Equal(t, http.StatusOK, stale.do("POST /add").StatusCode)
+		}
+	})
 }
 
 // Two log-ins of one guest at once are two log-ins.
