@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,21 +140,33 @@ func TestManager_CallsInAChange(t *testing.T) {
 				require.NoError(t, f.LogIn(w, r, "ann", change))
 				require.True(t, called)
 			}
-			done := make(chan error, 1)
+			const others = 8
+			errs, started := make(chan error, others), make(chan struct{}, others)
+			var once sync.Once
 			require.NoError(t, f.Update(w, r, func(*Values) error {
-				select {
-				case done <- nil:
-					<-done
-					go func() { done <- f.Update(w, r, add) }()
-				default:
-				}
+				once.Do(func() {
+					for range others {
+						go func() {
+							started <- struct{}{}
+							errs <- f.Update(w, r, add)
+						}()
+					}
+					for range others {
+						receive(t, started)
+					}
+					for range 1000 {
+						runtime.Gosched() // they arrive at the lock, or wait for it later
+					}
+				})
 				return nil
 			}))
-			require.NoError(t, receive(t, done))
+			for range others {
+				require.NoError(t, receive(t, errs))
+			}
 			f.write(w, r)
 		})
 		b := f.serve(t, other.Handler(mux))
 		b.do("POST /login?user=ann")
-		require.Equal(t, 16, b.do("POST /nested").session(t).Values.Count)
+		require.Equal(t, 15+8, b.do("POST /nested").session(t).Values.Count)
 	})
 }
