@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -101,6 +102,33 @@ func TestOverlap_ChangesDuringLogIn(t *testing.T) {
 		wg.Wait()
 		require.Equal(t, changed, b.get().Values.Count)
 		require.Equal(t, "ann", b.get().UserID)
+	})
+}
+
+// Nothing holds these changes and log-ins back, so that they meet at every step.
+func TestOverlap_ChangesRaceLogIn(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		server := f.serve(t, f.app())
+		for range 50 {
+			b := server.another()
+			b.do("POST /add")
+			stale := b.stale()
+			var acknowledged atomic.Int64
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					answer, err := stale.stale().try("POST /add")
+					require.NoError(t, err)
+					if answer.StatusCode == http.StatusOK {
+						acknowledged.Add(1)
+					}
+				})
+			}
+			b.do("POST /login?user=ann")
+			wg.Wait()
+			require.EqualValues(t, 1+acknowledged.Load(), b.get().Values.Count)
+		}
 	})
 }
 
