@@ -38,8 +38,8 @@ func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(
 	if err != nil {
 		return c.failed(err)
 	}
+	m.prolong(nil, r, st, stored) // before other goroutines of the request see the session
 	c.done(stored)
-	m.prolong(nil, r, st, stored)
 	return nil
 }
 
