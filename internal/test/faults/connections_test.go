@@ -121,7 +121,7 @@ func TestConnections_SilentOldOnes(t *testing.T) {
 	const (
 		connections, callers, calls = 12, 40, 10
 		timeout                     = time.Second
-		maxFailures                 = 3
+		maxFailures                 = 5 // 3, and some more on a busy machine
 	)
 	load := func(ctx context.Context, s *test.Store, id pgsession.ID) error { return test.Err(s.Load(ctx, id)) }
 	save := func(ctx context.Context, s *test.Store, id pgsession.ID) error {
