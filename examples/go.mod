@@ -19,7 +19,12 @@ require (
 	golang.org/x/crypto v0.54.0
 )
 
-require github.com/coder/websocket v1.8.15
+require (
+	github.com/alexliesenfeld/health v0.8.0
+	github.com/coder/websocket v1.8.15
+	github.com/hellofresh/health-go/v5 v5.5.4
+	go.uber.org/goleak v1.3.0
+)
 
 require (
 	github.com/andybalholm/brotli v1.2.0 // indirect

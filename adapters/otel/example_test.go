@@ -1,4 +1,4 @@
-package otel_test
+package pgsessionotel_test
 
 import (
 	"context"

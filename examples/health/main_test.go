@@ -1,4 +1,4 @@
-package health_test
+package main
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/alexliesenfeld/health"
-	healthgo "github.com/hellofresh/health-go/v5"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -21,28 +20,6 @@ import (
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m, func() error { return goleak.Find() }) }
-
-// readiness is a handler on github.com/alexliesenfeld/health. The checker runs until it is stopped.
-func readiness(store *pgsession.Store) (health.Checker, http.Handler) {
-	checker := health.NewChecker(
-		health.WithDisabledDetails(), // they hold the database's error
-		health.WithPeriodicCheck(5*time.Second, 0, health.Check{Name: "sessions", Check: store.Check}),
-	)
-	return checker, health.NewHandler(checker)
-}
-
-// status is a handler on github.com/hellofresh/health-go, for a port that strangers do not reach.
-func status(store *pgsession.Store) (http.Handler, error) {
-	checks, err := healthgo.New(healthgo.WithChecks(healthgo.Config{
-		Name:    "sessions",
-		Timeout: 3 * time.Second, // longer than Check may take, or its goroutine stays
-		Check:   store.Check,
-	}))
-	if err != nil {
-		return nil, err
-	}
-	return checks.Handler(), nil
-}
 
 var errAway = errors.New("dial tcp 10.1.2.3:5432: connection refused")
 
@@ -129,7 +106,7 @@ func TestReadme(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	code, err := os.ReadFile("health_test.go")
+	code, err := os.ReadFile("main.go")
 	require.NoError(t, err)
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(readme, -1)
 	require.Len(t, blocks, 2)
