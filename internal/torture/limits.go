@@ -20,6 +20,7 @@ const overtime = 200 * time.Millisecond
 type durations struct {
 	mu      sync.Mutex
 	longest time.Duration // beyond what bounds it
+	stalled time.Duration // for how long of that the process stood still
 	kind    kind
 	late    int
 }
@@ -27,7 +28,8 @@ type durations struct {
 func (d *durations) String() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return fmt.Sprintf("longest %v beyond WithTimeout or its context (%s), %d too long", d.longest.Round(time.Millisecond), d.kind, d.late)
+	return fmt.Sprintf("longest %v beyond WithTimeout or its context (%s; the process stood still for %v of it), %d too long",
+		d.longest.Round(time.Millisecond), d.kind, d.stalled.Round(time.Millisecond), d.late)
 }
 
 // checkDuration reports an operation that ended too late. Of those that work through the whole table WithTimeout bounds each
@@ -48,12 +50,12 @@ func (r *round) checkDuration(ctx context.Context, k kind, began time.Time, took
 		return
 	}
 	over := took - bound
-	stalled := r.stalls.since(began)
+	stalled := r.stalls.since(began.Add(bound)) // what came before has delayed nothing
 	d := &r.durations
 	d.mu.Lock()
 	late := over > overtime+stalled
 	if over > d.longest {
-		d.longest, d.kind = over, k
+		d.longest, d.stalled, d.kind = over, stalled, k
 	}
 	if late {
 		d.late++
