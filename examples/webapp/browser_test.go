@@ -49,6 +49,12 @@ func openWindow(t *testing.T, site string) *window {
 	return &window{ctx, site}
 }
 
+// leaves waits until the page has left by itself, since its session ended.
+func (w *window) leaves(t *testing.T) {
+	t.Helper()
+	w.waitFor(t, `document.title.startsWith("You are logged out")`)
+}
+
 func findChromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -236,6 +242,7 @@ func TestBrowser_LogOutOneFromTheOther(t *testing.T) {
 	require.Contains(t, here.text(t, "body"), "The device is logged out.")
 	here.photograph(t, "devices-logged-out")
 
+	there.leaves(t)
 	there.open(t, "/")
 	require.Equal(t, "Notes", there.text(t, "h1"), "a public page")
 	require.Contains(t, there.text(t, "body"), "You were logged out from elsewhere")
@@ -255,6 +262,7 @@ func TestBrowser_LogOutEverywhereElse(t *testing.T) {
 	here.open(t, "/devices")
 	here.press(t, ".devices + form button")
 	require.Contains(t, here.text(t, "body"), "One device is logged out.")
+	there.leaves(t)
 	there.open(t, "/devices")
 	require.Equal(t, "Log in", there.text(t, "h1"))
 	here.open(t, "/")
@@ -271,7 +279,7 @@ func TestBrowser_RevokedDevicesPageCloses(t *testing.T) {
 	here.open(t, "/devices")
 	here.press(t, ".devices button")
 	ended := time.Now()
-	there.waitFor(t, `document.title.startsWith("You are logged out")`)
+	there.leaves(t)
 	require.Less(t, time.Since(ended), 2*time.Second)
 	require.Contains(t, there.text(t, "main"), "You were logged out from elsewhere, or by a log-in on more than 3 devices. Please log in again.")
 	require.NotContains(t, there.text(t, "body"), "private")
