@@ -95,7 +95,8 @@ func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
 	require.Contains(t, []int64{1000, 2000}, removed, "what was removed before the error")
 	require.Equal(t, removed, s.Stats().Cleaned)
 	require.Zero(t, s.Stats().LastCleanup, "it did not succeed")
-	require.EqualValues(t, 5000-removed, s.MustCleanUp(t))
+	// A statement that was given up may have taken effect all the same.
+	require.Contains(t, []int64{5000 - removed, 4000 - removed}, int64(s.MustCleanUp(t)))
 }
 
 // TestStore_CleanupExpired_HeldRows leaves rows that others hold to a later run, and goes on behind
