@@ -43,7 +43,7 @@ func (kv *KeyValue) GetWithContext(ctx context.Context, key string) ([]byte, err
 	case errors.Is(err, pgsession.ErrNotFound):
 		return nil, nil
 	case errors.Is(err, pgsession.ErrUnreadable):
-		kv.troubles.log(log.Errorw, "fiberstore: an entry does not open", "error", err)
+		kv.troubles.log(log.Errorw, "fiberstore: an entry does not open", "error", err.Error())
 		return nil, nil
 	}
 	return value, err

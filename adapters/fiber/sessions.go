@@ -155,7 +155,7 @@ func (s *Sessions) request(ctx context.Context) *request {
 func (r *request) Close() error {
 	err := r.left.End(context.Background(), r.sessions.store)
 	if err != nil {
-		r.sessions.troubles.log(log.Warnw, "fiberstore: a session that was ended stays among its user's for a few minutes, and opens nothing", "error", err)
+		r.sessions.troubles.log(log.Warnw, "fiberstore: a session that was ended stays among its user's for a few minutes, and opens nothing", "error", err.Error())
 	}
 	return err
 }
@@ -173,7 +173,7 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 	case errors.Is(err, pgsession.ErrNotFound):
 		return nil, nil
 	case errors.Is(err, pgsession.ErrUnreadable):
-		s.troubles.log(log.Errorw, "fiberstore: a session does not open", "session", id.Handle(), "error", err)
+		s.troubles.log(log.Errorw, "fiberstore: a session does not open", "session", id.String(), "error", err.Error())
 		return nil, nil
 	case err != nil:
 		return nil, err
