@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/pgtest"
 	"github.com/pgsession/pgsession/move"
 )
@@ -494,6 +495,42 @@ func TestTable_EndWith(t *testing.T) {
 			require.ErrorContains(t, err, "42P01", "it does not say that it is done")
 		})
 	}
+}
+
+// DeleteByUser looks in the old table before and after it looks in the store: a session that moves
+// in between, in either direction, is met in one place or the other.
+func TestTable_EndWith_Between(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t)
+	from, store := newSCS(t, pool, 0), newStore(t, pool)
+	insert := func(token string) error {
+		return from.Insert(t.Context(), move.Row{Token: token, Data: []byte("ann-1"), Expiry: time.Now().Add(time.Hour)})
+	}
+	require.NoError(t, insert("to the store"))
+	inStore, err := store.Create(t.Context(), pgsession.Data{UserID: "ann"}, time.Hour)
+	require.NoError(t, err)
+	whenEnded := func(want bool, do func() error) {
+		bridge.EndElsewhere(store, func(context.Context, func(string, any) bool) (int64, error) {
+			if _, err := store.Load(t.Context(), inStore.ID); errors.Is(err, pgsession.ErrRevoked) != want {
+				return 0, nil
+			}
+			return 0, do()
+		})
+	}
+	whenEnded(true, func() error {
+		run(t, pool, `UPDATE sessions SET token = 'moving:' || token WHERE token = 'to the store'`)
+		return from.Finish(t.Context(), store, "to the store", ofUser)
+	})
+	from.EndWith(store, ofUser)
+	whenEnded(false, func() error { return insert("from the store") })
+
+	ended, err := store.DeleteByUser(t.Context(), "ann")
+	require.NoError(t, err)
+	require.EqualValues(t, 3, ended)
+	left, err := store.FindByUser(t.Context(), "ann", 0)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.Zero(t, count(t, pool, "sessions"))
 }
 
 // Users log out everywhere while their sessions move.

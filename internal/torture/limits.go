@@ -80,6 +80,10 @@ type stall struct {
 const (
 	stallTick   = 20 * time.Millisecond
 	stallMemory = 20 * time.Second
+
+	// shortestStall is short, since those that an operation meets on its way add up: its context's two looks, the goroutines
+	// that wake each other, the next statement.
+	shortestStall = stallTick / 4
 )
 
 func (s *stalls) watch(ctx context.Context) {
@@ -93,7 +97,7 @@ func (s *stalls) watch(ctx context.Context) {
 		case <-ticker.C:
 		}
 		now := time.Now()
-		if late := now.Sub(last) - stallTick; late > stallTick {
+		if late := now.Sub(last) - stallTick; late > shortestStall {
 			s.add(stall{now, late})
 		}
 		last = now

@@ -733,7 +733,7 @@ func (r *round) auditCount(ctx context.Context) {
 	}
 	var count, listed pgsession.Count
 	r.atRest(ctx, opCount, func(ctx context.Context) (err error) {
-		count, err = r.stores[2].Count(ctx)
+		count, err = r.stores[0].Count(ctx) // whose node has no statement_timeout
 		return err
 	})
 	r.atRest(ctx, opAll, func(ctx context.Context) error {

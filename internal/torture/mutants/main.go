@@ -202,6 +202,12 @@ var mutants = []mutant{
 	{name: "a write is sent again though it may have happened", flags: []string{"-faults", "on"}, edits: []edit{
 		{"internal/pgtable/retry.go", "func leftNoTrace(err error) bool {", "func leftNoTrace(err error) bool {\n\tif isConnectionLost(err) {\n\t\treturn true\n\t}"},
 	}},
+	{name: "a statement for many runs again though it may have happened", flags: []string{"-faults", "on", "-profile", "renew", "-coalescing", "on"}, edits: []edit{
+		{"internal/pgtable/shared.go", "RunAgain:      tookNoEffect,", "RunAgain:      func(error) bool { return true },"},
+	}},
+	{name: "Update and Renew begin anew though a write may have happened", flags: []string{"-faults", "on", "-profile", "renew"}, edits: []edit{
+		{"store.go", "case result.err != nil && (isNew || isOutage(result.err)):", "case result.err != nil && isNew:"},
+	}},
 	{name: "a write that was given up happens late", flags: []string{"-faults", "on"}, edits: []edit{
 		{"internal/pgtable/retry.go", "case err == nil || ctx.Err() != nil:", `case err != nil && ctx.Err() != nil:
 			time.AfterFunc(3*time.Second, func() { d.runOnce(context.WithoutCancel(ctx), do) })
@@ -268,6 +274,12 @@ var mutants = []mutant{
 	}},
 	{name: "a store trusts its own clock alone", tests: []string{"-run", "Clock", "./internal/test/faults"}, edits: []edit{
 		{"store.go", "ServerClockToo: !isManual,", "ServerClockToo: isManual && false,"},
+	}},
+	{name: "what ends a user's sessions does not look where they come from before", tests: []string{"-run", "TestTable_EndWith_Between", "./move"}, edits: []edit{
+		{"elsewhere.go", "\tendThere()\n\tn, endErr := endHere()", "\tn, endErr := endHere()"},
+	}},
+	{name: "what ends a user's sessions does not look where they come from afterwards", tests: []string{"-run", "TestTable_EndWith_Between", "./move"}, edits: []edit{
+		{"elsewhere.go", "\tendThere()\n\treturn ended, err", "\treturn ended, err"},
 	}},
 	{name: "an outage is taken for no session", flags: []string{"-faults", "on"}, edits: []edit{
 		{"store.go", "return nil, wrap(operation, err)", "return nil, ErrNotFound"},
