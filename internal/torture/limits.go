@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,11 +17,11 @@ import (
 // overtime is how long after its caller's context, or WithTimeout, an operation may end.
 const overtime = 200 * time.Millisecond
 
-// Durations counts the operations that took too long, and keeps the longest.
+// Durations counts the operations that took too long, and keeps the latest.
 type durations struct {
 	mu      sync.Mutex
-	longest time.Duration // beyond what bounds it
-	stalled time.Duration // for how long of that the process stood still
+	longest time.Duration // beyond what bounds it, and what it stood still with the process
+	stalled time.Duration // which is that
 	kind    kind
 	late    int
 }
@@ -28,7 +29,7 @@ type durations struct {
 func (d *durations) String() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return fmt.Sprintf("longest %v beyond WithTimeout or its context (%s; the process stood still for %v of it), %d too long",
+	return fmt.Sprintf("longest %v beyond WithTimeout or its context (%s; besides %v for which the process stood still), %d too long",
 		d.longest.Round(time.Millisecond), d.kind, d.stalled.Round(time.Millisecond), d.late)
 }
 
@@ -49,11 +50,11 @@ func (r *round) checkDuration(ctx context.Context, k kind, began time.Time, took
 	if !isBounded {
 		return
 	}
-	over := took - bound
 	stalled := r.stalls.since(began.Add(bound)) // what came before has delayed nothing
+	over := took - bound - stalled
 	d := &r.durations
 	d.mu.Lock()
-	late := over > overtime+stalled
+	late := over > overtime
 	if over > d.longest {
 		d.longest, d.stalled, d.kind = over, stalled, k
 	}
@@ -70,6 +71,7 @@ func (r *round) checkDuration(ctx context.Context, k kind, began time.Time, took
 type stalls struct {
 	mu     sync.Mutex
 	latest []stall
+	ticked time.Time
 }
 
 type stall struct {
@@ -81,45 +83,51 @@ const (
 	stallTick   = 20 * time.Millisecond
 	stallMemory = 20 * time.Second
 
-	// shortestStall is short, since those that an operation meets on its way add up: its context's two looks, the goroutines
-	// that wake each other, the next statement.
-	shortestStall = stallTick / 4
+	// shortestStall is short, since those that an operation meets on its way add up: at two looks at its context, and at each
+	// goroutine that wakes another one.
+	shortestStall = 5 * time.Millisecond
 )
 
 func (s *stalls) watch(ctx context.Context) {
 	ticker := time.NewTicker(stallTick)
 	defer ticker.Stop()
-	last := time.Now()
 	for {
+		s.tick(time.Now())
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		now := time.Now()
-		if late := now.Sub(last) - stallTick; late > shortestStall {
-			s.add(stall{now, late})
-		}
-		last = now
 	}
 }
 
-func (s *stalls) add(one stall) {
+func (s *stalls) tick(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.latest) > 0 && one.ended.Sub(s.latest[0].ended) > stallMemory {
+	for len(s.latest) > 0 && now.Sub(s.latest[0].ended) > stallMemory {
 		s.latest = s.latest[1:]
 	}
-	s.latest = append(s.latest, one)
+	if one, ok := s.at(now); ok {
+		s.latest = append(s.latest, one)
+	}
+	s.ticked = now
+}
+
+// at returns the stall that goes on until now.
+func (s *stalls) at(now time.Time) (one stall, ok bool) {
+	late := now.Sub(s.ticked) - stallTick
+	return stall{now, late}, !s.ticked.IsZero() && late > shortestStall
 }
 
 func (s *stalls) since(began time.Time) (total time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, one := range s.latest {
-		if one.ended.After(began) {
-			total += one.lasted
-		}
+	all := slices.Clip(s.latest)
+	if one, ok := s.at(time.Now()); ok {
+		all = append(all, one)
+	}
+	for _, one := range all {
+		total += min(one.lasted, max(0, one.ended.Sub(began)))
 	}
 	return total
 }
