@@ -51,8 +51,8 @@ type Progress struct {
 // package's comment says. Run one import at a time.
 func Import(ctx context.Context, store *pgsession.Store, from *Table, convert Convert, report func(Progress)) (Progress, error) {
 	i := importer{store: store, from: from, convert: convert, report: report}
-	if err := from.pool.QueryRow(ctx, from.count).Scan(&i.progress.Total); err != nil {
-		return i.progress, wrapIfAny("count", err)
+	if err := from.pool.QueryRow(ctx, from.fill(countSQL)).Scan(&i.progress.Total); err != nil {
+		return i.progress, wrap("count", err)
 	}
 	// Instances may add sessions behind a pass that is under way.
 	for {
@@ -110,7 +110,7 @@ const unmarkSQL = `
 // pass moves what a former import has left marked, and then each page of the table.
 func (i *importer) pass(ctx context.Context) error {
 	for {
-		rows, err := collect(i.from.pool.Query(ctx, i.from.markedPage, batchSize))
+		rows, err := collect(i.from.pool.Query(ctx, i.from.fill(markedPageSQL), batchSize))
 		if err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func (i *importer) pass(ctx context.Context) error {
 		}
 	}
 	for last := ""; ; {
-		rows, err := collect(i.from.pool.Query(ctx, i.from.markPage, batchSize, i.from.parameter(last)))
+		rows, err := collect(i.from.pool.Query(ctx, i.from.fill(markPageSQL), batchSize, i.from.parameter(last)))
 		if err != nil || len(rows) == 0 {
 			return err
 		}
@@ -155,11 +155,11 @@ func (i *importer) move(ctx context.Context, rows []Row) error {
 		i.progress.Left++
 		i.progress.Reason = reason
 	}
-	if _, err := i.from.pool.Exec(ctx, i.from.clear, i.from.parameters(moved)); err != nil {
-		return wrapIfAny("remove", err)
+	if _, err := i.from.pool.Exec(ctx, i.from.fill(clearSQL), i.from.parameters(moved)); err != nil {
+		return wrap("remove", err)
 	}
-	if _, err := i.from.pool.Exec(ctx, i.from.unmark, i.from.parameters(left)); err != nil {
-		return wrapIfAny("leave", err)
+	if _, err := i.from.pool.Exec(ctx, i.from.fill(unmarkSQL), i.from.parameters(left)); err != nil {
+		return wrap("leave", err)
 	}
 	if i.report != nil {
 		i.report(i.progress)

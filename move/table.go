@@ -68,9 +68,7 @@ func (Row) Format(f fmt.State, _ rune) { io.WriteString(f, "Row(REDACTED)") }
 type Table struct {
 	pool    *pgxpool.Pool
 	columns columns
-
-	load, insert, replace, remove, all                 string
-	count, markPage, markedPage, marked, unmark, clear string
+	fill    func(sql string) string // makes a statement one for this table
 }
 
 // columns are what the columns of a table are called. The statements are written for scs's.
@@ -106,7 +104,7 @@ func newTable(pool *pgxpool.Pool, name string, c columns) *Table {
 	if c.dataIsJSON {
 		dataAsRead += "::text"
 	}
-	fill := strings.NewReplacer(
+	return &Table{pool, c, strings.NewReplacer(
 		"sessions", pgx.Identifier(strings.Split(name, ".")).Sanitize(),
 		"token", c.token,
 		"data", dataAsRead,
@@ -114,22 +112,7 @@ func newTable(pool *pgxpool.Pool, name string, c columns) *Table {
 		"expiry", c.expiry,
 		"/*, others*/", c.others,
 		"/*, values*/", c.otherValues,
-	).Replace
-	return &Table{
-		pool:       pool,
-		columns:    c,
-		load:       fill(loadSQL),
-		insert:     fill(insertSQL),
-		replace:    fill(replaceSQL),
-		remove:     fill(removeSQL),
-		all:        fill(allSQL),
-		count:      fill(countSQL),
-		markPage:   fill(markPageSQL),
-		markedPage: fill(markedPageSQL),
-		marked:     fill(markedSQL),
-		unmark:     fill(unmarkSQL),
-		clear:      fill(clearSQL),
-	}
+	).Replace}
 }
 
 // names returns the tokens that a row may lie under.
@@ -172,18 +155,18 @@ func (t *Table) Load(ctx context.Context, token string) (row Row, found bool, er
 	if isMarked(token) {
 		return Row{}, false, nil
 	}
-	return t.one(ctx, token, t.load, t.parameters(names(token)))
+	return t.one(ctx, token, loadSQL, t.parameters(names(token)))
 }
 
 func (t *Table) one(ctx context.Context, token, sql string, arg any) (row Row, found bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	row.Token = token
-	err = t.pool.QueryRow(ctx, sql, arg).Scan(&row.Data, &row.Expiry)
+	err = t.pool.QueryRow(ctx, t.fill(sql), arg).Scan(&row.Data, &row.Expiry)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Row{}, false, nil
 	}
-	return row, err == nil, wrapIfAny("load", err)
+	return row, err == nil, wrap("load", err)
 }
 
 const insertSQL = `
@@ -195,7 +178,7 @@ func (t *Table) Insert(ctx context.Context, row Row) error {
 	if isMarked(row.Token) {
 		return errMarked
 	}
-	_, err := t.change(ctx, "insert", t.insert, t.parameter(row.Token), t.data(row), row.Expiry)
+	_, err := t.change(ctx, "insert", insertSQL, t.parameter(row.Token), t.data(row), row.Expiry)
 	return err
 }
 
@@ -209,7 +192,7 @@ func (t *Table) Replace(ctx context.Context, row Row) (bool, error) {
 	if isMarked(row.Token) {
 		return false, nil
 	}
-	return t.change(ctx, "replace", t.replace, t.parameter(row.Token), t.data(row), row.Expiry)
+	return t.change(ctx, "replace", replaceSQL, t.parameter(row.Token), t.data(row), row.Expiry)
 }
 
 const removeSQL = `DELETE FROM sessions WHERE token = $1`
@@ -219,7 +202,7 @@ func (t *Table) Delete(ctx context.Context, token string) (bool, error) {
 	if isMarked(token) {
 		return false, nil
 	}
-	return t.change(ctx, "delete", t.remove, t.parameter(token))
+	return t.change(ctx, "delete", removeSQL, t.parameter(token))
 }
 
 const allSQL = `
@@ -235,25 +218,21 @@ func (t *Table) All(ctx context.Context) (rows []Row, err error) {
 
 // each calls do for every live session, while it holds a connection.
 func (t *Table) each(ctx context.Context, do func(Row)) error {
-	result, err := t.pool.Query(ctx, t.all)
+	result, err := t.pool.Query(ctx, t.fill(allSQL))
 	return each(result, err, do)
 }
 
 func each(result pgx.Rows, err error, do func(Row)) error {
-	if err != nil {
-		return wrapIfAny("read", err)
-	}
-	defer result.Close()
-	for result.Next() {
+	if err == nil {
 		var token []byte
 		var row Row
-		if err := result.Scan(&token, &row.Data, &row.Expiry); err != nil {
-			return wrapIfAny("read", err)
-		}
-		row.Token = string(token)
-		do(row)
+		_, err = pgx.ForEachRow(result, []any{&token, &row.Data, &row.Expiry}, func() error {
+			row.Token = string(token)
+			do(row)
+			return nil
+		})
 	}
-	return wrapIfAny("read", result.Err())
+	return wrap("read", err)
 }
 
 func collect(result pgx.Rows, err error) (rows []Row, _ error) {
@@ -276,7 +255,7 @@ const (
 // Errors: that of convert if the row cannot be converted, those of [pgsession.Store.CreateAs], and
 // those of the database.
 func (t *Table) Finish(ctx context.Context, store *pgsession.Store, token string, convert Convert) error {
-	row, found, err := t.one(ctx, token, t.marked, t.parameter(mark+token))
+	row, found, err := t.one(ctx, token, markedSQL, t.parameter(mark+token))
 	if err != nil || !found {
 		return err
 	}
@@ -285,10 +264,10 @@ func (t *Table) Finish(ctx context.Context, store *pgsession.Store, token string
 		return err
 	}
 	if left != nil {
-		_, err = t.change(ctx, "leave", t.unmark, t.parameters([]string{mark + token}))
+		_, err = t.change(ctx, "leave", unmarkSQL, t.parameters([]string{mark + token}))
 		return errors.Join(left, err)
 	}
-	_, err = t.change(ctx, "finish", t.clear, t.parameters(names(token)))
+	_, err = t.change(ctx, "finish", clearSQL, t.parameters(names(token)))
 	return err
 }
 
@@ -341,7 +320,7 @@ func (t *Table) end(ctx context.Context, store *pgsession.Store, convert Convert
 // endMoving ends a session that an import may have marked.
 func (t *Table) endMoving(ctx context.Context, store *pgsession.Store, token string, id pgsession.ID) (wasLive bool, err error) {
 	if id.IsZero() { // the import cannot convert it either
-		return t.change(ctx, "end", t.clear, t.parameters(names(token)))
+		return t.change(ctx, "end", clearSQL, t.parameters(names(token)))
 	}
 	// After this the import finds the id taken.
 	err = t.Finish(ctx, store, token, func(row Row) (pgsession.ID, pgsession.Data, time.Time, error) {
@@ -360,11 +339,11 @@ func (t *Table) endMoving(ctx context.Context, store *pgsession.Store, token str
 func (t *Table) change(ctx context.Context, operation, sql string, args ...any) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	tag, err := t.pool.Exec(ctx, sql, args...)
-	return tag.RowsAffected() > 0, wrapIfAny(operation, err)
+	tag, err := t.pool.Exec(ctx, t.fill(sql), args...)
+	return tag.RowsAffected() > 0, wrap(operation, err)
 }
 
-func wrapIfAny(operation string, err error) error {
+func wrap(operation string, err error) error {
 	if err == nil {
 		return nil
 	}
