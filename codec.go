@@ -73,15 +73,6 @@ type plainCodec struct{}
 // JSON has no bytes. Raw values are stored as an object with the one member rawMember; a JSON value
 // that happens to be an object with one member of either name is wrapped, so that the two are never
 // mistaken.
-type (
-	rawObject struct {
-		Raw []byte `json:"pgsession:raw"`
-	}
-	wrappedObject struct {
-		JSON json.RawMessage `json:"pgsession:json"`
-	}
-)
-
 const (
 	rawMember     = "pgsession:raw"
 	wrappedMember = "pgsession:json"
@@ -91,8 +82,8 @@ func (plainCodec) encode(_ rows.Key, userID string, v values) (userKey, payload 
 	payload = v.bytes
 	if v.kind == kindRaw {
 		payload = []byte(`{"` + rawMember + `":"` + base64.StdEncoding.EncodeToString(v.bytes) + `"}`)
-	} else if isEnvelope(v.bytes) {
-		payload, err = json.Marshal(wrappedObject{v.bytes})
+	} else if member, _ := envelope(v.bytes); member != "" {
+		payload, err = json.Marshal(map[string]json.RawMessage{wrappedMember: v.bytes})
 	}
 	if userID != "" {
 		userKey = []byte(userID)
@@ -100,40 +91,42 @@ func (plainCodec) encode(_ rows.Key, userID string, v values) (userKey, payload 
 	return userKey, payload, err
 }
 
-func (plainCodec) decode(row rows.Row) (string, values, error) {
-	userKey, payload := row.UserKey, row.Payload
+func (plainCodec) decode(row rows.Row) (userID string, v values, err error) {
 	switch {
 	case row.Malformed:
 		return "", values{}, ErrTampered
-	case payload == nil:
+	case row.Payload == nil:
 		return "", values{}, errSealedRow
 	}
-	if !isEnvelope(payload) {
-		return string(userKey), values{kindJSON, payload}, nil
+	v = values{kindJSON, row.Payload}
+	switch member, content := envelope(row.Payload); member {
+	case wrappedMember:
+		v.bytes = content
+	case rawMember:
+		v = values{kind: kindRaw}
+		if json.Unmarshal(content, &v.bytes) != nil || v.bytes == nil {
+			return "", values{}, ErrTampered
+		}
 	}
-	var raw rawObject
-	if err := json.Unmarshal(payload, &raw); err == nil && raw.Raw != nil {
-		return string(userKey), values{kindRaw, raw.Raw}, nil
-	}
-	var wrapped wrappedObject
-	if err := json.Unmarshal(payload, &wrapped); err != nil || wrapped.JSON == nil {
-		return "", values{}, ErrTampered
-	}
-	return string(userKey), values{kindJSON, wrapped.JSON}, nil
+	return string(row.UserKey), v, nil
 }
 
-// isEnvelope reports whether data is an object with the one member rawMember or wrappedMember.
-func isEnvelope(data []byte) bool {
+// envelope returns the member of an object that has only one, which is rawMember or wrappedMember. Of
+// other data it returns "".
+func envelope(data []byte) (member string, content json.RawMessage) {
 	if !bytes.Contains(data, []byte("pgsession:")) && !bytes.ContainsRune(data, '\\') {
-		return false // the common case, without parsing
+		return "", nil // the common case, without parsing
 	}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(data, &members) != nil || len(members) != 1 {
-		return false
+		return "", nil
 	}
-	_, raw := members[rawMember]
-	_, wrapped := members[wrappedMember]
-	return raw || wrapped
+	for _, member := range []string{rawMember, wrappedMember} {
+		if content, ok := members[member]; ok {
+			return member, content
+		}
+	}
+	return "", nil
 }
 
 func (plainCodec) userKeys(userID string) [][]byte {

@@ -217,17 +217,15 @@ func (v values) decode(target any) error {
 	}
 	switch target := target.(type) {
 	case *[]byte:
-		if target == nil {
-			return ErrDecode
+		if target != nil {
+			*target = bytes.Clone(v.bytes)
+			return nil
 		}
-		*target = bytes.Clone(v.bytes)
-		return nil
 	case *any:
-		if target == nil {
-			return ErrDecode
+		if target != nil {
+			*target = bytes.Clone(v.bytes)
+			return nil
 		}
-		*target = bytes.Clone(v.bytes)
-		return nil
 	}
 	return fmt.Errorf("%w: raw bytes go to a *[]byte", ErrDecode)
 }
