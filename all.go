@@ -19,23 +19,32 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	return func(yield func(*Session, error) bool) {
 		var err error
 		defer s.stats.observe(opAll, time.Now(), &err)
-		var last rows.Key
-		for {
-			now := s.now()
-			var page []rows.Row
-			page, err = s.table.Page(ctx, last, pageSize)
-			if err != nil {
-				err = wrap("all", err)
+		var now time.Time
+		for page, failure := range pages(func(after rows.Key) ([]rows.Row, error) {
+			now = s.now()
+			return s.table.Page(ctx, after, pageSize)
+		}) {
+			if err = wrap("all", failure); err != nil {
 				yield(nil, err)
-				return
-			}
-			if len(page) == 0 {
 				return
 			}
 			for _, row := range page {
 				if !yield(s.session(row, now), nil) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// pages returns the pages that read returns, each with rows after the last of the page before, until
+// one is empty. An error ends them.
+func pages(read func(after rows.Key) ([]rows.Row, error)) iter.Seq2[[]rows.Row, error] {
+	return func(yield func([]rows.Row, error) bool) {
+		for last := (rows.Key{}); ; {
+			page, err := read(last)
+			if err == nil && len(page) == 0 || !yield(page, err) || err != nil {
+				return
 			}
 			last = page[len(page)-1].Key
 		}
@@ -50,7 +59,7 @@ func (s *Store) DeleteAll(ctx context.Context) (ended int64, err error) {
 	defer s.stats.observe(opDeleteAll, time.Now(), &err)
 	return s.elsewhere.around(ctx, isAnySession, func() (int64, error) {
 		ended, err := s.table.EndAll(ctx, time.Time{})
-		return ended, wrapIfAny("delete all", err)
+		return ended, wrap("delete all", err)
 	})
 }
 
@@ -64,7 +73,7 @@ func (s *Store) endBegunBefore(ctx context.Context, begun time.Time) (int64, err
 			n, err := s.table.EndAll(ctx, begun)
 			ended += n
 			if err != nil || n == 0 {
-				return ended, wrapIfAny("end", err)
+				return ended, wrap("end", err)
 			}
 		}
 	})
@@ -83,5 +92,5 @@ type Count struct {
 func (s *Store) Count(ctx context.Context) (counted Count, err error) {
 	defer s.stats.observe(opCount, time.Now(), &err)
 	count, err := s.table.Count(ctx)
-	return Count(count), wrapIfAny("count", err)
+	return Count(count), wrap("count", err)
 }

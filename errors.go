@@ -102,12 +102,23 @@ func outcomeError(outcome rows.Outcome) error {
 	panic(fmt.Sprintf("pgsession: no error for outcome %d", outcome))
 }
 
-// wrap names the operation that failed.
+// wrap names the operation that failed. It returns nil for nil.
 func wrap(operation string, err error) error {
-	if errors.Is(err, rows.ErrPayload) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, rows.ErrPayload):
 		return fmt.Errorf("%w: %w", ErrEncode, err)
 	}
 	return &databaseError{operation, err}
+}
+
+// result returns what an operation returns for what the table has answered.
+func result(operation string, outcome rows.Outcome, err error) error {
+	if err != nil {
+		return wrap(operation, err)
+	}
+	return outcomeError(outcome)
 }
 
 // A databaseError is an error of the database, the pool or a context, and names the operation that
@@ -119,10 +130,3 @@ type databaseError struct {
 
 func (e *databaseError) Error() string { return "pgsession: " + e.operation + ": " + e.err.Error() }
 func (e *databaseError) Unwrap() error { return e.err }
-
-func wrapIfAny(operation string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return wrap(operation, err)
-}

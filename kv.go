@@ -92,7 +92,7 @@ func (kv *KeyValue) Delete(ctx context.Context, key string) (err error) {
 	if key == "" {
 		return nil
 	}
-	return wrapIfAny("delete", kv.store.table.RemoveEntry(ctx, entryKey(key)))
+	return wrap("delete", kv.store.table.RemoveEntry(ctx, entryKey(key)))
 }
 
 // PruneExpired is [Store.CleanupExpired].

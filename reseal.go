@@ -32,7 +32,7 @@ func (s *Store) reseal(ctx context.Context, report func(resealed int64)) (reseal
 		return 0, nil
 	}
 	r := resealing{store: s, operation: "reseal", codec: s.codec, report: report}
-	r.page = func(ctx context.Context, after rows.Key) ([]rows.Row, error) {
+	r.page = func(after rows.Key) ([]rows.Row, error) {
 		return s.table.PageToReseal(ctx, after, pageSize, s.crypto.primaryID())
 	}
 	return r.run(ctx)
@@ -43,7 +43,7 @@ func (s *Store) reseal(ctx context.Context, report func(resealed int64)) (reseal
 // cmd/pgsession calls it.
 func (s *Store) sealPlaintext(ctx context.Context, report func(sealed int64)) (int64, error) {
 	r := resealing{store: s, operation: "seal", codec: plainCodec{}, report: report}
-	r.page = func(ctx context.Context, after rows.Key) ([]rows.Row, error) {
+	r.page = func(after rows.Key) ([]rows.Row, error) {
 		return s.table.PageToSeal(ctx, after, pageSize)
 	}
 	return r.run(ctx)
@@ -54,7 +54,7 @@ type resealing struct {
 	store     *Store
 	operation string
 	codec     codec // that opens the rows
-	page      func(ctx context.Context, after rows.Key) ([]rows.Row, error)
+	page      func(after rows.Key) ([]rows.Row, error)
 	report    func(resealed int64) // may be nil
 
 	resealed int64
@@ -92,20 +92,18 @@ func (r *resealing) run(ctx context.Context) (int64, error) {
 }
 
 func (r *resealing) pages(ctx context.Context) error {
-	var last rows.Key
-	for {
-		page, err := r.page(ctx, last)
-		if err != nil || len(page) == 0 {
-			return err
+	for page, err := range pages(r.page) {
+		if err == nil {
+			err = r.reseal(ctx, page)
 		}
-		last = page[len(page)-1].Key
-		if err := r.reseal(ctx, page); err != nil {
+		if err != nil {
 			return err
 		}
 		if r.report != nil {
 			r.report(r.resealed)
 		}
 	}
+	return nil
 }
 
 func (r *resealing) reseal(ctx context.Context, page []rows.Row) error {

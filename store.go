@@ -262,11 +262,8 @@ func (s *Store) create(ctx context.Context, id ID, data Data, ttl time.Duration)
 		return nil, err
 	}
 	row, outcome, err := s.table.Insert(ctx, w)
-	switch {
-	case err != nil:
-		return nil, wrap("create", err)
-	case outcome != rows.OK:
-		return nil, outcomeError(outcome)
+	if err := result("create", outcome, err); err != nil {
+		return nil, err
 	}
 	return s.written(id, row, data.UserID, encoded), nil
 }
@@ -289,11 +286,8 @@ func (s *Store) load(ctx context.Context, operation string, key rows.Key) (*Sess
 	}
 	now := s.now()
 	row, err := s.table.Load(ctx, key)
-	if err != nil {
-		return nil, wrap(operation, err)
-	}
-	if outcome := row.Load(now); outcome != rows.OK {
-		return nil, outcomeError(outcome)
+	if err := result(operation, row.Load(now), err); err != nil {
+		return nil, err
 	}
 	session := s.session(row, now)
 	if session.broken != nil {
@@ -363,16 +357,14 @@ func (s *Store) replace(ctx context.Context, operation string,
 		outcome, err := run(ctx, w)
 		switch {
 		case err != nil:
-			return wrap(operation, err)
 		case outcome == rows.OK:
 			s.stats.saves.Add(1)
-			return nil
 		case outcome == rows.OtherUser && s.codec.ring() != ring:
 			continue
 		case outcome == rows.Revoked:
 			s.stats.revoked.Add(1)
 		}
-		return outcomeError(outcome)
+		return result(operation, outcome, err)
 	}
 }
 
@@ -419,7 +411,7 @@ func (s *Store) Update(ctx context.Context, session *Session, ttl time.Duration,
 		w.TTL = ttl
 		swapped, outcome, err := s.table.Swap(ctx, row, w)
 		if err != nil || outcome != rows.OK {
-			return attempt{row: swapped, outcome: outcome, err: wrapIfAny("update", err)}
+			return attempt{row: swapped, outcome: outcome, err: wrap("update", err)}
 		}
 		written := s.written(seen.ID, swapped, seen.UserID, encoded)
 		return attempt{session: written, next: written}
@@ -476,7 +468,7 @@ func (s *Store) renew(ctx context.Context, operation string, seen rows.Row, w ro
 		w = s.begin(w)
 	}
 	row, outcome, err := s.table.Renew(ctx, seen, w)
-	return row, outcome, wrapIfAny(operation, err)
+	return row, outcome, wrap(operation, err)
 }
 
 // errUnchanged says that change left the session as it is.
@@ -606,11 +598,8 @@ func (s *Store) Touch(ctx context.Context, session *Session, ttl time.Duration) 
 		}
 	}
 	expiresAt, outcome, err := s.table.Touch(ctx, session.key(), ttl)
-	switch {
-	case err != nil:
-		return time.Time{}, wrap("touch", err)
-	case outcome != rows.OK:
-		return time.Time{}, outcomeError(outcome)
+	if err := result("touch", outcome, err); err != nil {
+		return time.Time{}, err
 	}
 	return expiresAt, nil
 }
@@ -680,5 +669,5 @@ func (s *Store) Delete(ctx context.Context, id ID) (err error) {
 	if id.IsZero() {
 		return nil
 	}
-	return wrapIfAny("delete", s.table.End(ctx, id.handle.key()))
+	return wrap("delete", s.table.End(ctx, id.handle.key()))
 }

@@ -37,10 +37,10 @@ func (s *Store) FindByUser(ctx context.Context, userID string, limit int) (sessi
 	err = s.underOneRing(func() (err error) {
 		now = s.now()
 		found, err = s.table.FindByUser(ctx, s.codec.userKeys(userID), limit)
-		return wrapIfAny("find by user", err)
+		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, wrap("find by user", err)
 	}
 	return s.sessions(found, now), nil
 }
@@ -100,9 +100,9 @@ func (s *Store) endByUser(ctx context.Context, operation, userID string, except 
 	err = s.underOneRing(func() error {
 		n, err := s.table.EndByUser(ctx, s.codec.userKeys(userID), except, keep)
 		ended += n
-		return wrapIfAny(operation, err)
+		return err
 	})
-	return ended, err
+	return ended, wrap(operation, err)
 }
 
 // underOneRing runs do again if the key ring has got another key while it ran: a row may have been
@@ -146,12 +146,9 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) (err error)
 		if outcome == rows.NotFound {
 			outcome, err = s.table.Revoke(ctx, h.key(), s.codec.userKeys(userID))
 		}
-		return wrapIfAny("revoke", err)
-	})
-	if err != nil {
 		return err
-	}
-	return outcomeError(outcome)
+	})
+	return result("revoke", outcome, err)
 }
 
 // RevokeAny ends the session of any user by its handle. It is for operators. Never call it for a
@@ -162,8 +159,5 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) (err error)
 func (s *Store) RevokeAny(ctx context.Context, h Handle) (err error) {
 	defer s.stats.observe(opRevoke, time.Now(), &err)
 	outcome, err := s.table.Revoke(ctx, h.key(), nil)
-	if err != nil {
-		return wrap("revoke", err)
-	}
-	return outcomeError(outcome)
+	return result("revoke", outcome, err)
 }
