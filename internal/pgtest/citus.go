@@ -31,8 +31,8 @@ var citusSettings = map[string]string{
 	"citus.enable_unsafe_triggers": "on",
 }
 
-// A Citus is a throw-away cluster of servers with the extension Citus. They reach each other through
-// sockets.
+// A Citus is a throw-away cluster of servers with the extension Citus. They reach each other
+// through sockets.
 type Citus struct {
 	Coordinator *Cluster
 	Workers     []*Cluster
@@ -61,7 +61,7 @@ func StartCitus(ctx context.Context, logf func(format string, args ...any), work
 		if err != nil {
 			break
 		}
-		_, err = c.AddWorker(ctx)
+		_, err = c.addWorker(ctx)
 	}
 	if err != nil {
 		c.Stop()
@@ -110,8 +110,9 @@ func (c *Citus) startNode(ctx context.Context, logf func(format string, args ...
 	return node, nil
 }
 
-// AddWorker starts one more worker and makes it known. It holds no shards until they are rebalanced.
-func (c *Citus) AddWorker(ctx context.Context) (*Cluster, error) {
+// addWorker starts one more worker and makes it known. It holds no shards until they are
+// rebalanced.
+func (c *Citus) addWorker(ctx context.Context) (*Cluster, error) {
 	worker, err := c.startNode(ctx, c.Coordinator.logf)
 	if err != nil {
 		return nil, err
@@ -130,13 +131,10 @@ func (c *Citus) Stop() {
 
 // exec runs a statement on a connection of its own.
 func (c *Cluster) exec(ctx context.Context, sql string, args ...any) error {
-	conn, err := pgx.Connect(ctx, c.URL())
-	if err != nil {
+	return onConnection(ctx, c.URL(), func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql, args...)
 		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, sql, args...)
-	return err
+	})
 }
 
 func startCitus(ctx context.Context, logf func(string, ...any)) (*Server, error) {

@@ -181,7 +181,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	c.postmaster = started
 	if _, err := waitUntilReady(ctx, c.URL(), started.exited); err != nil {
-		return errors.Join(fmt.Errorf("%w\n%s", err, c.logTail()), c.end(syscall.SIGQUIT))
+		return errors.Join(fmt.Errorf("%w\n%s", err, c.logTail()), c.postmaster.end(syscall.SIGQUIT))
 	}
 	return nil
 }
@@ -245,37 +245,27 @@ func (c *Cluster) Kill() error {
 
 // StopImmediate ends the server as `pg_ctl stop -m immediate` does: without a checkpoint, so that
 // the next start recovers. It returns when none of the server's processes is left.
-func (c *Cluster) StopImmediate() error { return c.end(syscall.SIGQUIT) }
+func (c *Cluster) StopImmediate() error { return c.postmaster.end(syscall.SIGQUIT) }
 
 // Restart starts a server that was killed or stopped, at the same address. If the server runs,
 // Restart first stops it, with a checkpoint. It returns when the server accepts connections.
 func (c *Cluster) Restart(ctx context.Context) error {
-	if err := c.end(syscall.SIGINT); err != nil {
+	if err := c.postmaster.end(syscall.SIGINT); err != nil {
 		return err
 	}
 	return c.start(ctx)
 }
 
-// end signals the postmaster, if it runs, and returns when none of the server's processes is left.
-func (c *Cluster) end(signal syscall.Signal) error {
-	return c.postmaster.end(signal)
-}
-
 // Promote makes a standby a primary, and returns when it takes writes.
 func (c *Cluster) Promote(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, c.URL())
-	if err != nil {
+	return onConnection(ctx, c.URL(), func(conn *pgx.Conn) error {
+		var promoted bool
+		err := conn.QueryRow(ctx, `SELECT pg_promote(true, 60)`).Scan(&promoted)
+		if err == nil && !promoted {
+			err = errors.New("pgtest: the standby was not promoted within a minute")
+		}
 		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	var promoted bool
-	if err := conn.QueryRow(ctx, `SELECT pg_promote(true, 60)`).Scan(&promoted); err != nil {
-		return err
-	}
-	if !promoted {
-		return errors.New("pgtest: the standby was not promoted within a minute")
-	}
-	return nil
+	})
 }
 
 // Stop ends the server and removes everything. Calls after the first do nothing.
@@ -319,26 +309,15 @@ func StandbyOf(ctx context.Context, primary *Cluster, name string, options Clust
 }
 
 func (c *Cluster) waitForStream(ctx context.Context, name string) error {
-	conn, err := pgx.Connect(ctx, c.URL())
+	err := onConnection(ctx, c.URL(), func(conn *pgx.Conn) error {
+		return poll(ctx, nil, func(ctx context.Context) (streaming bool, err error) {
+			err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')`,
+				name).Scan(&streaming)
+			return err != nil || streaming, err
+		})
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("the standby %s does not stream: %w", name, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	for {
-		var streaming bool
-		err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')`,
-			name).Scan(&streaming)
-		if err != nil || streaming {
-			return err
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return fmt.Errorf("the standby %s does not stream: %w", name, ctx.Err())
-		}
-	}
+	return nil
 }

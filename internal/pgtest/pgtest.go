@@ -10,8 +10,8 @@
 //     packages put them, as a throw-away cluster on a socket in a temporary folder;
 //  3. Docker, with the image PGSESSION_POSTGRES_IMAGE, default postgres:17-alpine.
 //
-// PGSESSION_TEST_SERVER=url, local or docker asks for one of them and no other, and citus for a Citus of
-// the binaries on this machine.
+// PGSESSION_TEST_SERVER=url, local or docker asks for one of them and no other, and citus for a
+// Citus of the binaries on this machine.
 //
 // Nothing outlives the process, however it ends. A small shell holds the other end of a pipe and
 // removes the server when the process is gone (see watchdog.go). With Docker, Ryuk of
@@ -122,32 +122,48 @@ func startLocal(ctx context.Context, logf func(string, ...any)) (*Server, error)
 // waitUntilReady returns the server's version once it answers. It gives up when gone is closed. It
 // returns at once if the server answers and refuses.
 func waitUntilReady(ctx context.Context, url string, gone <-chan struct{}) (version string, err error) {
+	err = poll(ctx, gone, func(ctx context.Context) (isDone bool, err error) {
+		version, err = serverVersion(ctx, url)
+		var refusal *pgconn.PgError
+		return err == nil || errors.As(err, &refusal) && refusal.Code != "57P03", err // cannot_connect_now: it is starting up
+	})
+	return version, err
+}
+
+// poll calls look until that is done, and returns its error. It gives up when gone is closed.
+func poll(ctx context.Context, gone <-chan struct{}, look func(ctx context.Context) (isDone bool, err error)) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	for {
-		version, err = serverVersion(ctx, url)
-		var refusal *pgconn.PgError
-		if err == nil || errors.As(err, &refusal) && refusal.Code != "57P03" { // cannot_connect_now: it is starting up
-			return version, err
+		isDone, err := look(ctx)
+		if isDone {
+			return err
 		}
 		select {
 		case <-ticker.C:
 		case <-gone:
-			return "", errors.New("the server has ended")
+			return errors.New("the server has ended")
 		case <-ctx.Done():
-			return "", fmt.Errorf("%w: the last attempt to connect: %w", ctx.Err(), err)
+			return errors.Join(ctx.Err(), err)
 		}
 	}
 }
 
 func serverVersion(ctx context.Context, url string) (version string, err error) {
+	err = onConnection(ctx, url, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, `SHOW server_version`, pgx.QueryExecModeSimpleProtocol).Scan(&version)
+	})
+	return version, err
+}
+
+// onConnection calls do with a connection of its own.
+func onConnection(ctx context.Context, url string, do func(conn *pgx.Conn) error) error {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	err = conn.QueryRow(ctx, `SHOW server_version`, pgx.QueryExecModeSimpleProtocol).Scan(&version)
-	return version, err
+	return do(conn)
 }

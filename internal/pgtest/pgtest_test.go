@@ -107,7 +107,8 @@ func TestStart_KilledProcessLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestStart_KilledProcessStopsItsServer runs on whatever this machine's tests run on, Docker included.
+// TestStart_KilledProcessStopsItsServer runs on whatever this machine's tests run on, Docker
+// included.
 func TestStart_KilledProcessStopsItsServer(t *testing.T) {
 	t.Parallel()
 	process := program(t, "serve")

@@ -138,11 +138,10 @@ func administer(t testing.TB, sql string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, sharedServer(t).URL())
-	require.NoError(t, err)
-	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, sql)
-	require.NoError(t, err)
+	require.NoError(t, onConnection(ctx, sharedServer(t).URL(), func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql)
+		return err
+	}))
 }
 
 func openPool(t testing.TB, config *pgxpool.Config) *pgxpool.Pool {
@@ -179,14 +178,14 @@ func AfterInit(t testing.TB, pool *pgxpool.Pool, table string) {
 	require.NoError(t, err)
 }
 
-// IsDistributed reports whether [AfterInit] distributes tables, which is when the tests' own SQL must be
-// what Citus takes.
+// IsDistributed reports whether [AfterInit] distributes tables, which is when the tests' own SQL
+// must be what Citus takes.
 func IsDistributed() bool {
 	return strings.Contains(os.Getenv("PGSESSION_TEST_AFTER_INIT"), "create_distributed_table")
 }
 
-// NotDistributed skips a test that a distributed table cannot have: its own SQL is refused there, or it looks
-// at what only one server has.
+// NotDistributed skips a test that a distributed table cannot have: its own SQL is refused there,
+// or it looks at what only one server has.
 func NotDistributed(t testing.TB, why string) {
 	t.Helper()
 	if IsDistributed() {
