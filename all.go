@@ -14,7 +14,8 @@ const pageSize = 500
 // All returns every live session, in no useful order, for exports and audits. It reads pages of at
 // most 500 sessions and a few MiB, and holds no connection between them, so the loop may call the
 // store. A session that begins or ends at the same time may be missing. Sessions that do not open
-// are included, as in [Store.FindByUser]. Entries of a [KeyValue] are not. An error comes with a nil session and ends the sequence.
+// are included, as in [Store.FindByUser]. Entries of a [KeyValue] are not. An error comes with a
+// nil session and ends the sequence.
 func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	return func(yield func(*Session, error) bool) {
 		var err error
@@ -37,8 +38,8 @@ func (s *Store) All(ctx context.Context) iter.Seq2[*Session, error] {
 	}
 }
 
-// pages returns the pages that read returns, each with rows after the last of the page before, until
-// one is empty. An error ends them.
+// pages returns the pages that read returns, each with rows after the last of the page before,
+// until one is empty. An error ends them.
 func pages(read func(after rows.Key) ([]rows.Row, error)) iter.Seq2[[]rows.Row, error] {
 	return func(yield func([]rows.Row, error) bool) {
 		for last := (rows.Key{}); ; {
@@ -51,10 +52,10 @@ func pages(read func(after rows.Key) ([]rows.Row, error)) iter.Seq2[[]rows.Row, 
 	}
 }
 
-// DeleteAll ends every session, and returns how many were live. Entries of a [KeyValue] stay. Sessions that move to a new id at
-// the same time are ended; sessions that are created at the same time may stay. It holds all their
-// keys in memory, 32 bytes a session. With an error, the number says how many sessions were ended
-// before it.
+// DeleteAll ends every session, and returns how many were live. Entries of a [KeyValue] stay.
+// Sessions that move to a new id at the same time are ended; sessions that are created at the same
+// time may stay. It holds all their keys in memory, 32 bytes a session. With an error, the number
+// says how many sessions were ended before it.
 func (s *Store) DeleteAll(ctx context.Context) (ended int64, err error) {
 	defer s.stats.observe(opDeleteAll, time.Now(), &err)
 	return s.elsewhere.around(ctx, isAnySession, func() (int64, error) {
@@ -65,8 +66,8 @@ func (s *Store) DeleteAll(ctx context.Context) (ended int64, err error) {
 
 func isAnySession(string, Handle) bool { return true }
 
-// endBegunBefore ends every session whose log-in began before a time, as [Store.DeleteAll] does, and
-// every one elsewhere, since it is not known when these began. Package cmd/pgsession calls it.
+// endBegunBefore ends every session whose log-in began before a time, as [Store.DeleteAll] does,
+// and every one elsewhere, since it is not known when these began. Package cmd/pgsession calls it.
 func (s *Store) endBegunBefore(ctx context.Context, begun time.Time) (int64, error) {
 	return s.elsewhere.around(ctx, isAnySession, func() (ended int64, err error) {
 		for { // a session that moves meanwhile keeps its CreatedAt
@@ -79,7 +80,7 @@ func (s *Store) endBegunBefore(ctx context.Context, begun time.Time) (int64, err
 	})
 }
 
-// A Count says how many rows a store's table has.
+// A Count says how many rows a store's table has. Each row counts once.
 type Count struct {
 	Users      int64 // live sessions of users
 	Guests     int64 // live sessions of guests

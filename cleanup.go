@@ -10,15 +10,14 @@ import (
 )
 
 // CleanupExpired removes what has expired by the store's clock, sessions and tombstones, and
-// returns how many rows it removed. A row must have expired by the server's clock as
-// well, so that a node with a wrong clock removes no live session. With a [ManualClock] the store's
-// clock alone decides. It works in
-// transactions of at most 1,000 rows and skips rows that others hold. Any number of nodes may run
-// it at once.
+// returns how many rows it removed. A row must have expired by the server's clock as well, so that
+// a node with a wrong clock removes no live session. With a [ManualClock] the store's clock alone
+// decides. It works in transactions of at most 1,000 rows and skips rows that others hold. Any
+// number of nodes may run it at once.
 //
-// It reads every row that expires within the current hour, which [Store.SpawnCleanup] does not. Where
-// millions do, that takes longer than the default of [WithTimeout] allows. If it returns an error,
-// the number says how many rows it had removed.
+// It reads every row that expires within the current hour, which [Store.SpawnCleanup] does not.
+// Where millions do, that takes longer than the default of [WithTimeout] allows. If it returns an
+// error, the number says how many rows it had removed.
 func (s *Store) CleanupExpired(ctx context.Context) (int64, error) { return s.cleanup(ctx, false, nil) }
 
 func (s *Store) cleanup(ctx context.Context, wholeHours bool, report func(int64)) (removed int64, err error) {
@@ -67,7 +66,7 @@ func (s *Store) SpawnCleanup(ctx context.Context, interval time.Duration) *Clean
 }
 
 // Stop ends the goroutine, interrupts a run if there is one, and waits for the end. It may be
-// called more than once.
+// called more than once, and by several goroutines.
 func (c *Cleanup) Stop() {
 	c.cancel(errStopped)
 	<-c.done

@@ -19,7 +19,7 @@ type SystemClock struct{}
 func (SystemClock) Now() time.Time { return time.Now() }
 
 // A ManualClock stands still until it is moved. It is for tests of expiry, and safe for concurrent
-// use.
+// use. The zero ManualClock stands at the zero [time.Time].
 type ManualClock struct {
 	mu  sync.Mutex
 	now time.Time

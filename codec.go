@@ -111,8 +111,8 @@ func (plainCodec) decode(row rows.Row) (userID string, v values, err error) {
 	return string(row.UserKey), v, nil
 }
 
-// envelope returns the member of an object that has only one, which is rawMember or wrappedMember. Of
-// other data it returns "".
+// envelope returns the member of an object that has only one, which is rawMember or wrappedMember.
+// Of other data it returns "".
 func envelope(data []byte) (member string, content json.RawMessage) {
 	if !bytes.Contains(data, []byte("pgsession:")) && !bytes.ContainsRune(data, '\\') {
 		return "", nil // the common case, without parsing

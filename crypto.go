@@ -143,8 +143,8 @@ type Crypto struct {
 // A keyRing holds the primary first. It holds no key twice, and is never empty.
 type keyRing []*ringKey
 
-// hasAllOf reports whether every key of another ring is in this one. A nil ring is that of a store without
-// keys.
+// hasAllOf reports whether every key of another ring is in this one. A nil ring is that of a store
+// without keys.
 func (r *keyRing) hasAllOf(other *keyRing) bool {
 	if r == other {
 		return true

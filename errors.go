@@ -44,9 +44,9 @@ var (
 	// ErrTooLarge says that the values are over WithMaxSize, or a user id is over 1,000 bytes.
 	ErrTooLarge = errors.New("pgsession: too large")
 
-	// ErrEncode says that the values have no JSON form that can be read again. In a plaintext store it also says that
-	// PostgreSQL's jsonb refuses them: it takes neither the character U+0000 nor numbers that its
-	// numeric type cannot hold.
+	// ErrEncode says that the values have no JSON form that can be read again. In a plaintext store
+	// it also says that PostgreSQL's jsonb refuses them: it takes neither the character U+0000 nor
+	// numbers that its numeric type cannot hold.
 	ErrEncode = errors.New("pgsession: values cannot be encoded")
 
 	// ErrDecode says that the values do not fit the target.

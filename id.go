@@ -58,8 +58,8 @@ var tokenEncoding = base64.RawURLEncoding.Strict()
 func ParseID(token string) (ID, error) { return ParseIDFor("", token) }
 
 // ParseIDFor reads a token that [ID.Token] returned: 43 characters of base64url. For anything else
-// it returns the zero ID and [ErrInvalidID], which is also [ErrNotFound]. An ID that parses need not
-// belong to a session: the ID of a token that was made for another purpose belongs to none.
+// it returns the zero ID and [ErrInvalidID], which is also [ErrNotFound]. An ID that parses need
+// not belong to a session: the ID of a token that was made for another purpose belongs to none.
 func ParseIDFor(purpose, token string) (ID, error) {
 	if len(token) != tokenLength {
 		return ID{}, ErrInvalidID

@@ -26,7 +26,8 @@ func Schema(table string) string {
 // default.
 //
 // Init looks at up to 100 sessions. It logs a warning if none of them opens under the store's keys,
-// if one is the other kind of store's (in plaintext, or sealed), and if the clocks of application and server differ by more than 5 seconds.
+// if one is the other kind of store's (in plaintext, or sealed), and if the clocks of application
+// and server differ by more than 5 seconds.
 //
 // Errors: [ErrSchema], and what differs, for a table that is not as [Schema] makes it, for one
 // whose rows row level security hides from this role, and if this role lacks SELECT, INSERT or

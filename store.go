@@ -55,8 +55,9 @@ import (
 // them succeeds, so that at least this many can compete.
 const updateAttempts = 100
 
-// turnPatience is how long Updates and Renews of one session wait for one of them that has its turn. A
-// function given to Update might itself update the session, and would otherwise wait for itself.
+// turnPatience is how long Updates and Renews of one session wait for one of them that has its
+// turn. A function given to Update might itself update the session, and would otherwise wait for
+// itself.
 const turnPatience = 200 * time.Millisecond
 
 // A Store keeps sessions in one table. Make it with [New], [Plaintext] or [InMemory]. It is safe
@@ -486,8 +487,8 @@ type attempt struct {
 // swap calls try with a session to write it, until no other writer has changed it in between. The
 // first try is with the session as the caller has loaded it, if that is live.
 //
-// Calls for one session take turns once two of them have met. Each begins with what the one before has
-// written, which costs no statement.
+// Calls for one session take turns once two of them have met. Each begins with what the one before
+// has written, which costs no statement.
 func (s *Store) swap(ctx context.Context, operation string, session *Session,
 	try func(ctx context.Context, seen *Session) attempt) (*Session, error) {
 	if session == nil {

@@ -78,7 +78,8 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 // log-ins leave no more than that many sessions once the last call has returned.
 //
 // Errors: one of its own if keep is not positive ([Store.DeleteByUser] ends all); [ErrTooLarge] for
-// a user id that is too long.
+// a user id that is too long. With any error, the number says how many sessions were ended before
+// it.
 func (s *Store) LimitByUser(ctx context.Context, userID string, keep int) (ended int64, err error) {
 	defer s.stats.observe(opLimitByUser, time.Now(), &err)
 	if keep < 1 {

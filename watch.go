@@ -25,8 +25,8 @@ const (
 // once. So the context ends within about a second, and with n watched sessions within n/10,000
 // seconds if that is longer. An outage of the database ends nothing. What ended meanwhile is found
 // when the database is back. If the pool has a hook that sees the context of a call, as pools of
-// several tenants have, the store asks for one session after another, each with the context that was
-// given here.
+// several tenants have, the store asks for one session after another, each with the context that
+// was given here.
 //
 // Call cancel when the context is no longer needed. A store has one goroutine for this, while
 // anything is watched.
