@@ -11,8 +11,8 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// APITokens lets users make tokens for scripts, list them and end them. Tokens have a table of their own, so that "your devices",
-// "log out everywhere" and WithMaxSessions do not count them.
+// APITokens lets users make tokens for scripts, list them and end them. Tokens have a table of
+// their own, so that "your devices", "log out everywhere" and WithMaxSessions do not count them.
 func APITokens(sessionStore, tokenStore *pgsession.Store) http.Handler {
 	type token struct {
 		Name   string   `json:"name"`

@@ -2,8 +2,9 @@ package recipes
 
 import "net/http"
 
-// CORS lets the pages of one origin, such as https://app.example.com, use an API of the same site, such as https://api.example.com,
-// with cookies: fetch(url, {credentials: "include"}). Requests of all other sites change nothing.
+// CORS lets the pages of one origin, such as https://app.example.com, use an API of the same site,
+// such as https://api.example.com, with cookies: fetch(url, {credentials: "include"}). Requests of
+// all other sites change nothing.
 func CORS(origin string, api http.Handler) (http.Handler, error) {
 	protection := http.NewCrossOriginProtection()
 	if err := protection.AddTrustedOrigin(origin); err != nil {

@@ -10,7 +10,8 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// Gateway passes users' requests on to a service that knows no sessions. The service learns who the user is, and never the token.
+// Gateway passes users' requests on to a service that knows no sessions. The service learns who the
+// user is, and never the token.
 func Gateway[V any](sessions *httpsession.Manager[V], service *url.URL) http.Handler {
 	names := sessions.CookieNames()
 	return sessions.RequireUser(&httputil.ReverseProxy{

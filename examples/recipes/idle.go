@@ -9,7 +9,8 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// IdleWarning lets a page count down. Asking for what is left keeps nobody logged in; the button "stay logged in" does.
+// IdleWarning lets a page count down. Asking for what is left keeps nobody logged in; the button
+// "stay logged in" does.
 func IdleWarning(store *pgsession.Store, now func() time.Time) http.Handler {
 	sessions := httpsession.New[struct{}](store, httpsession.WithTTL(30*time.Minute))
 	left := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -8,7 +8,8 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// Impersonation lets administrators see the application as a user does. The session stays the administrator's.
+// Impersonation lets administrators see the application as a user does. The session stays the
+// administrator's.
 func Impersonation(store *pgsession.Store, isAdmin func(user string) bool) http.Handler {
 	type values struct {
 		ActingAs string `json:"acting_as,omitempty"`
@@ -29,7 +30,8 @@ func Impersonation(store *pgsession.Store, isAdmin func(user string) bool) http.
 				http.Error(w, "Administrators cannot be impersonated.", http.StatusForbidden)
 				return
 			}
-			err := sessions.Update(w, r, func(v *values) error { v.ActingAs = user; return nil })
+			// Not Update: the new id ends the streams that show the other user.
+			err := sessions.RenewID(w, r, func(v *values) error { v.ActingAs = user; return nil })
 			if err != nil {
 				sessions.Error(w, r, err)
 				return

@@ -15,7 +15,8 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// OAuth logs in by another site. The attempt is in the visitor's own session, so only the browser that began it can end it, once.
+// OAuth logs in by another site. The attempt is in the visitor's own session, so only the browser
+// that began it can end it, once.
 func OAuth(store *pgsession.Store, authorizeURL, clientID string, userOf func(ctx context.Context, code, verifier string) (string, error)) http.Handler {
 	type attempt struct {
 		State    string    `json:"state"`

@@ -22,9 +22,11 @@ import (
 
 func isSecret(user, secret string) bool { return secret == "secret of "+user }
 
+func never(string) time.Time { return time.Time{} }
+
 func TestSecondFactor(t *testing.T) {
 	t.Parallel()
-	v := newVisitor(t, SecondFactor(pgsession.InMemory(), isSecret, isSecret))
+	v := newVisitor(t, SecondFactor(pgsession.InMemory(), isSecret, isSecret, never))
 	v.send(t, "POST /code", form("code", "secret of ann"), http.StatusUnauthorized, "password first")
 	require.Empty(t, v.jar.Cookies(v.address))
 	v.send(t, "POST /login", form("user", "ann", "password", "guess"), http.StatusUnauthorized, "do not go together")
@@ -43,12 +45,33 @@ func TestSecondFactor(t *testing.T) {
 
 func TestSecondFactor_FiveTries(t *testing.T) {
 	t.Parallel()
-	v := newVisitor(t, SecondFactor(pgsession.InMemory(), isSecret, isSecret))
+	v := newVisitor(t, SecondFactor(pgsession.InMemory(), isSecret, isSecret, never))
 	v.send(t, "POST /login", form("user", "ann", "password", "secret of ann"), http.StatusSeeOther, "/code")
 	for range 5 {
 		v.send(t, "POST /code", form("code", "guess"), http.StatusUnauthorized, "wrong")
 	}
 	v.send(t, "POST /code", form("code", "secret of ann"), http.StatusUnauthorized, "password again")
+}
+
+func TestSecondFactor_Remember(t *testing.T) {
+	t.Parallel()
+	v := newVisitor(t, SecondFactor(pgsession.InMemory(), isSecret, isSecret, never))
+	v.send(t, "POST /login", form("user", "ann", "password", "secret of ann", "remember", "on"), http.StatusSeeOther, "/code")
+	code := v.send(t, "POST /code", form("code", "secret of ann"), http.StatusSeeOther, "/account")
+	require.Contains(t, code.Header().Get("Set-Cookie"), "Max-Age=34560000")
+}
+
+// A password that was given before it was changed is worth nothing, although the visitor is a
+// guest.
+func TestSecondFactor_PasswordChanged(t *testing.T) {
+	t.Parallel()
+	var changed time.Time
+	v := newVisitor(t, SecondFactor(pgsession.InMemory(), isSecret, isSecret, func(string) time.Time { return changed }))
+	v.send(t, "POST /login", form("user", "ann", "password", "secret of ann"), http.StatusSeeOther, "/code")
+	changed = time.Now()
+	v.send(t, "POST /code", form("code", "secret of ann"), http.StatusUnauthorized, "password again")
+	v.send(t, "POST /login", form("user", "ann", "password", "secret of ann"), http.StatusSeeOther, "/code")
+	v.send(t, "POST /code", form("code", "secret of ann"), http.StatusSeeOther, "/account")
 }
 
 func TestImpersonation(t *testing.T) {
@@ -64,7 +87,9 @@ func TestImpersonation(t *testing.T) {
 	eve.send(t, "POST /act", form("as", "ann"), http.StatusSeeOther, "/")
 	eve.send(t, "GET /", nil, http.StatusOK, "orders of ann, for eve")
 	eve.send(t, "POST /password", nil, http.StatusForbidden, "somebody else")
+	acting := eve.copy(t) // the id under which streams that show ann's events are watched
 	eve.send(t, "POST /act/stop", nil, http.StatusSeeOther, "/")
+	acting.send(t, "GET /", nil, http.StatusUnauthorized, "log in")
 	eve.send(t, "GET /", nil, http.StatusOK, "orders of eve, for eve")
 	eve.send(t, "POST /password", nil, http.StatusOK, "")
 	eve.send(t, "POST /act", form("as", "ann"), http.StatusSeeOther, "/")
@@ -255,7 +280,7 @@ func TestStream(t *testing.T) {
 	store := pgsession.InMemory()
 	sessions := httpsession.New[struct{}](store)
 	from := make(chan string)
-	stream := Stream(sessions, func(_ context.Context, user string) <-chan string {
+	stream := Stream(t.Context(), sessions, func(_ context.Context, user string) <-chan string {
 		require.Equal(t, "ann", user)
 		return from
 	})
@@ -282,6 +307,22 @@ func TestStream(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, response.Body.Close())
 	require.Equal(t, http.StatusUnauthorized, response.StatusCode)
+}
+
+func TestStream_Stopping(t *testing.T) {
+	t.Parallel()
+	sessions := httpsession.New[struct{}](pgsession.InMemory())
+	from := make(chan string)
+	stopping, stop := context.WithCancel(t.Context())
+	address, client := serve(t, sessions, Stream(stopping, sessions, func(context.Context, string) <-chan string { return from }))
+	response, err := client.Get(address)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	from <- "one"
+	stop()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.Equal(t, "data: one\n\n", string(body), "the page connects again, so it is not told that the session has ended")
 }
 
 func TestWebSocket(t *testing.T) {
@@ -332,7 +373,7 @@ func TestFlash(t *testing.T) {
 func TestSudo(t *testing.T) {
 	t.Parallel()
 	clock := pgsession.NewManualClock(time.Now())
-	v := newVisitor(t, Sudo(pgsession.InMemory(pgsession.WithClock(clock)), isSecret, clock.Now))
+	v := newVisitor(t, Sudo(pgsession.InMemory(pgsession.WithClock(clock)), isSecret, setNoPassword, clock.Now))
 	v.send(t, "GET /account/delete?all", nil, http.StatusSeeOther, "/login?next=%2Faccount%2Fdelete%3Fall")
 	v.send(t, "POST /login?next=%2Faccount%2Fdelete%3Fall", form("user", "ann"), http.StatusSeeOther, "/account/delete?all")
 	v.send(t, "GET /account/delete", nil, http.StatusOK, "Really?")
@@ -346,6 +387,21 @@ func TestSudo(t *testing.T) {
 	v.send(t, "POST /account/delete", nil, http.StatusOK, "Really?")
 	stolen.send(t, "POST /account/delete", nil, http.StatusUnauthorized, "log in")
 }
+
+func TestSudo_Password(t *testing.T) {
+	t.Parallel()
+	app := Sudo(pgsession.InMemory(), isSecret, setNoPassword, time.Now)
+	v, other := newVisitor(t, app), newVisitor(t, app)
+	v.send(t, "POST /login", form("user", "ann"), http.StatusSeeOther, "/")
+	other.send(t, "POST /login", form("user", "ann"), http.StatusSeeOther, "/")
+	stolen := v.copy(t)
+	v.send(t, "POST /password", form("new", "secret of ann"), http.StatusSeeOther, "/")
+	v.send(t, "GET /account/delete", nil, http.StatusOK, "Really?")
+	other.send(t, "GET /account/delete", nil, http.StatusSeeOther, "/login")
+	stolen.send(t, "GET /account/delete", nil, http.StatusSeeOther, "/login")
+}
+
+func setNoPassword(string, string) error { return nil }
 
 func TestGateway(t *testing.T) {
 	t.Parallel()

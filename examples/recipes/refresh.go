@@ -11,8 +11,9 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// RefreshTokens are refresh tokens that change with each use. If one is used twice, it was stolen, and all that came of its log-in
-// ends. A family of tokens is one session: FindByUser, Revoke and DeleteByUser work on it.
+// RefreshTokens are refresh tokens that change with each use. If one is used twice, it was stolen,
+// and all that came of its log-in ends. A family of tokens is one session: FindByUser, Revoke and
+// DeleteByUser work on it.
 type RefreshTokens struct{ Store *pgsession.Store } // with a table of its own
 
 type family struct {
@@ -35,7 +36,8 @@ func (t RefreshTokens) Issue(ctx context.Context, user string) (token string, er
 	return begun.ID.Token() + "." + secret, nil
 }
 
-// Rotate returns whose token it is, and the token to use next time. Clients must not use one token twice, also not in parallel.
+// Rotate returns whose token it is, and the token to use next time. Clients must not use one token
+// twice, also not in parallel.
 func (t RefreshTokens) Rotate(ctx context.Context, token string) (user, next string, err error) {
 	text, secret, _ := strings.Cut(token, ".")
 	id, err := pgsession.ParseIDFor("refresh", text)

@@ -10,11 +10,13 @@ import (
 )
 
 // SecondFactor asks for a password, and then for a code. In between the visitor is a guest.
-func SecondFactor(store *pgsession.Store, isPassword, isCode func(user, secret string) bool) http.Handler {
+func SecondFactor(store *pgsession.Store, isPassword, isCode func(user, secret string) bool, passwordChangedAt func(user string) time.Time) http.Handler {
 	type values struct {
-		Pending string    `json:"pending,omitempty"` // who has given the password
-		Until   time.Time `json:"until,omitzero"`
-		Tries   int       `json:"tries,omitempty"`
+		Cart     []string  `json:"cart,omitempty"`
+		Pending  string    `json:"pending,omitempty"` // who has given the password
+		Since    time.Time `json:"since,omitzero"`    // when
+		Remember bool      `json:"remember,omitempty"`
+		Tries    int       `json:"tries,omitempty"`
 	}
 	sessions := httpsession.New[values](store)
 	mux := http.NewServeMux()
@@ -25,7 +27,7 @@ func SecondFactor(store *pgsession.Store, isPassword, isCode func(user, secret s
 			return
 		}
 		setPending := func(v *values) error {
-			*v = values{Pending: user, Until: time.Now().Add(5 * time.Minute)}
+			*v = values{Cart: v.Cart, Pending: user, Since: time.Now(), Remember: r.PostFormValue("remember") != ""}
 			return nil
 		}
 		// Under a new id: somebody who has planted the guest's cookie must not be half logged in.
@@ -45,24 +47,29 @@ func SecondFactor(store *pgsession.Store, isPassword, isCode func(user, secret s
 			http.Error(w, "Please give your password first.", http.StatusUnauthorized)
 			return
 		}
-		var user string
+		var pending values
 		err := sessions.Update(w, r, func(v *values) error {
-			if v.Pending == "" || v.Tries >= 5 || time.Now().After(v.Until) {
+			if v.Pending == "" || v.Tries >= 5 || time.Since(v.Since) > 5*time.Minute ||
+				passwordChangedAt(v.Pending).After(v.Since) { // a guest's session, which DeleteByUser does not end
 				return errPassword
 			}
-			user = v.Pending
 			v.Tries++ // before the code is looked at, so that requests in parallel gain nothing
+			pending = *v
 			return nil
 		})
 		switch {
 		case errors.Is(err, errPassword):
 			http.Error(w, "Please give your password again.", http.StatusUnauthorized)
 			return
-		case err == nil && !isCode(user, r.PostFormValue("code")):
+		case err == nil && !isCode(pending.Pending, r.PostFormValue("code")):
 			http.Error(w, "This code is wrong.", http.StatusUnauthorized)
 			return
 		case err == nil:
-			err = sessions.LogIn(w, r, user, func(v *values) error { *v = values{}; return nil })
+			var options []httpsession.LogInOption
+			if pending.Remember {
+				options = append(options, httpsession.Remember())
+			}
+			err = sessions.LogIn(w, r, pending.Pending, func(v *values) error { *v = values{Cart: v.Cart}; return nil }, options...)
 		}
 		if err != nil {
 			sessions.Error(w, r, err)

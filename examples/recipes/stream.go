@@ -9,9 +9,11 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// Stream sends a user's events until the session ends, on whatever node that happens. The EventSource of a page connects again when
-// a stream breaks, so the stream is Passive: it prolongs nothing. After "ended" the page closes the EventSource.
-func Stream[V any](sessions *httpsession.Manager[V], events func(ctx context.Context, user string) <-chan string) http.Handler {
+// Stream sends a user's events until the session ends, on whatever node that happens. The
+// EventSource of a page connects again when a stream breaks, so the stream is Passive: it prolongs
+// nothing. After "ended" the page closes the EventSource. Streams end with the context stopping,
+// since Shutdown of a http.Server would wait for them.
+func Stream[V any](stopping context.Context, sessions *httpsession.Manager[V], events func(ctx context.Context, user string) <-chan string) http.Handler {
 	return sessions.Passive(sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		watched := sessions.Watch(r)
 		control := http.NewResponseController(w)
@@ -27,6 +29,8 @@ func Stream[V any](sessions *httpsession.Manager[V], events func(ctx context.Con
 			case <-watched.Done():
 				fmt.Fprint(w, "event: ended\ndata:\n\n")
 				return
+			case <-stopping.Done():
+				return // the page connects again, to another node
 			}
 		}
 	})))

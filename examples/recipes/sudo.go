@@ -1,6 +1,7 @@
 package recipes
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -11,7 +12,7 @@ import (
 )
 
 // Sudo asks for the password again before what matters, if it was given more than 15 minutes ago.
-func Sudo(store *pgsession.Store, isPassword func(user, password string) bool, now func() time.Time) http.Handler {
+func Sudo(store *pgsession.Store, isPassword func(user, password string) bool, setPassword func(user, password string) error, now func() time.Time) http.Handler {
 	type values struct {
 		PasswordAt time.Time `json:"password_at,omitzero"`
 	}
@@ -46,6 +47,17 @@ func Sudo(store *pgsession.Store, isPassword func(user, password string) bool, n
 			return
 		}
 		answer(w, r, sessions.RenewID(w, r, given)) // an id that was stolen before does not gain the right
+	})))
+	mux.Handle("POST /password", sudo(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		this := sessions.Get(r)
+		err := setPassword(this.UserID, r.PostFormValue("new"))
+		if err == nil { // after the password: a log-in with the old one fails from then on
+			_, err = store.DeleteByUser(context.WithoutCancel(r.Context()), this.UserID, this.Handle)
+		}
+		if err == nil { // after the others: if the browser hangs up, they are ended all the same
+			err = sessions.RenewID(w, r, nil)
+		}
+		answer(w, r, err)
 	})))
 	mux.Handle("/account/delete", sudo(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "Really?")
