@@ -23,18 +23,20 @@ type codec interface {
 	// userKeys returns all user keys under which a user's rows may lie, and none for a guest.
 	userKeys(userID string) [][]byte
 
-	// otherUserKeys returns the same if there may be others than that of encode, and nil otherwise.
+	// otherUserKeys returns what userKeys does if there may be more than the one that encode
+	// returns, and nil otherwise.
 	otherUserKeys(userID string) [][]byte
 
-	// ring identifies the key ring that the user keys come from: it changes if they may.
+	// ring identifies the key ring that the user keys come from. As long as it is the same, so are
+	// they.
 	ring() *keyRing
 
 	// isSame reports whether encoded values would be stored as those that were loaded.
 	isSame(encoded, loaded values) bool
 }
 
-// sealedCodec is the codec of an encrypted store. It never reads the column data, so that nothing
-// planted there in clear is believed.
+// sealedCodec is the codec of an encrypted store. It never reads the column data, where anybody who
+// can write the table could put values in clear.
 type sealedCodec struct{ *Crypto }
 
 func (c sealedCodec) encode(key rows.Key, userID string, v values) (userKey, payload []byte, err error) {

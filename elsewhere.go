@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// elsewhere is where sessions are that have yet to move to the table. Package move adds to it.
+// elsewhere holds the other places from which sessions have yet to move to the table. Package move
+// adds them.
 type elsewhere struct {
 	mu  sync.Mutex
 	end []func(ctx context.Context, doomed func(userID string, handle any) bool) (int64, error)
@@ -18,8 +19,8 @@ func (e *elsewhere) add(end func(context.Context, func(string, any) bool) (int64
 	e.end = append(e.end, end)
 }
 
-// around calls endHere, which ends sessions in the table, and ends those elsewhere that are doomed,
-// before it and after it: a session may move from there to the table meanwhile, or, under a new id,
+// around calls endHere, which ends sessions in the table. Before and after that it ends the doomed
+// sessions elsewhere, since a session may move from there to the table meanwhile, or under a new id
 // the other way.
 func (e *elsewhere) around(ctx context.Context, doomed func(userID string, h Handle) bool, endHere func() (int64, error)) (ended int64, err error) {
 	e.mu.Lock()

@@ -113,7 +113,7 @@ func wrap(operation string, err error) error {
 	return &databaseError{operation, err}
 }
 
-// result returns what an operation returns for what the table has answered.
+// result returns the error of an operation for a table's answer.
 func result(operation string, outcome rows.Outcome, err error) error {
 	if err != nil {
 		return wrap(operation, err)

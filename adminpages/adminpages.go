@@ -1,7 +1,8 @@
-// Package adminpages has pages for whoever operates an application: how its sessions fare, and which
-// sessions a user has, with buttons that end them.
+// Package adminpages has pages for whoever operates an application: how its sessions fare, and
+// which sessions a user has, with buttons that end them.
 //
-// [New] takes the store and a [Guard], which is the application's own and says who may use the pages:
+// [New] takes the store and a [Guard], which is the application's own and says who may use the
+// pages:
 //
 //	pages := adminpages.New(store, func(r *http.Request) (operator string, ok bool) {
 //		session := sessions.Get(r)
@@ -12,8 +13,8 @@
 //
 // All pages have one address, so they can be mounted under any path. They are plain HTML without
 // scripts, and load nothing from elsewhere. Requests from other sites change nothing
-// ([http.CrossOriginProtection]). User ids are sent in the bodies of requests, and so do not appear in
-// the access log. Tokens, keys and values appear nowhere.
+// ([http.CrossOriginProtection]). User ids are sent in the bodies of requests, and so do not appear
+// in the access log. Tokens, keys and values appear nowhere.
 package adminpages
 
 import (
@@ -28,8 +29,8 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// A Guard says who makes a request, by a name for the audit trail, and whether they may use the pages.
-// It is called for each request. Wrap the pages in the middleware that it needs.
+// A Guard says who makes a request, by a name for the audit trail, and whether they may use the
+// pages. It is called for each request. Wrap the pages in the middleware that it needs.
 type Guard func(r *http.Request) (operator string, ok bool)
 
 // Pages is an [http.Handler]. It is made by [New] and safe for concurrent use.
@@ -50,8 +51,8 @@ type Pages struct {
 // An Option changes what the pages do. It is given to [New].
 type Option func(*Pages)
 
-// WithDevice sets what describes a session's device, from the values that the application keeps in it:
-// "Firefox on Linux", for instance. The default describes none.
+// WithDevice sets what describes a session's device, from the values that the application keeps in
+// it: "Firefox on Linux", for instance. The default describes none.
 func WithDevice(describe func(*pgsession.Session) string) Option {
 	return func(p *Pages) { p.device = describe }
 }

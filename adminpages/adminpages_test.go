@@ -23,8 +23,8 @@ import (
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
-// A fixture is pages over a store in memory. The operator is root, unless the request has the header
-// Stranger.
+// A fixture is pages over a store in memory. The operator is root, unless the request has the
+// header Stranger.
 type fixture struct {
 	store *pgsessiontest.Store
 	pages *adminpages.Pages

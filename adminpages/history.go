@@ -14,9 +14,9 @@ const (
 	maxSamples     = 6 * 60 // six hours
 )
 
-// Record takes a sample of the store's [pgsession.Stats] each minute, for the charts of the last six
-// hours, until ctx ends. Run it in a goroutine of its own. Without it there are no charts. It asks
-// nothing of the database.
+// Record takes a sample of the store's [pgsession.Stats] each minute, for the charts of the last
+// six hours, until ctx ends. Run it in a goroutine of its own. Without it there are no charts. It
+// asks nothing of the database.
 func (p *Pages) Record(ctx context.Context) {
 	ticker := time.NewTicker(sampleInterval)
 	defer ticker.Stop()

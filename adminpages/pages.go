@@ -169,8 +169,8 @@ func (p *Pages) line(s *pgsession.Session) session {
 	return line
 }
 
-// lastSeen returns about when a session was last prolonged. It is zero if the row does not tell, since
-// the session's end has cut its expiry.
+// lastSeen returns about when a session was last prolonged. It is zero if the row does not tell,
+// since the session's end has cut its expiry.
 func lastSeen(s *pgsession.Session) time.Time {
 	if s.ExpiresAt.Equal(s.EndsAt) {
 		return time.Time{}

@@ -9,8 +9,8 @@ import (
 	"github.com/pgsession/pgsession/internal/bridge"
 )
 
-// bearerPurpose begins the purpose of tokens. The name of a cookie has no colon, so none is like
-// it.
+// bearerPurpose begins the purpose of tokens. It has a colon, which no cookie's name has, so it
+// differs from the purpose of every cookie.
 const bearerPurpose = "bearer:"
 
 // IssueToken returns a new API token of a user's, for a Manager [WithBearer]. It begins a session

@@ -21,8 +21,9 @@ const bindingMember = "httpsession:binding"
 
 const bindingKeySize = 16
 
-// bind returns values that are bound to the client of a request. If they are no object, they are of
-// V's, which is an error, or they were stored by something else, and begin anew.
+// bind returns values that are bound to the client of a request. The values must be a JSON object.
+// If they are of type V and are none, bind returns an error. If another type has stored them, they
+// begin anew.
 func (m *Manager[V]) bind(r *http.Request, values any, areOfV bool) (bridge.JSON, error) {
 	encoded, _ := values.(bridge.JSON)
 	if !isObject(encoded) && string(encoded) != "null" {

@@ -22,8 +22,8 @@ const (
 	// rememberedAge is the most that browsers keep a cookie (RFC 6265bis, "The Max-Age Attribute").
 	rememberedAge = 400 * 24 * time.Hour
 
-	// maxTokens bounds the tokens of one request that are looked up. Browsers keep 180 cookies of a
-	// site at most, so that others can hide none of a visitor's own.
+	// maxTokens bounds the tokens of one request that are looked up. It is more than the 180
+	// cookies that browsers keep for a site, so all of a request's are looked up.
 	maxTokens = 256
 )
 
@@ -170,8 +170,9 @@ func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.D
 	header.Set("Cache-Control", "no-store")
 }
 
-// clear lets the response clear a cookie. If another release set it, with a Domain or a Path that
-// are not known here, those that the browser may have it under are cleared.
+// clear lets the response clear a cookie. Another release may have set it with a Domain or a Path
+// that this one does not know. So clear tries each Domain and Path under which the browser would
+// send it to this address.
 func (c *cookies) clear(w http.ResponseWriter, r *http.Request, n name) {
 	c.set(w, n, "", -time.Second)
 	if n.prefix != securePrefix || n.prefix == c.prefix {
@@ -272,7 +273,8 @@ func (m *Manager[V]) hint(r *http.Request) {
 }
 
 // clearCookies lets the response clear the cookies of guests, or of users, that the request came
-// with or the response sets. Of others, a response in parallel may be setting one.
+// with or the response sets. It leaves others alone, since a parallel response may just be setting
+// one.
 func (m *Manager[V]) clearCookies(w http.ResponseWriter, r *http.Request, st *requestState[V], ofGuests bool) {
 	for place, name := range m.cookies.names(r) {
 		if name.isGuest == ofGuests && st.cookies&(1<<place) != 0 {

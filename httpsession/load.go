@@ -95,8 +95,8 @@ func (m *Manager[V]) loadAll(ctx context.Context, tokens []token) []loaded {
 	return loads
 }
 
-// accepts reports whether a session that is alive is that of the request. A guest's in a user's
-// cookie, and a user's in a guest's, were put there by hand.
+// accepts reports whether a live session is that of the request. A guest's session in the cookie of
+// users was put there by hand, and so was a user's in the cookie of guests.
 func (m *Manager[V]) accepts(r *http.Request, t token, stored *pgsession.Session) bool {
 	if t.isGuest != (stored.UserID == "") {
 		return false

@@ -220,8 +220,8 @@ func TestOverlap_LateAnswer(t *testing.T) {
 	}
 }
 
-// A guest's request that comes with the old cookie after a log-in takes nothing with it: its change is
-// refused, and its cookie is cleared, so that the next request may begin anew.
+// A guest's request that comes with the old cookie after a log-in takes nothing with it: its change
+// is refused, and its cookie is cleared, so that the next request may begin anew.
 func TestOverlap_GuestMoved(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		f := newFixture(t)

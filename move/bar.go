@@ -10,9 +10,9 @@ import (
 
 const barWidth = 30
 
-// Bar returns a function for [Import] that shows its progress. On a terminal it draws a bar, which it
-// redraws in place. Otherwise it writes a line at most every ten seconds. It writes nothing about a
-// session.
+// Bar returns a function for [Import] that shows its progress. On a terminal it draws a bar, which
+// it redraws in place. Otherwise it writes a line at most every ten seconds. It writes nothing
+// about a session.
 func Bar(w io.Writer) func(Progress) {
 	if file, ok := w.(*os.File); ok {
 		if info, err := file.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {

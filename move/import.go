@@ -17,9 +17,9 @@ const (
 	writers = 4
 )
 
-// A Convert returns what a row becomes in the store, and under which id: [pgsession.DeriveID] of the
-// row's token. It must return the same for the same row. With an error, the row stays where it is.
-// It is called by several goroutines at once.
+// A Convert returns what a row becomes in the store, and under which id: [pgsession.DeriveID] of
+// the row's token. It must return the same for the same row. With an error, the row stays where it
+// is. It is called by several goroutines at once.
 type Convert func(Row) (id pgsession.ID, data pgsession.Data, expiry time.Time, err error)
 
 // JSON is a [Convert] for [FromConnect]: the values are the row's JSON, and the id is derived from
@@ -39,16 +39,16 @@ type Progress struct {
 	Reason error
 }
 
-// Import moves all live sessions of a table to the store, in batches, until none is left that can be
-// moved. Each keeps its expiry. Import may be stopped or killed at any time and run again: it
+// Import moves all live sessions of a table to the store, in batches, until none is left that can
+// be moved. Each keeps its expiry. Import may be stopped or killed at any time and run again: it
 // continues. After each batch it calls report, which may be nil; see [Bar].
 //
 // A row that cannot be converted, or that the store does not take, is counted and stays. An expired
 // row stays too. If the store already knows the id, because a former import was killed or because
 // the session was ended, the row is only removed.
 //
-// Before you run it, every instance of the application must be one that looks in both places, as the
-// package's comment says. Run one import at a time.
+// Before you run it, every instance of the application must be one that looks in both places, as
+// the package's comment says. Run one import at a time.
 func Import(ctx context.Context, store *pgsession.Store, from *Table, convert Convert, report func(Progress)) (Progress, error) {
 	i := importer{store: store, from: from, convert: convert, report: report}
 	if err := from.pool.QueryRow(ctx, from.fill(countSQL)).Scan(&i.progress.Total); err != nil {
@@ -81,8 +81,8 @@ const markedPageSQL = `
 	WHERE substring(token FROM 1 FOR 7) = 'moving:'
 	LIMIT $1`
 
-// The rows are locked first, so that a change which is committed meanwhile is returned too. The last
-// one has the highest token, by the column's collation.
+// The rows are locked first, so that a change which is committed meanwhile is returned too. The
+// last one has the highest token, by the column's collation.
 const markPageSQL = `
 	WITH page AS (
 		SELECT token AS t
@@ -133,8 +133,8 @@ func (i *importer) pass(ctx context.Context) error {
 	}
 }
 
-// move creates marked rows in the store and removes them from the table. It unmarks those that cannot
-// be moved.
+// move creates marked rows in the store and removes them from the table. It unmarks those that
+// cannot be moved.
 func (i *importer) move(ctx context.Context, rows []Row) error {
 	reasons := make([]error, len(rows))
 	err := eachOf(rows, func(n int) (err error) {

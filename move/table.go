@@ -18,10 +18,10 @@
 //
 // An import first marks a row: it puts a prefix before the row's token. Load still finds a marked
 // row. Replace and Delete do not, so that it does not change any more. Then the import creates the
-// session in the store, and removes the row. A request that wants to change a marked row first calls
-// Finish, which completes the move of this row. If the import is killed, each row is in the table,
-// marked or not, or in the store, or in both with the same content. The next import continues from
-// there.
+// session in the store, and removes the row. A request that wants to change a marked row first
+// calls Finish, which completes the move of this row. If the import is killed, each row is in the
+// table, marked or not, or in the store, or in both with the same content. The next import
+// continues from there.
 package move
 
 import (
@@ -92,9 +92,9 @@ func FromGorilla(pool *pgxpool.Pool, name string) *Table {
 		others: ", created_on, modified_on", otherValues: ", now(), now()"})
 }
 
-// FromConnect returns the table of connect-pg-simple, usually "session". Token is its column sid. It
-// keeps the expiry without a time zone, so the pool's TimeZone must be that of the application which
-// wrote it.
+// FromConnect returns the table of connect-pg-simple, usually "session". Token is its column sid.
+// It keeps the expiry without a time zone, so the pool's TimeZone must be that of the application
+// which wrote it.
 func FromConnect(pool *pgxpool.Pool, name string) *Table {
 	return newTable(pool, name, columns{token: "sid", data: "sess", expiry: "expire", dataIsJSON: true})
 }
@@ -118,8 +118,8 @@ func newTable(pool *pgxpool.Pool, name string, c columns) *Table {
 // names returns the tokens that a row may lie under.
 func names(token string) []string { return []string{token, mark + token} }
 
-// parameter, parameters and data return what a statement is given. The types fit the columns without
-// the server's help, which some of pgx's query modes do not ask for.
+// parameter, parameters and data return what a statement is given. The types fit the columns
+// without the server's help, which some of pgx's query modes do not ask for.
 func (t *Table) parameter(token string) any {
 	if t.columns.tokenIsBytes {
 		return []byte(token)
@@ -271,9 +271,10 @@ func (t *Table) Finish(ctx context.Context, store *pgsession.Store, token string
 	return err
 }
 
-// EndWith makes DeleteByUser and DeleteAll of store end sessions in the table too. They then read the
-// whole table, twice, for up to a minute each time. FindByUser and LimitByUser still see the sessions
-// in the store alone, and so does every other store on the same table, such as cmd/pgsession's.
+// EndWith makes DeleteByUser and DeleteAll of store end sessions in the table too. They then read
+// the whole table, twice, for up to a minute each time. FindByUser and LimitByUser still see the
+// sessions in the store alone, and so does every other store on the same table, such as
+// cmd/pgsession's.
 func (t *Table) EndWith(store *pgsession.Store, convert Convert) {
 	bridge.EndElsewhere(store, func(ctx context.Context, doomed func(userID string, handle any) bool) (int64, error) {
 		return t.end(ctx, store, convert, doomed)

@@ -16,7 +16,8 @@ import (
 	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
 )
 
-// comparedTimeout is the store's WithTimeout. A storage that has none has four times as long to answer.
+// comparedTimeout is the store's WithTimeout. A storage that has none has four times as long to
+// answer.
 const comparedTimeout = 3 * time.Second
 
 // A comparedStorage is a column of the README's table.

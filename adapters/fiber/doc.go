@@ -1,8 +1,8 @@
 // Package fiberstore keeps what a fiber application stores in PostgreSQL, by pgsession.
 //
-// [NewSessions] returns the Storage for fiber's session middleware, and [SetUser] names the user that
-// a session belongs to. [NewKeyValue] returns the Storage for the other middleware that takes one:
-// csrf, limiter, cache and idempotency.
+// [NewSessions] returns the Storage for fiber's session middleware, and [SetUser] names the user
+// that a session belongs to. [NewKeyValue] returns the Storage for the other middleware that takes
+// one: csrf, limiter, cache and idempotency.
 //
 // # Contexts
 //

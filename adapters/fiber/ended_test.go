@@ -331,8 +331,8 @@ func TestSessions_ErrEncode(t *testing.T) {
 	require.Equal(t, "1", b.mustDo(t, "/get/a"))
 }
 
-// Sessions that do not open are a line a second. Log messages go to one place for the whole process,
-// so this test does not run in parallel.
+// Sessions that do not open are a line a second. Log messages go to one place for the whole
+// process, so this test does not run in parallel.
 func TestSessions_Logs(t *testing.T) {
 	var logged bytes.Buffer
 	log.SetOutput(&logged)

@@ -203,8 +203,8 @@ func (b *browser) mustDo(t testing.TB, path string) string {
 	return body
 }
 
-// begin starts a request that waits once its session is loaded. The function it returns lets the request
-// go on, and returns its answer.
+// begin starts a request that waits once its session is loaded. The function it returns lets the
+// request go on, and returns its answer.
 func (b *browser) begin(t *testing.T, path string) (finish func() (status int, body string)) {
 	t.Helper()
 	name, g := rand.Text(), gate{make(chan struct{}), make(chan struct{})}

@@ -16,18 +16,18 @@ import (
 var _ fiber.Storage = (*KeyValue)(nil)
 
 // A KeyValue is a fiber.Storage for middleware that keeps values by key, and no sessions: csrf,
-// limiter, cache, idempotency. The last Set or Delete of a key wins. Make it with [NewKeyValue]; the
-// zero KeyValue is of no use. It is safe for concurrent use.
+// limiter, cache, idempotency. The last Set or Delete of a key wins. Make it with [NewKeyValue];
+// the zero KeyValue is of no use. It is safe for concurrent use.
 type KeyValue struct {
 	entries  *pgsession.KeyValue
 	prefix   string
 	troubles troubles
 }
 
-// NewKeyValue returns a storage in the table of store. Storages of different names are apart, so give
-// each middleware a name of its own. The application calls Init and SpawnCleanup, as for every store.
-// A value may have as many bytes as pgsession.WithMaxSize allows, 64 KiB by default, which is little
-// for the cache of large pages. NewKeyValue panics if store is nil, or name is empty.
+// NewKeyValue returns a storage in the table of store. Storages of different names are apart, so
+// give each middleware a name of its own. The application calls Init and SpawnCleanup, as for every
+// store. A value may have as many bytes as pgsession.WithMaxSize allows, 64 KiB by default, which
+// is little for the cache of large pages. NewKeyValue panics if store is nil, or name is empty.
 func NewKeyValue(store *pgsession.Store, name string) *KeyValue {
 	if store == nil || name == "" {
 		panic("fiberstore: NewKeyValue: no store or no name")

@@ -41,8 +41,8 @@ var cannotPass = map[string]string{
 	"session/Test_Session_StoreGetDecodeSessionDataError": "it stores what is no session, which is refused",
 }
 
-// TestPeers downloads fiber, and runs its own tests of the middleware that takes a storage, with ours
-// instead of the ones in memory.
+// TestPeers downloads fiber, and runs its own tests of the middleware that takes a storage, with
+// ours instead of the ones in memory.
 func TestPeers(t *testing.T) {
 	pool, schema := pgtest.Schema(t)
 	folder := download(t, "github.com/gofiber/fiber/v3@"+fiberVersion)
@@ -161,7 +161,8 @@ func patch(t *testing.T, folder string) {
 	goCommand(t, folder, "mod", "tidy")
 }
 
-// edit replaces text in a file that needs our package then, and no longer fiber's storage in memory.
+// edit replaces text in a file that needs our package then, and no longer fiber's storage in
+// memory.
 func edit(t *testing.T, file, old, text string) {
 	t.Helper()
 	content, err := os.ReadFile(file)

@@ -22,13 +22,14 @@ import (
 var _ fiber.Storage = (*Sessions)(nil)
 
 // A Sessions is a fiber.Storage for fiber's session middleware. The row of a session lies under
-// pgsession.DeriveID of fiber's session id and the cookie's name, so the table does not show the id.
+// pgsession.DeriveID of fiber's session id and the cookie's name, so the table does not show the
+// id.
 //
 // A session that was ended stays ended, whatever the requests do that were running. A request may
 // save under an id that it loaded, or that fiber made for it. It saves only what it changed, key by
 // key: requests that change different keys of one session at once lose nothing, and a request that
-// changes nothing overwrites nothing. If two change the same key, the last one wins. Values that this
-// release does not know stay as they are stored, unless the request sets their keys.
+// changes nothing overwrites nothing. If two change the same key, the last one wins. Values that
+// this release does not know stay as they are stored, unless the request sets their keys.
 //
 // This works for calls with the request's fiber.Ctx, as the middleware and Store.Get make them. A
 // session from Store.GetByID has no Ctx, so its Save replaces all values.
@@ -46,9 +47,9 @@ type Sessions struct {
 //	sessions := fiberstore.NewSessions(store, "session_id")
 //	app.Use(session.New(session.Config{Storage: sessions, Extractor: sessions.Extractor()}))
 //
-// An id opens sessions of its own name only. User ids are the table's, for all names. The application
-// calls Init and SpawnCleanup of the store, and its FindByUser, DeleteByUser, Revoke and so on where
-// it needs them. NewSessions panics if store is nil, or name is empty.
+// An id opens sessions of its own name only. User ids are the table's, for all names. The
+// application calls Init and SpawnCleanup of the store, and its FindByUser, DeleteByUser, Revoke
+// and so on where it needs them. NewSessions panics if store is nil, or name is empty.
 func NewSessions(store *pgsession.Store, name string) *Sessions {
 	if store == nil || name == "" {
 		panic("fiberstore: NewSessions: no store or no name")
@@ -63,9 +64,9 @@ func (s *Sessions) id(sessionID string) pgsession.ID {
 	return pgsession.DeriveID("fiber " + strconv.Quote(s.name) + sessionID)
 }
 
-// Handle returns the handle of the session with fiber's session id. "Log out everywhere else" passes
-// it to [pgsession.Store.DeleteByUser], so that this session is spared, also between a Regenerate and
-// the end of the request. The context is the request's fiber.Ctx.
+// Handle returns the handle of the session with fiber's session id. "Log out everywhere else"
+// passes it to [pgsession.Store.DeleteByUser], so that this session is spared, also between a
+// Regenerate and the end of the request. The context is the request's fiber.Ctx.
 func (s *Sessions) Handle(ctx context.Context, sessionID string) pgsession.Handle {
 	id := s.id(sessionID).Handle()
 	if r := s.request(ctx); r.seen[id] == nil && !r.left.Handle().IsZero() {
@@ -80,8 +81,8 @@ const maxSameName = 32
 var errTooManyCookies = errors.New("fiberstore: too many cookies of the session's name")
 
 // Extractor reads the session's cookie, as extractors.FromCookie does. Of several cookies of this
-// name, as other hosts of the same domain can set them, it takes the first whose session is live. If
-// there are more than 32, or the database cannot be asked, loading the session fails.
+// name, as other hosts of the same domain can set them, it takes the first whose session is live.
+// If there are more than 32, or the database cannot be asked, loading the session fails.
 func (s *Sessions) Extractor() extractors.Extractor {
 	return extractors.Extractor{Key: s.name, Source: extractors.SourceCookie, Extract: s.extract}
 }
@@ -160,9 +161,9 @@ func (r *request) Close() error {
 	return err
 }
 
-// GetWithContext returns the encoded values of a live session, and nil if there is none or if it does
-// not open. Values that do not decode here are not among them. Errors are those of the database and
-// of the context, and [pgsession.ErrDecode] for a session that was not written here.
+// GetWithContext returns the encoded values of a live session, and nil if there is none or if it
+// does not open. Values that do not decode here are not among them. Errors are those of the
+// database and of the context, and [pgsession.ErrDecode] for a session that was not written here.
 func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte, error) {
 	r, id := s.request(ctx), s.id(sessionID)
 	if r.refused != nil {
@@ -196,17 +197,17 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 // SetWithContext stores a session until the expiration has passed. An expiration of 0 means 100
 // years; fiber never passes it. An empty id or value is ignored, as fiber asks for.
 //
-// If the request loaded the session and changed nothing, only its expiry moves, and that only once a
-// tenth of the time is gone. Such a session may be over by then, which is no error.
+// If the request loaded the session and changed nothing, only its expiry moves, and that only once
+// a tenth of the time is gone. Such a session may be over by then, which is no error.
 //
-// If nothing is stored, SetWithContext takes the cookie with the id out of the response, where fiber
-// has put it. The browser keeps the cookie that it has, which may be a later log-in's.
+// If nothing is stored, SetWithContext takes the cookie with the id out of the response, where
+// fiber has put it. The browser keeps the cookie that it has, which may be a later log-in's.
 //
 // Errors: [pgsession.ErrNotFound] if the session ended while the request ran, and then nothing is
 // stored ([pgsession.ErrRevoked], which is also ErrNotFound, if it was deleted);
-// [pgsession.ErrUserChanged]; [pgsession.ErrEncode] for values that would not
-// decode again; [pgsession.ErrConflict], [pgsession.ErrInvalidTTL], [pgsession.ErrTooLarge], and those
-// of the database and of the context.
+// [pgsession.ErrUserChanged]; [pgsession.ErrEncode] for values that would not decode again;
+// [pgsession.ErrConflict], [pgsession.ErrInvalidTTL], [pgsession.ErrTooLarge], and those of the
+// database and of the context.
 func (s *Sessions) SetWithContext(ctx context.Context, sessionID string, encoded []byte, expiration time.Duration) error {
 	if sessionID == "" || len(encoded) == 0 {
 		return nil
@@ -295,8 +296,8 @@ func (r *request) bring(mine map[any]any) ([]byte, error) {
 	return sessionmap.Gob.Merge(r.before, theirs, mine)
 }
 
-// withoutBefore returns what the request itself has changed. If the session that was ended was of the
-// same user, it returns an error.
+// withoutBefore returns what the request itself has changed. If the session that was ended was of
+// the same user, it returns an error.
 func (r *request) withoutBefore(mine map[any]any) ([]byte, error) {
 	before, _, err := sessionmap.Gob.Decode(r.before)
 	if err != nil {
@@ -355,7 +356,8 @@ func withholdCookie(ctx context.Context, sessionID string) {
 }
 
 // DeleteWithContext ends a session for good. Deleting one that is not there is no error. Errors are
-// [pgsession.ErrConflict], and those of the database and of the context; the session may then live on.
+// [pgsession.ErrConflict], and those of the database and of the context; the session may then live
+// on.
 //
 // Fiber calls it for Destroy, Reset and Regenerate, and does not say which. So the user's log-in is
 // kept until the request is over, under an id that nobody knows. Until then FindByUser lists it. If

@@ -195,7 +195,8 @@ func TestSessions_Parallel(t *testing.T) {
 	})
 }
 
-// A session is saved at each request. What was not changed is not written, and its expiry not often.
+// A session is saved at each request. What was not changed is not written, and its expiry not
+// often.
 func TestSessions_Unchanged(t *testing.T) {
 	t.Parallel()
 	clock := pgsession.NewManualClock(time.Now())

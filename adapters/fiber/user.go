@@ -8,7 +8,8 @@ import (
 )
 
 // userKey is the key of the user id among a session's values. So fiber's Regenerate keeps the user,
-// and Reset and Destroy do not. It is a type of its own, so that no key of the application meets it.
+// and Reset and Destroy do not. It is a type of its own, so that no key of the application meets
+// it.
 type userKey uint8
 
 func init() { gob.Register(userKey(0)) }

@@ -43,8 +43,8 @@ func comparedStores(t *testing.T) []compared {
 	}
 }
 
-// TestComparison does to each store what goes wrong in production. The application ignores the error of Get,
-// as many do. The README has the results.
+// TestComparison does to each store what goes wrong in production. The application ignores the
+// error of Get, as many do. The README has the results.
 func TestComparison(t *testing.T) {
 	t.Parallel()
 	stores := comparedStores(t)

@@ -104,7 +104,8 @@ func TestStore_TossedCookies(t *testing.T) {
 	require.Empty(t, f.user(t, "ann"))
 }
 
-// A guest's session that a log-in has moved is no reason to refuse a log-in, and gives it no values.
+// A guest's session that a log-in has moved is no reason to refuse a log-in, and gives it no
+// values.
 func TestStore_LogIn_GuestEnded(t *testing.T) {
 	t.Parallel()
 	f, b := newFixture(t), newBrowser()

@@ -21,31 +21,32 @@ import (
 
 // A PGStore says where the sessions of github.com/antonlindstrom/pgstore are. See [WithPGStore].
 type PGStore struct {
-	// Codecs are those of pgstore: securecookie.CodecsFromPairs with the same keys, and with the same MaxAge
-	// and MaxLength if pgstore's were changed.
+	// Codecs are those of pgstore: securecookie.CodecsFromPairs with the same keys, and with the
+	// same MaxAge and MaxLength if pgstore's were changed.
 	Codecs []securecookie.Codec
 
-	// Table is pgstore's table, from [move.FromGorilla]. If it is nil, all sessions have moved, and only
-	// cookies of pgstore are still accepted. Until then DeleteByUser and DeleteAll of the pgsession.Store
-	// end sessions in both tables.
+	// Table is pgstore's table, from [move.FromGorilla]. If it is nil, all sessions have moved, and
+	// only cookies of pgstore are still accepted. Until then DeleteByUser and DeleteAll of the
+	// pgsession.Store end sessions in both tables.
 	Table *move.Table
 
-	// Names are the names of the application's sessions, since a row in the table does not say its own. Most
-	// applications have one.
+	// Names are the names of the application's sessions, since a row in the table does not say its
+	// own. Most applications have one.
 	Names []string
 
-	// Stay begins new sessions in pgstore's table, under pgstore's cookies. It is for a release that runs
-	// beside one which uses pgstore itself.
+	// Stay begins new sessions in pgstore's table, under pgstore's cookies. It is for a release
+	// that runs beside one which uses pgstore itself.
 	Stay bool
 }
 
-// WithPGStore makes the store accept the sessions of github.com/antonlindstrom/pgstore. [move.Import] moves
-// them, with [Store.Convert]. The first Save after that gives the visitor a token of this store. Requests
-// of one visitor that run beside that Save may get [pgsession.ErrRevoked] from theirs, once. Until it has
-// moved, a session behaves as in pgstore: it keeps its cookie at a log-in, and the last Save wins.
+// WithPGStore makes the store accept the sessions of github.com/antonlindstrom/pgstore.
+// [move.Import] moves them, with [Store.Convert]. The first Save after that gives the visitor a
+// token of this store. Requests of one visitor that run beside that Save may get
+// [pgsession.ErrRevoked] from theirs, once. Until it has moved, a session behaves as in pgstore: it
+// keeps its cookie at a log-in, and the last Save wins.
 //
-// The module's README shows how to change over without downtime. WithPGStore panics if there are no codecs,
-// if there is a table and no name, or if p.Stay is set without a table.
+// The module's README shows how to change over without downtime. WithPGStore panics if there are no
+// codecs, if there is a table and no name, or if p.Stay is set without a table.
 func WithPGStore(p PGStore) Option {
 	if len(p.Codecs) == 0 {
 		panic("gorillastore: WithPGStore: no codecs")
@@ -80,8 +81,8 @@ func oldID(name, key string) pgsession.ID {
 	return bridge.WithPurpose(id, purposeOf(name)).(pgsession.ID)
 }
 
-// decode returns the values in a row, and their form in ours. The text of securecookie's errors may quote
-// values.
+// decode returns the values in a row, and their form in ours. The text of securecookie's errors may
+// quote values.
 func (p PGStore) decode(name string, data []byte) (values map[any]any, encoded []byte, err error) {
 	if securecookie.DecodeMulti(name, string(data), &values, p.Codecs...) != nil {
 		return nil, nil, pgsession.ErrDecode
@@ -117,8 +118,8 @@ func (s *Store) loadOld(ctx context.Context, name, key string) (loaded, map[any]
 	return l, values, err
 }
 
-// saveOld saves a session in pgstore's table. If the session has moved meanwhile, saveOld loads it into l and
-// returns false.
+// saveOld saves a session in pgstore's table. If the session has moved meanwhile, saveOld loads it
+// into l and returns false.
 func (s *Store) saveOld(ctx context.Context, w http.ResponseWriter, session *sessions.Session, l *loaded, values []byte) (done bool, err error) {
 	table, name := s.pgstore.Table, session.Name()
 	data, err := securecookie.EncodeMulti(name, session.Values, s.pgstore.Codecs...)

@@ -337,8 +337,8 @@ func TestStore_Convert_Names(t *testing.T) {
 	require.Equal(t, int64(1), m.move(t).Moved)
 }
 
-// Clients go on while the releases follow each other and the sessions move. None is logged out, and no change
-// that was acknowledged is lost.
+// Clients go on while the releases follow each other and the sessions move. None is logged out, and
+// no change that was acknowledged is lost.
 func TestPGStore_NoDowntime(t *testing.T) {
 	t.Parallel()
 	m := newMoving(t)
@@ -349,8 +349,8 @@ func TestPGStore_NoDowntime(t *testing.T) {
 		browsers[i] = newBrowser()
 		browsers[i].logIn(t, m.old, fmt.Sprint("user", i))
 	}
-	// traffic lets each client change its session on the given instances until it has made some changes and
-	// meanwhile has ended.
+	// traffic lets each client change its session on the given instances until it has made some
+	// changes and meanwhile has ended.
 	traffic := func(instances []sessions.Store, meanwhile func()) {
 		var ended atomic.Bool
 		var running sync.WaitGroup

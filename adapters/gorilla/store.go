@@ -1,40 +1,42 @@
-// Package gorillastore lets an application that uses github.com/gorilla/sessions keep its sessions in a
-// [pgsession.Store]. The application changes the line that makes its store.
+// Package gorillastore lets an application that uses github.com/gorilla/sessions keep its sessions
+// in a [pgsession.Store]. The application changes the line that makes its store.
 //
 //	store := gorillastore.New(sealed, gorillastore.WithUserKey("user_id"))
 //
-// The browser gets a random token, and no value. The values are encoded by encoding/gob, as by gorilla's own
-// stores, so the application registers types of its own by [gob.Register] as before. A token opens sessions
-// of its own name only: that of [Store.Get], which is the cookie's too. User ids are the table's, for all
-// names.
+// The browser gets a random token, and no value. The values are encoded by encoding/gob, as by
+// gorilla's own stores, so the application registers types of its own by [gob.Register] as before.
+// A token opens sessions of its own name only: that of [Store.Get], which is the cookie's too. User
+// ids are the table's, for all names.
 //
 // # Log-in and log-out
 //
-// [WithUserKey] names the key under which the application keeps the user's id. If the value under that key
-// changes, Save moves the session to a new token, which is the defence against session fixation, and the old
-// token opens nothing. Save also does so if the application has set Session.ID to "". A negative
-// Options.MaxAge ends the session for good: no request that is still running brings it back.
+// [WithUserKey] names the key under which the application keeps the user's id. If the value under
+// that key changes, Save moves the session to a new token, which is the defence against session
+// fixation, and the old token opens nothing. Save also does so if the application has set
+// Session.ID to "". A negative Options.MaxAge ends the session for good: no request that is still
+// running brings it back.
 //
 // # Requests that overlap
 //
-// Save writes the keys that the request has changed, added or deleted since it loaded the session, and keeps
-// what other requests have done to other keys. If two requests change one key, the later Save wins. A counter
-// that must be exact belongs in the database, or in [pgsession.Store.Update].
+// Save writes the keys that the request has changed, added or deleted since it loaded the session,
+// and keeps what other requests have done to other keys. If two requests change one key, the later
+// Save wins. A counter that must be exact belongs in the database, or in [pgsession.Store.Update].
 //
-// During a deploy an older release may not know the type of a value, or not all of its fields. Its Get leaves
-// out what it does not know, and its Save keeps that as it is stored, unless the request sets that key.
+// During a deploy an older release may not know the type of a value, or not all of its fields. Its
+// Get leaves out what it does not know, and its Save keeps that as it is stored, unless the request
+// sets that key.
 //
 // # If the database cannot be asked
 //
-// Get returns an error and an empty session, and Save refuses to store that session. So an outage logs nobody
-// out, even if the application ignores the error of Get.
+// Get returns an error and an empty session, and Save refuses to store that session. So an outage
+// logs nobody out, even if the application ignores the error of Get.
 //
 // # Cookies
 //
-// Unlike gorilla's stores, Save sets the cookie only if the token is new, or if a tenth of its life has
-// passed. So a slow response does not put the old cookie back after a log-in. With [WithUserKey] guests have
-// a cookie of their own, named as the session with the suffix "-guest", so that no response to a guest
-// replaces the cookie of a log-in that happened meanwhile.
+// Unlike gorilla's stores, Save sets the cookie only if the token is new, or if a tenth of its life
+// has passed. So a slow response does not put the old cookie back after a log-in. With
+// [WithUserKey] guests have a cookie of their own, named as the session with the suffix "-guest",
+// so that no response to a guest replaces the cookie of a log-in that happened meanwhile.
 package gorillastore
 
 import (
@@ -74,14 +76,14 @@ func purposeOf(name string) string { return "gorilla " + name }
 // An Option changes how a [Store] behaves.
 type Option func(*Store)
 
-// WithUserKey sets the key of Session.Values that holds the user's id. Its value becomes the UserID of the
-// stored session, so that [pgsession.Store.FindByUser] and [pgsession.Store.DeleteByUser] find it: a string
-// as it is, and anything else as [fmt.Sprint] prints it. A session without a value, or with "", is a guest's.
-// Without this option all sessions are guests'.
+// WithUserKey sets the key of Session.Values that holds the user's id. Its value becomes the UserID
+// of the stored session, so that [pgsession.Store.FindByUser] and [pgsession.Store.DeleteByUser]
+// find it: a string as it is, and anything else as [fmt.Sprint] prints it. A session without a
+// value, or with "", is a guest's. Without this option all sessions are guests'.
 func WithUserKey(key any) Option { return func(s *Store) { s.userKey = key } }
 
-// WithTTL sets how long a session with a MaxAge of 0 may be idle. Its cookie lasts as long as the browser
-// runs. The default is 12 hours. WithTTL panics if ttl is not positive.
+// WithTTL sets how long a session with a MaxAge of 0 may be idle. Its cookie lasts as long as the
+// browser runs. The default is 12 hours. WithTTL panics if ttl is not positive.
 func WithTTL(ttl time.Duration) Option {
 	if ttl <= 0 {
 		panic("gorillastore: WithTTL: not positive")
@@ -89,16 +91,16 @@ func WithTTL(ttl time.Duration) Option {
 	return func(s *Store) { s.ttl = ttl }
 }
 
-// WithLogger sets the logger for sessions and values that do not open, a line a second at most. The default,
-// also for nil, is [slog.Default].
+// WithLogger sets the logger for sessions and values that do not open, a line a second at most. The
+// default, also for nil, is [slog.Default].
 func WithLogger(logger *slog.Logger) Option { return func(s *Store) { s.logger = logger } }
 
-// A Store is a [sessions.Store] that keeps sessions in a [pgsession.Store]. It is made by [New] and safe for
-// concurrent use. As in gorilla's stores, one [sessions.Session] belongs to one request.
+// A Store is a [sessions.Store] that keeps sessions in a [pgsession.Store]. It is made by [New] and
+// safe for concurrent use. As in gorilla's stores, one [sessions.Session] belongs to one request.
 type Store struct {
-	// Options are those that a session begins with. The default is the path "/", a MaxAge of 30 days, Secure,
-	// HttpOnly and SameSite=Lax. A positive MaxAge is how long a session may be idle, in seconds. Change
-	// Options before the first request.
+	// Options are those that a session begins with. The default is the path "/", a MaxAge of 30
+	// days, Secure, HttpOnly and SameSite=Lax. A positive MaxAge is how long a session may be idle,
+	// in seconds. Change Options before the first request.
 	Options *sessions.Options
 
 	store    *pgsession.Store
@@ -160,22 +162,24 @@ func (s *Store) recall(session *sessions.Session) loaded {
 	return loaded{} // made by sessions.NewSession
 }
 
-// Get returns the session of a request, and the same one each time that it is called for this request. Its
-// errors are those of [Store.New], and one for a name that is no cookie name.
+// Get returns the session of a request, and the same one each time that it is called for this
+// request. Its errors are those of [Store.New], and one for a name that is no cookie name.
 func (s *Store) Get(r *http.Request, name string) (*sessions.Session, error) {
 	return sessions.GetRegistry(r).Get(s, name)
 }
 
-// New loads the session that the request's cookie names, or the first that is live, if there are several such
-// cookies. If there is none, or it has expired or was ended, New returns an empty session with IsNew. So it
-// does for a session that does not open ([pgsession.ErrUnreadable]), which is logged as an error.
+// New loads the session that the request's cookie names, or the first that is live, if there are
+// several such cookies. If there is none, or it has expired or was ended, New returns an empty
+// session with IsNew. So it does for a session that does not open ([pgsession.ErrUnreadable]),
+// which is logged as an error.
 //
-// Session.ID is the [pgsession.Handle] of a stored session, which may be shown and logged, and "" for a new
-// one. Session.Options.MaxAge is the one that the session was last saved with.
+// Session.ID is the [pgsession.Handle] of a stored session, which may be shown and logged, and ""
+// for a new one. Session.Options.MaxAge is the one that the session was last saved with.
 //
-// Errors: [pgsession.ErrDecode] if what is stored is not what a Store has encoded, or if the user's id is of a
-// type that is not registered; one of its own if there are more than 32 cookies of the name; those of the
-// database. The session that comes with an error is empty, and [Store.Save] refuses it.
+// Errors: [pgsession.ErrDecode] if what is stored is not what a Store has encoded, or if the user's
+// id is of a type that is not registered; one of its own if there are more than 32 cookies of the
+// name; those of the database. The session that comes with an error is empty, and [Store.Save]
+// refuses it.
 func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 	session := sessions.NewSession(s, name)
 	options := *s.Options
@@ -196,7 +200,8 @@ func (s *Store) New(r *http.Request, name string) (*sessions.Session, error) {
 	return session, err
 }
 
-// load returns the first live session that a cookie names, with its values. If there is none, both are zero.
+// load returns the first live session that a cookie names, with its values. If there is none, both
+// are zero.
 func (s *Store) load(r *http.Request, name string) (loaded, map[any]any, error) {
 	named, err := s.cookies(r, name)
 	if err != nil {
@@ -256,8 +261,9 @@ type cookie struct {
 	oldKey string // "" unless it is a cookie of pgstore
 }
 
-// cookies returns the cookies that may name the session, a user's before a guest's. What is no token is not
-// among them. Browsers send several cookies of one name if these were set for several paths or domains.
+// cookies returns the cookies that may name the session, a user's before a guest's. What is no
+// token is not among them. Browsers send several cookies of one name if these were set for several
+// paths or domains.
 func (s *Store) cookies(r *http.Request, name string) (found []cookie, err error) {
 	seen := map[pgsession.Handle]bool{}
 	for _, cookieName := range s.cookieNames(name) {
@@ -315,20 +321,21 @@ func (s *Store) maxAge(session *pgsession.Session) int {
 	return int(session.IdleTimeout.Seconds())
 }
 
-// Save stores the session, and sets or clears its cookie if that is due. So it must be called before the
-// first byte of the response. It keeps what other requests have stored meanwhile under keys that this
-// request did not change. Session.Values stays as the application made it. Save has the time of one
-// operation, [pgsession.WithTimeout].
+// Save stores the session, and sets or clears its cookie if that is due. So it must be called
+// before the first byte of the response. It keeps what other requests have stored meanwhile under
+// keys that this request did not change. Session.Values stays as the application made it. Save has
+// the time of one operation, [pgsession.WithTimeout].
 //
-// A session that is new gets a token. One whose user has changed, or whose ID is no longer the one that the
-// store gave it, moves to a new token. With a negative Options.MaxAge the session ends and its cookie is
-// cleared, also if it could not be loaded. If ending it fails, the cookie stays.
+// A session that is new gets a token. One whose user has changed, or whose ID is no longer the one
+// that the store gave it, moves to a new token. With a negative Options.MaxAge the session ends and
+// its cookie is cleared, also if it could not be loaded. If ending it fails, the cookie stays.
 //
-// Errors: that of [Store.New], if it returned one; [pgsession.ErrNotFound] if the session was ended or has
-// expired since it was loaded, and then the cookie stays as it is; [pgsession.ErrRevoked], which is that too,
-// if a guest's session was ended before it was loaded, since a log-in may have moved it, and then the guest's
-// cookie is cleared; [pgsession.ErrEncode] if gob cannot encode the values, or could not decode them again;
-// [pgsession.ErrTooLarge], [pgsession.ErrConflict], [pgsession.ErrInvalidTTL]; those of the database.
+// Errors: that of [Store.New], if it returned one; [pgsession.ErrNotFound] if the session was ended
+// or has expired since it was loaded, and then the cookie stays as it is; [pgsession.ErrRevoked],
+// which is that too, if a guest's session was ended before it was loaded, since a log-in may have
+// moved it, and then the guest's cookie is cleared; [pgsession.ErrEncode] if gob cannot encode the
+// values, or could not decode them again; [pgsession.ErrTooLarge], [pgsession.ErrConflict],
+// [pgsession.ErrInvalidTTL]; those of the database.
 func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	l := s.recall(session)
 	if session.Options.MaxAge < 0 {
@@ -374,7 +381,7 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	return nil
 }
 
-// keep stores the session's values, which are also there encoded. It reports whether a cookie is due.
+// keep stores the session's values, which values has encoded. It reports whether a cookie is due.
 func (s *Store) keep(ctx context.Context, session *sessions.Session, l loaded, userID string, values []byte, ttl time.Duration) (stored *pgsession.Session, isDue bool, err error) {
 	create := func(values []byte) (*pgsession.Session, bool, error) {
 		id := pgsession.NewIDFor(purposeOf(session.Name()))
@@ -427,8 +434,8 @@ func merge(base []byte, stored *pgsession.Session, ours map[any]any) ([]byte, er
 	return sessionmap.Gob.Merge(base, theirs, ours)
 }
 
-// end ends the sessions that the request's cookies name and the one that this request has stored. It goes on
-// if the client hangs up.
+// end ends the sessions that the request's cookies name and the one that this request has stored.
+// It goes on if the client hangs up.
 func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Session, l loaded) error {
 	ctx, cancel := bridge.Within(context.WithoutCancel(r.Context()), s.store)
 	defer cancel()

@@ -191,7 +191,8 @@ func TestStore_LogOut(t *testing.T) {
 	require.ErrorIs(t, session.Save(r.Request, r.ResponseRecorder), pgsession.ErrRevoked)
 }
 
-// A log-out ends all sessions that the browser has cookies for, and the one that this request has begun.
+// A log-out ends all sessions that the browser has cookies for, and the one that this request has
+// begun.
 func TestStore_LogOut_All(t *testing.T) {
 	t.Parallel()
 	f, b := newFixture(t), newBrowser()

@@ -1,5 +1,5 @@
-// Package pgsessionotel makes metrics for OpenTelemetry of the counters of a session store. Traces need
-// nothing of it: see the README.
+// Package pgsessionotel makes metrics for OpenTelemetry of the counters of a session store. Traces
+// need nothing of it: see the README.
 package pgsessionotel
 
 import (
@@ -17,8 +17,8 @@ import (
 // An Option changes what [Register] registers.
 type Option func(*observer)
 
-// WithCounts adds how many rows the table has ([pgsession.Store.Count]). A collection counts them if
-// the last count began at least the interval ago. A count reads the whole table, and ends within
+// WithCounts adds how many rows the table has ([pgsession.Store.Count]). A collection counts them
+// if the last count began at least the interval ago. A count reads the whole table, and ends within
 // [pgsession.WithTimeout]. If it fails, the last one stays. Without this option nothing is counted.
 // WithCounts panics if the interval is not positive.
 func WithCounts(interval time.Duration) Option {
@@ -28,9 +28,9 @@ func WithCounts(interval time.Duration) Option {
 	return func(o *observer) { o.interval = interval }
 }
 
-// Register lets a meter observe a store's counters ([pgsession.Store.Stats]). They are read when the
-// meter collects. No attribute holds a token, a key, a user id or a table's name. Unregister ends it.
-// Register panics if store is nil.
+// Register lets a meter observe a store's counters ([pgsession.Store.Stats]). They are read when
+// the meter collects. No attribute holds a token, a key, a user id or a table's name. Unregister
+// ends it. Register panics if store is nil.
 func Register(meter metric.Meter, store *pgsession.Store, opts ...Option) (metric.Registration, error) {
 	if store == nil {
 		panic("pgsessionotel: Register: nil store")

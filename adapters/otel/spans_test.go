@@ -56,7 +56,8 @@ func newCrypto(t testing.TB, key pgsession.Key) *pgsession.Crypto {
 	return crypto
 }
 
-// queries returns the spans of statements on the table that were run, without those that were prepared.
+// queries returns the spans of statements on the table that were run, without those that were
+// prepared.
 func (tr traced) queries() (spans tracetest.SpanStubs) {
 	for _, span := range tr.exporter.GetSpans() {
 		attributes := make(map[attribute.Key]string)
@@ -89,7 +90,8 @@ func (tr traced) text() string {
 	return text.String()
 }
 
-// use runs operations that succeed and that fail, under one span, and returns what no span may show, by name.
+// use runs operations that succeed and that fail, under one span, and returns what no span may
+// show, by name.
 func (tr traced) use(t testing.TB, store *pgsession.Store, key pgsession.Key) map[string]string {
 	t.Helper()
 	ctx, span := tr.tracer.Start(t.Context(), "request")
@@ -142,8 +144,8 @@ func (tr traced) use(t testing.TB, store *pgsession.Store, key pgsession.Key) ma
 // bytesOf returns how Go prints a text's bytes, which is how otelpgx shows a parameter.
 func bytesOf(text string) string { return strings.Trim(fmt.Sprint([]byte(text)), "[]") }
 
-// TestSpans_NoSecrets holds that the spans of every operation show the statement, and no token, handle, key, user id
-// or value, not even where the database refuses a row.
+// TestSpans_NoSecrets holds that the spans of every operation show the statement, and no token,
+// handle, key, user id or value, not even where the database refuses a row.
 func TestSpans_NoSecrets(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(*pgxpool.Pool, pgsession.Key) *pgsession.Store{
@@ -170,8 +172,8 @@ func TestSpans_NoSecrets(t *testing.T) {
 	}
 }
 
-// TestSpans_WithParameters shows why otelpgx.WithIncludeQueryParameters must stay off, and that the test above would
-// see what it must not find.
+// TestSpans_WithParameters shows why otelpgx.WithIncludeQueryParameters must stay off, and that the
+// test above would see what it must not find.
 func TestSpans_WithParameters(t *testing.T) {
 	t.Parallel()
 	tr := newTraced(t, otelpgx.WithIncludeQueryParameters())
@@ -201,8 +203,8 @@ func TestSpans_Parent(t *testing.T) {
 	require.Equal(t, span.SpanContext().SpanID(), queries[0].Parent.SpanID())
 }
 
-// TestSpans_Sharing shows what becomes of the spans of calls that share a statement: they have none. Without sharing
-// each has its own.
+// TestSpans_Sharing shows what becomes of the spans of calls that share a statement: they have
+// none. Without sharing each has its own.
 func TestSpans_Sharing(t *testing.T) {
 	t.Parallel()
 	const callers = 6

@@ -14,10 +14,10 @@ import (
 // An Option changes what a collector shows.
 type Option func(*collector)
 
-// WithCounts lets the collector show how many rows the table has ([pgsession.Store.Count]). A scrape
-// counts them if the last count began at least the interval ago. A count reads the whole table, and
-// ends within [pgsession.WithTimeout]. If it fails, the last one stays. Without this option nothing is
-// counted. WithCounts panics if the interval is not positive.
+// WithCounts lets the collector show how many rows the table has ([pgsession.Store.Count]). A
+// scrape counts them if the last count began at least the interval ago. A count reads the whole
+// table, and ends within [pgsession.WithTimeout]. If it fails, the last one stays. Without this
+// option nothing is counted. WithCounts panics if the interval is not positive.
 func WithCounts(interval time.Duration) Option {
 	if interval <= 0 {
 		panic("pgsessionprom: WithCounts: not positive")
@@ -25,12 +25,13 @@ func WithCounts(interval time.Duration) Option {
 	return func(c *collector) { c.interval = interval }
 }
 
-// NewCollector returns a collector of store's counters ([pgsession.Store.Stats]). It reads them when
-// it is asked. It does not ask the database, unless [WithCounts] says so. No label holds a token, a key, a user id or a table's
-// name. It is safe for concurrent use. NewCollector panics if store is nil.
+// NewCollector returns a collector of store's counters ([pgsession.Store.Stats]). It reads them
+// when it is asked. It does not ask the database, unless [WithCounts] says so. No label holds a
+// token, a key, a user id or a table's name. It is safe for concurrent use. NewCollector panics if
+// store is nil.
 //
-// The metrics of an operation, and of a kind of statement, appear with its first call. To tell several
-// stores of one process apart, give each collector a label of its own with
+// The metrics of an operation, and of a kind of statement, appear with its first call. To tell
+// several stores of one process apart, give each collector a label of its own with
 // [prometheus.WrapRegistererWith].
 func NewCollector(store *pgsession.Store, opts ...Option) prometheus.Collector {
 	if store == nil {

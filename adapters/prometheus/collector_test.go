@@ -92,7 +92,8 @@ func TestCollector_Secrets(t *testing.T) {
 	}
 }
 
-// TestCollector_Unused shows what there is before the first call: an alert on the clean-up needs its time.
+// TestCollector_Unused shows what there is before the first call: an alert on the clean-up needs
+// its time.
 func TestCollector_Unused(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewPedanticRegistry()
@@ -175,7 +176,8 @@ func TestCollector_WithCounts(t *testing.T) {
 	require.Panics(t, func() { pgsessionprom.WithCounts(0) })
 }
 
-// TestCollector_Concurrent gathers while the store is used, for the race detector and for counts that fit together.
+// TestCollector_Concurrent gathers while the store is used, for the race detector and for counts
+// that fit together.
 func TestCollector_Concurrent(t *testing.T) {
 	t.Parallel()
 	store := pgsession.InMemory()

@@ -88,7 +88,8 @@ func TestReadme(t *testing.T) {
 			require.Contains(t, unindented, strings.TrimSpace(block[1]))
 			continue
 		}
-		// The package lies in a folder of this module that exists for the go command only (go help build, -overlay).
+		// The package lies in a folder of this module that exists for the go command only (go help
+		// build, -overlay).
 		file := filepath.Join(t.TempDir(), "main.go")
 		require.NoError(t, os.WriteFile(file, []byte(block[1]), 0o600))
 		path, err := filepath.Abs("readme/main.go")

@@ -33,7 +33,8 @@ func scraped(t testing.TB) []labels.Labels {
 // ofServer are the labels that the server or the application adds.
 var ofServer = []string{"job", "instance", "store"}
 
-// requireExpression wants an expression that parses, and whose every selector finds a series that the collectors give.
+// requireExpression wants an expression that parses, and whose every selector finds a series that
+// the collectors give.
 func requireExpression(t testing.TB, series []labels.Labels, text string) {
 	t.Helper()
 	expr, err := parser.ParseExpr(text)
@@ -54,7 +55,8 @@ func requireExpression(t testing.TB, series []labels.Labels, text string) {
 	require.Positive(t, selectors, text)
 }
 
-// finds reports whether one of the series has all labels that the matchers want, but those of the server.
+// finds reports whether one of the series has all labels that the matchers want, but those of the
+// server.
 func finds(matchers []*labels.Matcher, series []labels.Labels) bool {
 	return slices.ContainsFunc(series, func(one labels.Labels) bool {
 		return !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool {

@@ -54,14 +54,16 @@ const (
 	waited  = `pgxpool_empty_acquire_wait_time_ns{job="web"}`
 )
 
-// healthy is a busy application: some sessions are absent, a few calls fail, one node leaves the clean-up to the other.
+// healthy is a busy application: some sessions are absent, a few calls fail, one node leaves the
+// clean-up to the other.
 var healthy = history{
 	loads: perMinute(60_000), failed: perMinute(30), absent: perMinute(20_000), updates: perMinute(1000),
 	quick: perMinute(59_900), within: perMinute(59_990), all: perMinute(60_000), repeats: perMinute(50), edited: constant(3), keyless: constant(0),
 	cleaned: everyMinute, idle: constant(0), waited: perMinute(1e9),
 }
 
-// TestAlerts_Fire evaluates each alert, as Prometheus does, after three hours of a healthy application and of one in trouble.
+// TestAlerts_Fire evaluates each alert, as Prometheus does, after three hours of a healthy
+// application and of one in trouble.
 func TestAlerts_Fire(t *testing.T) {
 	t.Parallel()
 	trouble := map[string]history{

@@ -22,8 +22,8 @@ import (
 // string, an integer, or a type with a method String, such as a UUID. No value, or its zero value,
 // stands for a guest. With another type Commit fails.
 //
-// The user may change only after a RenewToken. A log-in without one lets an attacker log a victim in
-// under a token that the attacker knows, and Commit refuses it with [pgsession.ErrUserChanged].
+// The user may change only after a RenewToken. A log-in without one lets an attacker log a victim
+// in under a token that the attacker knows, and Commit refuses it with [pgsession.ErrUserChanged].
 //
 // UserCodec encodes values of types other than strings, numbers and the like one by one. So a
 // release of the application that does not know such a type, or not all of its fields, leaves the
@@ -174,7 +174,7 @@ func decode(codec scs.Codec, data []byte) (map[string]any, error) {
 	return values, err
 }
 
-// merge returns theirs with what a request has changed, which loaded base and made ours of it.
+// merge returns theirs with the changes of a request, which loaded base and changed it into ours.
 func merge(codec scs.Codec, base, theirs []byte, ours map[string]any) ([]byte, error) {
 	c, ok := codec.(userCodec)
 	if !ok {
@@ -212,8 +212,8 @@ func shareKey(values, others map[string]any) bool {
 	return false
 }
 
-// carriesOn reports whether values under a new token go on with what those under the old one were:
-// with their user, or if there is none, with any of them.
+// carriesOn reports whether values under a new token continue those under the old one: whether they
+// have the same user, or if there was none, any of the same values.
 func carriesOn(values, before map[string]any, userID, userBefore string) bool {
 	if userID != "" || userBefore != "" {
 		return userID == userBefore

@@ -373,7 +373,8 @@ func TestLoadAndSave_ErrEncode(t *testing.T) {
 	})
 }
 
-// While sessions move, DeleteByUser ends them wherever they are, also one whose token is being renewed.
+// While sessions move, DeleteByUser ends them wherever they are, also one whose token is being
+// renewed.
 func TestMoving_DeleteByUser(t *testing.T) {
 	onEachState(t, func(t *testing.T, m *moving, ann *browser, disturb func()) {
 		bob := m.visitor(t, map[string]any{"userID": "bob"})
@@ -419,7 +420,8 @@ func TestMoving_EndedWhileRenewed(t *testing.T) {
 	}
 }
 
-// A row that is being moved lies under its token with a mark. With the mark the token opens nothing.
+// A row that is being moved lies under its token with a mark. With the mark the token opens
+// nothing.
 func TestMoving_MarkInCookie(t *testing.T) {
 	t.Parallel()
 	m := newMoving(t, false)

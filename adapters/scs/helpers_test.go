@@ -26,7 +26,8 @@ func TestMain(m *testing.M) {
 	if url := os.Getenv(childURL); url != "" {
 		importInChild(url)
 	}
-	// scs.New starts a goroutine of its default store, which the store that replaces it leaves running.
+	// scs.New starts a goroutine of its default store, which the store that replaces it leaves
+	// running.
 	ofSCS := goleak.IgnoreTopFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup")
 	pgtest.Main(m, func() error { return goleak.Find(ofSCS) })
 }

@@ -131,8 +131,8 @@ func (m *moving) importAll(t testing.TB) {
 	require.Zero(t, count(t, m.pool, "sessions"))
 }
 
-// onEachState runs a test with a session of ann in each state. The function disturb brings it there, and
-// may be called before or in the middle of a request.
+// onEachState runs a test with a session of ann in each state. The function disturb brings it
+// there, and may be called before or in the middle of a request.
 func onEachState(t *testing.T, test func(t *testing.T, m *moving, ann *browser, disturb func())) {
 	t.Parallel()
 	for name, bring := range states {
@@ -284,8 +284,8 @@ func (tr *traffic) end(token string) {
 	tr.ended = append(tr.ended, token)
 }
 
-// switchTo puts instances in the place of those that ran, and waits for some requests. A request that
-// is under way on another instance ends there, as with a graceful stop.
+// switchTo puts instances in the place of those that ran, and waits for some requests. A request
+// that is under way on another instance ends there, as with a graceful stop.
 func (tr *traffic) switchTo(instances ...string) {
 	tr.instances.Store(&instances)
 	goal := tr.requests.Load() + int64(*clients)*10
@@ -328,8 +328,8 @@ func (tr *traffic) client(name string) {
 	}
 }
 
-// The three deploys that the README describes, under traffic, with an import that is cancelled, killed
-// and resumed.
+// The three deploys that the README describes, under traffic, with an import that is cancelled,
+// killed and resumed.
 func TestMoving_Traffic(t *testing.T) {
 	t.Parallel()
 	pool, schema := pgtest.Schema(t)
@@ -416,7 +416,8 @@ func TestMoving_Traffic(t *testing.T) {
 	t.Logf("%d requests, %d sessions ended, %d idle ones moved", tr.requests.Load(), len(tr.ended), len(idle))
 }
 
-// addIdle stores sessions of visitors who do nothing meanwhile, and returns their counters by token.
+// addIdle stores sessions of visitors who do nothing meanwhile, and returns their counters by
+// token.
 func addIdle(t testing.TB, pool *pgxpool.Pool) map[string]int {
 	t.Helper()
 	idle := map[string]int{}
@@ -508,8 +509,8 @@ func TestMoving_Find_Meanwhile(t *testing.T) {
 	require.True(t, found)
 }
 
-// A session that was ended in the store is over, even if an instance from before deploy 1 writes it to
-// the old table again.
+// A session that was ended in the store is over, even if an instance from before deploy 1 writes it
+// to the old table again.
 func TestMoving_Find_Ended(t *testing.T) {
 	t.Parallel()
 	m := newMoving(t, false)

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestREADME_Compiles builds every block of Go in the README, and what its diff leads to. The program is
-// built by TestREADME_Program's example.
+// TestREADME_Compiles builds every block of Go in the README, and what its diff leads to. The
+// program is built by TestREADME_Program's example.
 func TestREADME_Compiles(t *testing.T) {
 	t.Parallel()
 	content, err := os.ReadFile("README.md")

@@ -26,8 +26,9 @@ import (
 // LoadAndSave is the middleware of a manager whose Store is a [*Store]: use it instead of the
 // manager's method of that name. It remembers for each request what the request found, so that its
 // commits keep the changes of other requests and bring nothing back that was ended; see
-// [Store.CommitCtx]. Of several cookies of the manager's name, as other hosts of the same domain can
-// set them, it takes the first whose session is live. It panics if the manager's Store is another.
+// [Store.CommitCtx]. Of several cookies of the manager's name, as other hosts of the same domain
+// can set them, it takes the first whose session is live. It panics if the manager's Store is
+// another.
 func LoadAndSave(manager *scs.SessionManager, next http.Handler) http.Handler {
 	storeOf(manager)
 	handler := manager.LoadAndSave(next)
@@ -43,9 +44,9 @@ func LoadAndSave(manager *scs.SessionManager, next http.Handler) http.Handler {
 	})
 }
 
-// NewContext is for code that calls the manager's Load and Commit itself: what LoadAndSave does for a
-// request, it does for the work that is done with the context. Call end when that is done. It panics
-// if the manager's Store is not a [*Store].
+// NewContext is for code that calls the manager's Load and Commit itself: what LoadAndSave does for
+// a request, it does for the work that is done with the context. Call end when that is done. It
+// panics if the manager's Store is not a [*Store].
 func NewContext(ctx context.Context, manager *scs.SessionManager) (_ context.Context, end func()) {
 	s := storeOf(manager)
 	r := &request{codec: manager.Codec, found: map[string]found{}}
@@ -90,9 +91,10 @@ func choose(ctx context.Context, manager *scs.SessionManager, r *http.Request) (
 	return chosen, nil
 }
 
-// Handle returns the handle of the session that ctx belongs to. "Log out everywhere else" passes it to
-// [pgsession.Store.DeleteByUser], so that this session is spared, also between a RenewToken and the
-// end of the request. The handle of a session that is new in the request names it once that ends.
+// Handle returns the handle of the session that ctx belongs to. "Log out everywhere else" passes it
+// to [pgsession.Store.DeleteByUser], so that this session is spared, also between a RenewToken and
+// the end of the request. The handle of a session that is new in the request names it once that
+// ends.
 func Handle(ctx context.Context, manager *scs.SessionManager) pgsession.Handle {
 	s, token := storeOf(manager), manager.Token(ctx)
 	if r := requestOf(ctx, s); r != nil {
@@ -109,11 +111,11 @@ func Handle(ctx context.Context, manager *scs.SessionManager) pgsession.Handle {
 	return s.id(token).Handle()
 }
 
-// Error is an ErrorFunc for a SessionManager. It answers 409 Conflict if the session ended while the
-// request ran, 500 Internal Server Error if the application is to blame (the user changed without a
-// RenewToken, the values are too large or cannot be encoded), and otherwise 503 Service Unavailable
-// with Retry-After, since then the visitor may still be logged in. It logs the last two kinds, a line
-// a second at most, but not that a client has gone away.
+// Error is an ErrorFunc for a SessionManager. It answers 409 Conflict if the session ended while
+// the request ran, 500 Internal Server Error if the application is to blame (the user changed
+// without a RenewToken, the values are too large or cannot be encoded), and otherwise 503 Service
+// Unavailable with Retry-After, since then the visitor may still be logged in. It logs the last two
+// kinds, a line a second at most, but not that a client has gone away.
 func Error(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, pgsession.ErrNotFound) {
 		http.Error(w, "Your session has ended. Please reload the page.", http.StatusConflict)
@@ -138,8 +140,8 @@ func Error(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(w, http.StatusText(status), status)
 }
 
-// withoutValues returns what may be logged of an error: all of the store's, and the type of one of a
-// codec, whose text may quote values.
+// withoutValues returns what may be logged of an error: all of the store's, and the type of one of
+// a codec, whose text may quote values.
 func withoutValues(err error) string {
 	var ours storeError
 	if errors.As(err, &ours) || errors.Is(err, pgsession.ErrEncode) || errors.Is(err, pgsession.ErrDecode) {
@@ -310,8 +312,8 @@ func (c change) create(ctx context.Context, ours map[string]any) error {
 	return err
 }
 
-// bring adds to the data what others have changed in the session that this one goes on with, and what
-// is not known here.
+// bring adds to the data what others have changed in the session that this one goes on with, and
+// what is not known here.
 func (c *change) bring(ours map[string]any) error {
 	before, err := decode(c.codec, c.before)
 	if err != nil {

@@ -14,10 +14,10 @@
 // # What is stored
 //
 // The token stays scs's, and the session's id is [pgsession.DeriveID] of it and of the manager's
-// name. The token also lies in the sealed value, beside what the manager's codec encoded, so that All
-// can name it. The expiry that scs computes from its Lifetime and IdleTimeout is the session's ttl.
-// [pgsession.WithAbsoluteLifetime] applies too. With UserCodec and LoadAndSave it also bounds a
-// log-in whose token is renewed, which scs's Lifetime does not.
+// name. The token also lies in the sealed value, beside what the manager's codec encoded, so that
+// All can name it. The expiry that scs computes from its Lifetime and IdleTimeout is the session's
+// ttl. [pgsession.WithAbsoluteLifetime] applies too. With UserCodec and LoadAndSave it also bounds
+// a log-in whose token is renewed, which scs's Lifetime does not.
 package scsstore
 
 import (
@@ -79,10 +79,10 @@ func WithMoving(m Moving) Option {
 	return func(s *Store) { s.moving = m }
 }
 
-// New returns a Store for a SessionManager. A token opens sessions of its own name only. So give each
-// manager a name of its own, such as that of its cookie. A new name logs everybody out. User ids are
-// the table's: managers whose users may have the same id need a table each. New panics if store is
-// nil, or name is empty.
+// New returns a Store for a SessionManager. A token opens sessions of its own name only. So give
+// each manager a name of its own, such as that of its cookie. A new name logs everybody out. User
+// ids are the table's: managers whose users may have the same id need a table each. New panics if
+// store is nil, or name is empty.
 func New(store *pgsession.Store, name string, opts ...Option) *Store {
 	if store == nil || name == "" {
 		panic("scsstore: New: no store or no name")
@@ -104,7 +104,8 @@ func (s *Store) id(token string) pgsession.ID {
 	return pgsession.DeriveID("scs " + strconv.Quote(s.name) + token)
 }
 
-// A storeError is an error of the store's, whose text shows nothing of a session. Those of a codec may.
+// A storeError is an error of the store's, whose text shows nothing of a session. Those of a codec
+// may.
 type storeError struct{ error }
 
 func (e storeError) Unwrap() error { return e.error }
@@ -182,18 +183,18 @@ var (
 // which scs never looks for, it stores nothing.
 //
 // Under [LoadAndSave] it creates a session only under a token that is new in this request, and
-// otherwise changes the session that the request found. Where another request has changed it
-// meanwhile, the keys that this request set or removed are taken from it, and all others from the
-// other one. If nothing has changed, it prolongs the session, and writes only if that gains a tenth
-// of the time.
+// otherwise changes the session that the request found. If another request has changed it
+// meanwhile, the keys that this request set or removed become as this request has them, and all
+// others stay as the other request has stored them. If nothing has changed, it prolongs the
+// session, and writes only if that gains a tenth of the time.
 //
 // Without LoadAndSave it replaces what is there. It brings no session back as long as its tombstone
 // exists: until it would have expired, and for an hour at least.
 //
-// Errors: [pgsession.ErrNotFound] if the session was ended or has expired since it was loaded, also if
-// this request has renewed its token. [pgsession.ErrUserChanged] if the user changed without a
-// RenewToken. [pgsession.ErrExists] under a token that is in use, and that this request did not find.
-// [pgsession.ErrEncode] for values that would not decode again. [pgsession.ErrUnreadable] and
+// Errors: [pgsession.ErrNotFound] if the session was ended or has expired since it was loaded, also
+// if this request has renewed its token. [pgsession.ErrUserChanged] if the user changed without a
+// RenewToken. [pgsession.ErrExists] under a token that is in use, and that this request did not
+// find. [pgsession.ErrEncode] for values that would not decode again. [pgsession.ErrUnreadable] and
 // [pgsession.ErrDecode] if the session does not open any more. [pgsession.ErrTooLarge],
 // [pgsession.ErrConflict], [pgsession.ErrInvalidTTL].
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) (err error) {
@@ -226,8 +227,8 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 // Delete is [Store.DeleteCtx] without a context.
 func (s *Store) Delete(token string) error { return s.DeleteCtx(context.Background(), token) }
 
-// DeleteCtx ends a session for good. It goes on if ctx is cancelled. Ending one that is not there is
-// no error.
+// DeleteCtx ends a session for good. It goes on if ctx is cancelled. Ending one that is not there
+// is no error.
 //
 // scs calls it for Destroy and for RenewToken, and does not say which. So under [LoadAndSave] the
 // user's log-in is kept until the end of the request, under an id that nobody knows. Until then

@@ -640,7 +640,8 @@ func TestPanics(t *testing.T) {
 	require.Panics(t, func() { scsstore.LoadAndSave(manager, nil) })
 }
 
-// A store that moves cannot tell a new session from one that was ended without the request's memory.
+// A store that moves cannot tell a new session from one that was ended without the request's
+// memory.
 func TestMoving_NeedsLoadAndSave(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)

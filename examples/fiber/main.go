@@ -1,5 +1,5 @@
-// Command fiber counts for each visitor, before and after a log-in. Its sessions are in the PostgreSQL that DATABASE_URL names, and
-// in memory if it names none.
+// Command fiber counts for each visitor, before and after a log-in. Its sessions are in the
+// PostgreSQL that DATABASE_URL names, and in memory if it names none.
 package main
 
 import (

@@ -18,7 +18,8 @@ type visitor struct{ Count int }
 var page = template.Must(template.New("").Parse(`<p>Hello {{or .UserID "guest"}}, you have counted to {{.Values.Count}}.
 	<form method=post><input name=name value=ann><button formaction=/login>Log in</button><button formaction=/logout>Log out</button><button formaction=/count>Count</button></form>`))
 
-// wrap makes net/http's middleware gin's. If the middleware does not call the next handler, neither does gin.
+// wrap makes net/http's middleware gin's. If the middleware does not call the next handler, neither
+// does gin.
 func wrap(middleware func(http.Handler) http.Handler) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		called := false

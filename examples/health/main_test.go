@@ -68,8 +68,8 @@ func TestReadiness_Outage(t *testing.T) {
 	require.JSONEq(t, `{"status":"down"}`, response.Body.String(), "no internals")
 }
 
-// TestReadiness_ClientGone shows why the check is periodic: with WithCheck, the request of a client that has gone
-// counts as an outage, for everybody, for a second.
+// TestReadiness_ClientGone shows why the check is periodic: with WithCheck, the request of a client
+// that has gone counts as an outage, for everybody, for a second.
 func TestReadiness_ClientGone(t *testing.T) {
 	t.Parallel()
 	gone, cancel := context.WithCancel(t.Context())

@@ -1,4 +1,5 @@
-// Command minimal-postgres counts for each visitor, before and after a log-in, in a PostgreSQL that DATABASE_URL names.
+// Command minimal-postgres counts for each visitor, before and after a log-in, in a PostgreSQL that
+// DATABASE_URL names.
 package main
 
 import (

@@ -19,7 +19,8 @@ var demoUsers = []struct {
 	{"ada", "paper-lantern-73", true},
 }
 
-// accounts holds the users by name. A real application has them in a table, and limits how often a password may be tried.
+// accounts holds the users by name. A real application has them in a table, and limits how often a
+// password may be tried.
 type accounts map[string]account
 
 type account struct {
@@ -43,7 +44,8 @@ func hashPassword(password string) []byte {
 	return hash
 }
 
-// accepts compares a password with a hash even if there is no such user, so that the time it takes does not tell who is one.
+// accepts compares a password with a hash even if there is no such user, so that the time it takes
+// does not tell who is one.
 func (a accounts) accepts(name, password string) bool {
 	user, isKnown := a[name]
 	if !isKnown {

@@ -82,7 +82,8 @@ func securityHeaders(next http.Handler) http.Handler {
 		header := w.Header()
 		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "+
 			"form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-		// Under no-referrer, browsers that send no Sec-Fetch-Site send "Origin: null", and CrossOriginProtection refuses that.
+		// Under no-referrer, browsers that send no Sec-Fetch-Site send "Origin: null", and
+		// CrossOriginProtection refuses that.
 		header.Set("Referrer-Policy", "same-origin")
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Cross-Origin-Opener-Policy", "same-origin")
@@ -116,7 +117,8 @@ func (a *App) page(handle handler) http.Handler {
 	})
 }
 
-// forUsers sends guests to the log-in page. If it is a form that they sent, they are told so instead.
+// forUsers sends guests to the log-in page. If it is a form that they sent, they are told so
+// instead.
 func (a *App) forUsers(handle handler) http.Handler {
 	users := a.sessions.RequireUser(a.page(handle))
 	guestsForm := a.page(refuse(http.StatusUnauthorized, "Please log in", "You are not logged in. Nothing was changed."))

@@ -115,8 +115,8 @@ func (w *window) text(t *testing.T, element string) string {
 	return text
 }
 
-// photograph writes pictures of the page: light, dark, and as narrow as a small telephone. In each form axe looks for what keeps
-// people from using it.
+// photograph writes pictures of the page: light, dark, and as narrow as a small telephone. In each
+// form axe looks for what keeps people from using it.
 func (w *window) photograph(t *testing.T, name string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(screenshots, 0o755))
@@ -182,7 +182,8 @@ func (w *window) waitFor(t *testing.T, expression string) {
 	}, 30*time.Second, 20*time.Millisecond, expression)
 }
 
-// script runs JavaScript in the page, and returns what its promise gives. The page's own policy forbids fetch.
+// script runs JavaScript in the page, and returns what its promise gives. The page's own policy
+// forbids fetch.
 func (w *window) script(t *testing.T, expression string) string {
 	t.Helper()
 	_, err := chromedp.Call(w, pagedomain.SetBypassCSP, pagedomain.SetBypassCSPParams{Enabled: true})
@@ -372,7 +373,8 @@ func TestBrowser_ParallelRequestsRightAfterLogIn(t *testing.T) {
 	require.Contains(t, w.text(t, "main"), "of a guest")
 }
 
-// The requests of these cases are sent before a log-in, under a guest's id or none. Their answers arrive after it.
+// The requests of these cases are sent before a log-in, under a guest's id or none. Their answers
+// arrive after it.
 func TestBrowser_LateAnswer(t *testing.T) {
 	for name, test := range map[string]struct {
 		note    string // that the guest has; "" for a guest without a session
@@ -410,7 +412,8 @@ func TestBrowser_LateAnswer(t *testing.T) {
 	}
 }
 
-// lateAnswers holds the request for "?late" back until a log-in is over: its answer, or the request itself.
+// lateAnswers holds the request for "?late" back until a log-in is over: its answer, or the request
+// itself.
 type lateAnswers struct {
 	next              http.Handler
 	handled           bool

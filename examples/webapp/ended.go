@@ -12,7 +12,8 @@ import (
 // streamInterval is how often a page learns how long its session has left.
 var streamInterval = 30 * time.Second
 
-// stream tells a page how many seconds its session has left, and when it has ended. It does not prolong the session.
+// stream tells a page how many seconds its session has left, and when it has ended. It does not
+// prolong the session.
 func (a *App) stream(w http.ResponseWriter, r *http.Request) {
 	watched := a.sessions.Watch(r)
 	control := http.NewResponseController(w)

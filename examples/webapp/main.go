@@ -1,8 +1,9 @@
-// Command webapp is a small web application: notes, a log-in, the user's devices, pages for administrators, and pages that close
-// when their session ends. To
-// begin an application with it, copy this folder: it needs nothing else of its repository.
+// Command webapp is a small web application: notes, a log-in, the user's devices, pages for
+// administrators, and pages that close when their session ends. To begin an application with it,
+// copy this folder: it needs nothing else of its repository.
 //
-// Sessions are in the PostgreSQL that DATABASE_URL names, sealed with SESSION_KEYS. With neither they are in memory.
+// Sessions are in the PostgreSQL that DATABASE_URL names, sealed with SESSION_KEYS. With neither
+// they are in memory.
 package main
 
 import (
@@ -107,7 +108,8 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// metricsOf serves the store's counters as JSON. For Prometheus and OpenTelemetry pgsession has adapters.
+// metricsOf serves the store's counters as JSON. For Prometheus and OpenTelemetry pgsession has
+// adapters.
 func metricsOf(store *pgsession.Store) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -145,8 +147,9 @@ func siteURL(listener net.Listener, hasTLS bool) string {
 // absoluteLifetime ends a session that is not remembered, however much it is used.
 const absoluteLifetime = 7 * 24 * time.Hour
 
-// openStore returns the store, and a sentence that says what a restart does to it. Half a configuration is an error: a
-// server that was meant to have a database must not forget its sessions silently.
+// openStore returns the store, and a sentence that says what a restart does to it. Half a
+// configuration is an error: a server that was meant to have a database must not forget its
+// sessions silently.
 func openStore(ctx context.Context, getenv func(string) string, log *slog.Logger) (store *pgsession.Store, atRestart string, closeStore func(), err error) {
 	databaseURL, keys := getenv("DATABASE_URL"), getenv("SESSION_KEYS")
 	options := []pgsession.Option{pgsession.WithAbsoluteLifetime(absoluteLifetime), pgsession.WithLogger(log)}

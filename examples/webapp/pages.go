@@ -49,7 +49,8 @@ func assetURL(name string) (string, error) {
 	return "/static/" + name + "?" + hex.EncodeToString(hash[:8]), err
 }
 
-// show answers with a page of the request's session, and takes the message out that was left for it.
+// show answers with a page of the request's session, and takes the message out that was left for
+// it.
 func (a *App) show(w http.ResponseWriter, r *http.Request, status int, p page) error {
 	if a.sessions.Get(r).Values.Flash != "" { // pages without a message write nothing
 		err := a.sessions.Update(w, r, func(v *values) error {

@@ -21,7 +21,8 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// testDatabase makes the tests use that PostgreSQL, with a table for each test, instead of a store in memory.
+// testDatabase makes the tests use that PostgreSQL, with a table for each test, instead of a store
+// in memory.
 var testDatabase = os.Getenv("WEBAPP_TEST_DATABASE_URL")
 
 const (

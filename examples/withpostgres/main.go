@@ -1,9 +1,10 @@
-// Command withpostgres runs a command with a throw-away PostgreSQL, whose address is in DATABASE_URL, and removes the server
-// when the command has ended:
+// Command withpostgres runs a command with a throw-away PostgreSQL, whose address is in
+// DATABASE_URL, and removes the server when the command has ended:
 //
 //	go run ./withpostgres go run ./webapp
 //
-// SESSION_KEYS is "random" for it unless it is set. If DATABASE_URL is set, the command gets that database instead.
+// SESSION_KEYS is "random" for it unless it is set. If DATABASE_URL is set, the command gets that
+// database instead.
 package main
 
 import (

@@ -19,7 +19,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m, nil) }
 
-// The demo application's tests use no package of this repository that a copy of it could not import, and so no pgtest.
+// The demo application's tests use no package of this repository that a copy of it could not
+// import, and so no pgtest.
 func TestWebappOnPostgreSQL(t *testing.T) {
 	_, databaseURL := programtest.Schema(t)
 	command := exec.Command("go", "test", "-count=1", "../webapp")

@@ -36,11 +36,11 @@ var (
 	// Within returns a context for several operations of store that together have the time of one.
 	Within func(ctx context.Context, store any) (context.Context, context.CancelFunc)
 
-	// EndElsewhere is for sessions that move to store from elsewhere. It makes what ends many
-	// sessions of store, such as DeleteByUser, call end, before and after it ends those in the
-	// table: one that moves meanwhile is in either place. end ends those that doomed reports true
-	// for, and returns how many were live. A handle is a pgsession.Handle; the zero one is for a
-	// session that cannot be read.
+	// EndElsewhere is for sessions that move to store from another place. From then on, every
+	// operation that ends many sessions of store, such as DeleteByUser, calls end before and after
+	// it ends those in the table, so that it also ends a session that moves meanwhile. The function
+	// end ends the sessions for which doomed returns true, and returns how many were live. A handle
+	// is a pgsession.Handle; the zero one is for a session that cannot be read.
 	EndElsewhere func(store any, end func(ctx context.Context, doomed func(userID string, handle any) bool) (int64, error))
 
 	// KeyIDs returns the ids of the keys of a *pgsession.Crypto, the primary's first.

@@ -68,8 +68,8 @@ func (l *Left) Handle() pgsession.Handle {
 }
 
 // Arrive stores a session under its new id. If the session that was left has been ended, it returns
-// [pgsession.ErrRevoked] or [pgsession.ErrNotFound], stores nothing and sets IsOver. Its other errors
-// are those of [pgsession.Store.CreateAs].
+// [pgsession.ErrRevoked] or [pgsession.ErrNotFound], stores nothing and sets IsOver. Its other
+// errors are those of [pgsession.Store.CreateAs].
 func (l *Left) Arrive(ctx context.Context, store *pgsession.Store, id pgsession.ID, data pgsession.Data, ttl time.Duration) (err error) {
 	switch {
 	case l.IsOver:

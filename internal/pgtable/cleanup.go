@@ -53,9 +53,9 @@ func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool, report func(
 	}
 }
 
-// expiredBound is when a row must have expired to be removed: $1, which is by the store's clock,
-// and at most $2 after the server's time, so that a node with a wrong clock removes no live
-// session.
+// expiredBound is the time by which a row must have expired to be removed: $1, the time of the
+// store's clock, but at most $2 after the server's time. So a node with a wrong clock removes no
+// live session.
 const expiredBound = `least($1::timestamptz, statement_timestamp() + $2::interval)`
 
 // mayBeAhead returns by how much the store's clock may be ahead of the server's.

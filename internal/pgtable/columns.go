@@ -33,8 +33,8 @@ var tableColumns = []struct{ name, kind, constraint, comment string }{
 
 const generatedHour = `GENERATED ALWAYS AS (date_bin('1 hour', expires_at, '2000-01-01 00:00+00')) STORED`
 
-// namesOfColumns returns the names between which sep stands. The ones that are generated are left
-// out unless all is true.
+// namesOfColumns joins the columns' names by sep, each with the prefix and the suffix. It leaves
+// generated columns out unless all is true.
 func namesOfColumns(all bool, prefix, suffix, sep string) string {
 	var names []string
 	for _, column := range tableColumns {

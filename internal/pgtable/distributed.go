@@ -26,9 +26,9 @@ import (
 //     EndAll go there (distributed_end.go).
 //
 // A table may be distributed at any time. Init and Examine look at how it is laid out, and so does
-// a call that the server refuses. It refuses statements that skip held rows, and those with
-// whileLocal, and no others that it would take for a table on one machine. Until then, nothing
-// differs but the speed of shared loads.
+// a call whose statement the server refuses. On a distributed table the server refuses statements
+// that skip held rows, and those with whileLocal. All other statements for a table on one machine
+// work there too. So until the store has noticed, only shared loads have another speed.
 type distributed struct{ local }
 
 // whileLocal is true. Citus refuses it in a write, since the function is volatile.

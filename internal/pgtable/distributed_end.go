@@ -99,8 +99,8 @@ func newFoundRow(key []byte, begun pgtype.Timestamptz, version int64) rows.Row {
 	return row
 }
 
-// readMoves adds the moves, from one key to another, that tombstones with a user_key in that range
-// tell.
+// readMoves adds the moves, from one key to another, that are recorded in tombstones with a
+// user_key in that range.
 func (t distributed) readMoves(ctx context.Context, moves map[string][]byte, from, to []byte) error {
 	return t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		result, err := conn.Query(ctx, t.text(movesSQL), from, to)
@@ -123,10 +123,10 @@ var movesSQL = register(`
 	FROM sessions AS s
 	WHERE s.user_key >= coalesce($1, ''::bytea) AND ($2::bytea IS NULL OR s.user_key < $2) AND NOT ` + stored)
 
-// follow takes the sessions that were moved from those that were found, and adds them where they
-// are now, if they are wanted there. What reads several shards is no snapshot. But a session that
-// was there before is either found, or a tombstone in its place tells where it was moved, since the
-// tombstones were read after the sessions.
+// follow removes from found the sessions that have moved, and adds each under its new key, if it is
+// to be ended there. What reads several shards is no snapshot. But a session that was there before
+// is either found, or a tombstone in its place tells where it was moved, since the tombstones were
+// read after the sessions.
 func (t distributed) follow(ctx context.Context, found map[string]foundSession, moves map[string][]byte, wanted func(place) bool) error {
 	for from, to := range moves {
 		delete(found, from)
@@ -175,8 +175,9 @@ type place struct {
 	row                                rows.Row // see newFoundRow
 }
 
-// whereMoved looks at a key, and then where the session was moved, at once: what moves the session
-// must not get ahead. It returns the last place.
+// whereMoved looks at a key, and then at each key to which the session was moved. It does not pause
+// in between: otherwise a caller that keeps moving the session would stay ahead of it. It returns
+// the last place.
 func (t distributed) whereMoved(ctx context.Context, key []byte, look func(ctx context.Context, key []byte) (place, error)) (place, error) {
 	awaited := false // whether an insert at key was waited for
 	for {

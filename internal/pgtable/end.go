@@ -114,8 +114,8 @@ func (t *Table) revoke(ctx context.Context, key []byte, userKeys [][]byte) (ende
 	return ended, live, err
 }
 
-// keyOf returns the key by which calls for a row know each other. A hostile row may have a key of
-// another length.
+// keyOf returns the key under which calls for a row take turns. A row that an attacker has written
+// may have a key of another length.
 func keyOf(b []byte) (key rows.Key) {
 	copy(key[:], b)
 	return key

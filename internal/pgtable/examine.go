@@ -48,7 +48,7 @@ func (t *Table) Examine(ctx context.Context) (condition rows.Condition, err erro
 	case err != nil:
 		return rows.Condition{}, err
 	case readOnly && t.giveUpConnections(began):
-		// Probes may be all that reaches a node whose server was demoted.
+		// A node whose server was demoted may get health probes and no other requests.
 		return t.Examine(ctx)
 	case readOnly:
 		return rows.Condition{}, errReadOnly

@@ -41,7 +41,7 @@ var insertSQL = register(insertRow)
 var insertManySQL = register(insertListed(listed))
 
 // insertListed inserts the rows of a list for whose keys there is no row. It skips those that
-// another transaction has inserted at the same time; their callers insert them alone. It comes in
+// another transaction has inserted at the same time; their callers insert them alone. It inserts in
 // the order of the keys, so that two such statements do not wait for each other.
 func insertListed(source string) string {
 	return `INSERT INTO sessions AS s (key, created_at, ` + rowColumns + `)

@@ -201,9 +201,9 @@ func sqlState(err error) string {
 	return ""
 }
 
-// isFatal reports whether the connection ended with the answer, or one between the server and the
-// machine that has the row. PgBouncer, which speaks for a server that it lost, leaves the
-// unlocalized severity out.
+// isFatal reports whether the server closed the connection with this answer, or lost its own
+// connection to the machine that has the row. PgBouncer answers for a server that it has lost, and
+// leaves the unlocalized severity out.
 func isFatal(server *pgconn.PgError) bool {
 	severity := cmp.Or(server.SeverityUnlocalized, server.Severity)
 	return severity == "FATAL" || severity == "PANIC" || strings.HasPrefix(server.Code, classConnectionException) ||
@@ -246,7 +246,7 @@ func tookNoEffect(err error) bool {
 }
 
 // isConnectionLost reports whether an established connection broke, or the server closed it. A
-// connection that could not be made is an outage to be told at once.
+// connection that could not be made is an outage, which is reported at once.
 func isConnectionLost(err error) bool {
 	if server := serverError(err); server != nil {
 		return isFatal(server)

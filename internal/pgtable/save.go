@@ -33,9 +33,9 @@ var saveKind = &kind{
 	},
 }
 
-// answerReplaced answers a Save or a Put that was followed by another one of the same row. It is as
-// if it had come just before that one, if both name the same user and the same end. Otherwise it is
-// not known what it would have done, and its caller does it alone.
+// answerReplaced answers a Save or a Put whose batch has a later one of the same row. If both name
+// the same user and the same end, it counts as done just before the later one, which overwrote it.
+// Otherwise its result is not known, and its caller makes it alone.
 func answerReplaced(other, made *change, _ rows.Row, _ time.Time) answer {
 	return answer{known: bytes.Equal(other.w.UserKey, made.w.UserKey) && other.w.Lifetime == made.w.Lifetime}
 }
@@ -46,8 +46,8 @@ var saveSQL = register(`
 	WHERE s.key = $2 AND ` + live + ` AND (s.user_key IS NOT DISTINCT FROM $3 OR s.user_key = ANY($8::bytea[]))`)
 
 // A row that lies under another key of its user is left alone, and its caller saves it alone. The
-// UPDATE joins nothing but the list of the rows that are locked: with a second list, some plans
-// compare each row of both.
+// UPDATE joins only the list of locked rows: with a second list, some plans compare every row of
+// one with every row of the other.
 var saveManySQL = register(`
 	WITH pgsession_new AS (
 		SELECT new.key, new.user_key, new.n::int AS n

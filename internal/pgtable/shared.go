@@ -55,13 +55,14 @@ type kind struct {
 
 	// many makes changes of different rows, and skips the rows that other transactions hold. It
 	// returns the key and the expiry of each row that it changed. Its parameters are made of the
-	// changes and of the rows that they store, which becomes returns, as far as they are known before.
+	// changes and of the rows that they store. The function becomes returns such a row, as far as
+	// it is known before.
 	many    statement
 	args    func(d *database, now time.Time, l *lists, made []*change) []any
 	becomes func(c *change, now time.Time) rows.Row
 
 	// Of several changes of one row in a batch, the first is made, or the last if lastWins is true.
-	// answerOther answers another one, after the row became as stored.
+	// The row is then as stored. The function answerOther answers the changes that were not made.
 	lastWins    bool
 	answerOther func(other, made *change, stored rows.Row, now time.Time) answer
 

@@ -109,7 +109,8 @@ type Write struct {
 	Lifetime time.Duration
 }
 
-// An Outcome is what an operation found. Each but OK and Expired means that nothing was written.
+// An Outcome is what an operation found. All outcomes except OK and Expired mean that nothing was
+// written.
 type Outcome uint8
 
 // The outcomes.

@@ -72,8 +72,8 @@ func (c Codec[K]) Decode(encoded []byte) (values map[K]any, leftOut int, err err
 	return values, leftOut, err
 }
 
-// InOne returns values that Encode has returned in the form that Marshal gives them, without those that
-// do not decode. The number and the error are Decode's.
+// InOne returns values that Encode has returned in the form that Marshal gives them, without those
+// that do not decode. The number and the error are Decode's.
 func (c Codec[K]) InOne(encoded []byte) (inOne []byte, leftOut int, err error) {
 	values, leftOut, err := c.Decode(encoded)
 	if err == nil {

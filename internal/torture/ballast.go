@@ -8,8 +8,8 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// Ballast is sessions that nobody touches, so that a list has several pages. They stay until a DeleteAll
-// ends them.
+// Ballast is sessions that nobody touches, so that a list has several pages. They stay until a
+// DeleteAll ends them.
 type ballast struct {
 	mu      sync.Mutex
 	handles []pgsession.Handle

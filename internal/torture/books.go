@@ -16,8 +16,9 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Books are kept beside the histories: a ledger by the system's clock, which another node's clean-up with a wrong clock must leave
-// alone; one for each of two tenants, who share a pool; and log-ins that are limited.
+// Books are kept beside the histories: a ledger by the system's clock, which another node's
+// clean-up with a wrong clock must leave alone; one for each of two tenants, who share a pool; and
+// log-ins that are limited.
 type books struct {
 	single  *ledger
 	tenants []*ledger

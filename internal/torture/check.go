@@ -14,7 +14,8 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// A history is what was asked of a group of ids, and what was answered. Its times count events, so that no two are alike.
+// A history is what was asked of a group of ids, and what was answered. Its times count events, so
+// that no two are alike.
 type history struct {
 	timeline *timeline // nil in a history that a test writes down
 
@@ -25,8 +26,8 @@ type history struct {
 	open       []openCall  // those with an unknown outcome that may still happen
 }
 
-// An openCall may take effect until its deadline. If the network was broken when it was given up, the server
-// may not have heard of that, and there is no deadline.
+// An openCall may take effect until its deadline. If the network was broken when it was given up,
+// the server may not have heard of that, and there is no deadline.
 type openCall struct {
 	operation      int
 	began, givenUp time.Time
@@ -34,7 +35,8 @@ type openCall struct {
 	heard          time.Time // when the network was found to have been whole, or broken, since the call began
 }
 
-// settleGrace is how long after its deadline a call may take effect: the server must hear that it was given up.
+// settleGrace is how long after its deadline a call may take effect: the server must hear that it
+// was given up.
 const settleGrace = 500 * time.Millisecond
 
 const allMarks = maxSlots
@@ -44,8 +46,8 @@ var ticks atomic.Int64
 
 func tick() int64 { return ticks.Add(1) }
 
-// add records a call that was made at started and has returned by now. One with an unknown outcome is
-// given its end by settle.
+// add records a call that was made at started and has returned by now. One with an unknown outcome
+// is given its end by settle.
 func (h *history) add(c call, a answer, client int, started int64, open openCall) {
 	ended := tick()
 	if a.unknown {
@@ -137,8 +139,8 @@ func (h *history) unsettled() int {
 	return len(h.open)
 }
 
-// settle ends the calls whose deadline has passed: what has not happened by now never will. Broken tells whether
-// the network was broken at any time since.
+// settle ends the calls whose deadline has passed: what has not happened by now never will. Broken
+// tells whether the network was broken at any time since.
 func (h *history) settle(now time.Time, broken func(since time.Time) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,9 +185,10 @@ func (h *history) check(timeout time.Duration) porcupine.CheckResult {
 	return porcupine.CheckOperationsTimeout(sequential, h.operations, timeout)
 }
 
-// shrink returns a smaller history that is wrong as well, of a wrong one. What it leaves out asserted nothing: calls that had
-// not begun when the last that matters returned, and reads. A write that does not matter is not left out, since what
-// follows may rest on it, but marked as unknown: it may have happened or not.
+// shrink returns a smaller history that is wrong as well, of a wrong one. What it leaves out
+// asserted nothing: calls that had not begun when the last that matters returned, and reads. A
+// write that does not matter is not left out, since what follows may rest on it, but marked as
+// unknown: it may have happened or not.
 func shrink(operations []porcupine.Operation, deadline time.Time) []porcupine.Operation {
 	fails := func(h []porcupine.Operation) bool {
 		return time.Now().Before(deadline) && porcupine.CheckOperationsTimeout(sequential, h, 2*time.Second) == porcupine.Illegal
@@ -241,7 +244,8 @@ func reduce(operations []porcupine.Operation, start, end int) (smaller []porcupi
 	return append(smaller, operations[end:]...), less
 }
 
-// connected leaves out the calls without an answer that have nothing to do with those that have one.
+// connected leaves out the calls without an answer that have nothing to do with those that have
+// one.
 func connected(operations []porcupine.Operation) []porcupine.Operation {
 	var slots [maxSlots]bool
 	everywhere := false

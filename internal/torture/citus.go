@@ -50,7 +50,8 @@ func (t *torture) distribute(ctx context.Context, name string) error {
 	})
 }
 
-// killWorkerBackend ends the connection of a worker to the coordinator, perhaps between the two phases of a commit.
+// killWorkerBackend ends the connection of a worker to the coordinator, perhaps between the two
+// phases of a commit.
 func (t *torture) killWorkerBackend(ctx context.Context, _ []*group, random *rand.Rand) error {
 	worker := t.citus.Workers[random.IntN(citusWorkers)]
 	conn, err := pgx.Connect(ctx, worker.URL())
@@ -76,7 +77,8 @@ func (t *torture) killWorker(ctx context.Context, _ []*group, random *rand.Rand)
 	return nil
 }
 
-// settleCitus returns when no worker runs a statement for the coordinator any more, and no commit is in doubt.
+// settleCitus returns when no worker runs a statement for the coordinator any more, and no commit
+// is in doubt.
 func (t *torture) settleCitus(ctx context.Context, coordinator *pgx.Conn) error {
 	if t.citus == nil {
 		return nil

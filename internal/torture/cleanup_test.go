@@ -23,7 +23,8 @@ import (
 
 var expiredRows = flag.Int("expired", 50_000, "how many expired rows the clean-up has to remove")
 
-// readsWhole is the size up to which the planner may rather read a table whole than look up a thousand keys in it.
+// readsWhole is the size up to which the planner may rather read a table whole than look up a
+// thousand keys in it.
 const readsWhole = 500_000
 
 // statements is a tracer that keeps each statement once, with the arguments of its first run.
@@ -43,8 +44,8 @@ func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.
 
 func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// Many expired rows, two nodes that sweep them, and traffic that goes on: on live sessions, and on expired ones that are put anew
-// as soon as they are gone, while the sweeps still have their keys.
+// Many expired rows, two nodes that sweep them, and traffic that goes on: on live sessions, and on
+// expired ones that are put anew as soon as they are gone, while the sweeps still have their keys.
 func TestCleanup_BesideTraffic(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

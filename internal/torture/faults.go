@@ -23,7 +23,8 @@ import (
 
 const application = "torture"
 
-// A node is what one process of an application would have: a pool, and a key ring. With faults, its network is a proxy.
+// A node is what one process of an application would have: a pool, and a key ring. With faults, its
+// network is a proxy.
 type node struct {
 	pool    *pgxpool.Pool
 	crypto  *pgsession.Crypto
@@ -130,7 +131,8 @@ func faultsOf(faults []fault, text string) []fault {
 	return slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !strings.Contains(f.name, text) })
 }
 
-// startFaults injects faults until the function that it returns is called, which waits until all is mended.
+// startFaults injects faults until the function that it returns is called, which waits until all is
+// mended.
 func (t *torture) startFaults(ctx context.Context, groups []*group, random *rand.Rand) (stop func() error) {
 	if !t.faults {
 		return func() error { return nil }
@@ -254,7 +256,8 @@ func (t *torture) holdRows(ctx context.Context, groups []*group, random *rand.Ra
 	return t.hold(ctx, groups, random, 1)
 }
 
-// crossRows takes rows in no order, so that it and a statement that takes several may wait for each other.
+// crossRows takes rows in no order, so that it and a statement that takes several may wait for each
+// other.
 func (t *torture) crossRows(ctx context.Context, groups []*group, random *rand.Rand) error {
 	return t.hold(ctx, groups, random, 3)
 }
@@ -286,7 +289,8 @@ func (t *torture) hold(ctx context.Context, groups []*group, random *rand.Rand, 
 	return err
 }
 
-// holdLong holds a row for longer than a statement may count as in flight, and often for longer than WithTimeout.
+// holdLong holds a row for longer than a statement may count as in flight, and often for longer
+// than WithTimeout.
 func (t *torture) holdLong(ctx context.Context, groups []*group, random *rand.Rand) error {
 	g := groups[random.IntN(len(groups))]
 	key, err := hex.DecodeString(g.id(g.pick(random)).Handle().String())
@@ -322,7 +326,8 @@ func (t *torture) silenceConnections(ctx context.Context, _ []*group, random *ra
 	return nil
 }
 
-// spoilConnections runs a statement on connections of a pool, as an application may that shares the pool.
+// spoilConnections runs a statement on connections of a pool, as an application may that shares the
+// pool.
 func spoilConnections(sql string) func(*torture, context.Context, []*group, *rand.Rand) error {
 	return func(t *torture, ctx context.Context, _ []*group, random *rand.Rand) error {
 		pool, readOnly := t.nodes[random.IntN(len(t.nodes))].pool, &t.readOnly
@@ -367,8 +372,8 @@ func (t *torture) makeReadOnly(ctx context.Context, _ []*group, random *rand.Ran
 	})
 }
 
-// cleanUpAhead runs a clean-up on a node whose clock is more than a day ahead. By the server's clock all sessions of the ledger
-// are live.
+// cleanUpAhead runs a clean-up on a node whose clock is more than a day ahead. By the server's
+// clock all sessions of the ledger are live.
 func (t *torture) cleanUpAhead(ctx context.Context, _ []*group, _ *rand.Rand) error {
 	t.books.ahead.RemoveExpired(ctx, false, nil) // an error is another fault's doing
 	return nil
@@ -390,7 +395,8 @@ func (t *torture) killServer(ctx context.Context, _ []*group, random *rand.Rand)
 	return t.cluster.Restart(context.WithoutCancel(ctx))
 }
 
-// quiesce returns when no statement is left on the server, nor on its way to it: with every connection gone, there is none.
+// quiesce returns when no statement is left on the server, nor on its way to it: with every
+// connection gone, there is none.
 func (t *torture) quiesce(ctx context.Context) error {
 	if !t.faults {
 		return nil // every call has had its answer

@@ -9,8 +9,8 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// A group is the ids that Cycle and Renew connect, and the users that own them alone. An id has a slot,
-// which is its number in the history. Or it is the keys of a KeyValue.
+// A group is the ids that Cycle and Renew connect, and the users that own them alone. An id has a
+// slot, which is its number in the history. Or it is the keys of a KeyValue.
 type group struct {
 	name    int
 	users   []string
@@ -102,7 +102,8 @@ func (g *group) keep(slot int, s *pgsession.Session) {
 	g.kept[slot] = append(kept, s)
 }
 
-// base returns a session that a call returned earlier, most often the latest, or nil if there is none.
+// base returns a session that a call returned earlier, most often the latest, or nil if there is
+// none.
 func (g *group) base(slot int, random *rand.Rand) *pgsession.Session {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -128,7 +129,8 @@ func (g *group) reserve(values string) (slot int, ok bool) {
 	return slot, true
 }
 
-// release gives back the slot of a Renew that certainly made no id. It returns false if a list has shown one.
+// release gives back the slot of a Renew that certainly made no id. It returns false if a list has
+// shown one.
 func (g *group) release(values string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -140,8 +142,8 @@ func (g *group) release(values string) bool {
 	return ok
 }
 
-// slotOf returns the slot of a session that a list showed. The session may be of a Renew that has not
-// returned.
+// slotOf returns the slot of a session that a list showed. The session may be of a Renew that has
+// not returned.
 func (g *group) slotOf(handle pgsession.Handle, values string) (slot int, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

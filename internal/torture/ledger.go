@@ -14,8 +14,9 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// A ledger keeps the books on sessions with one writer each: what was acknowledged must be there, and what was ended must
-// not. It says of a long run with crashes what no search through histories can: nothing was lost, and nothing came back.
+// A ledger keeps the books on sessions with one writer each: what was acknowledged must be there,
+// and what was ended must not. It says of a long run with crashes what no search through histories
+// can: nothing was lost, and nothing came back.
 type ledger struct {
 	store *pgsession.Store
 	scope func(context.Context) context.Context // what each call's context holds beside
@@ -131,7 +132,8 @@ func (l *ledger) keepOne(ctx context.Context, random *rand.Rand) {
 	})
 }
 
-// maxUntold is how long after its end a session's Watch may say nothing, while the server is down at times.
+// maxUntold is how long after its end a session's Watch may say nothing, while the server is down
+// at times.
 const maxUntold = 10 * time.Second
 
 func (l *ledger) awaitEnd(ctx, watched context.Context) {
@@ -261,7 +263,8 @@ func (l *ledger) verify(ctx context.Context) (lost, resurrected int, err error) 
 	return lost, resurrected, nil
 }
 
-// putPatiently puts a session. The last fault may have left read-only connections, which the store gives up within a second.
+// putPatiently puts a session. The last fault may have left read-only connections, which the store
+// gives up within a second.
 func (l *ledger) putPatiently(ctx context.Context, id pgsession.ID) error {
 	for deadline := time.Now().Add(readOnlyMemory); ; pause(ctx, 50*time.Millisecond) {
 		err := l.store.Put(ctx, id, pgsession.Data{}, ledgerTTL)

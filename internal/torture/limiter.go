@@ -11,8 +11,9 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// A limiter lets log-ins of one user race, each of which is followed by a LimitByUser, while their sessions move to new ids.
-// When all calls have returned, the user has the newest sessions, and not more than maxSessions of them.
+// A limiter lets log-ins of one user race, each of which is followed by a LimitByUser, while their
+// sessions move to new ids. When all calls have returned, the user has the newest sessions, and not
+// more than maxSessions of them.
 type limiter struct {
 	store   *pgsession.Store
 	logIns  sync.RWMutex // each log-in holds it for reading

@@ -12,7 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What no operation may do, whatever the faults: end later than it may, or fail because of a connection that is stale.
+// What no operation may do, whatever the faults: end later than it may, or fail because of a
+// connection that is stale.
 
 // overtime is how long after its caller's context, or WithTimeout, an operation may end.
 const overtime = 200 * time.Millisecond
@@ -33,8 +34,8 @@ func (d *durations) String() string {
 		d.longest.Round(time.Millisecond), d.kind, d.stalled.Round(time.Millisecond), d.late)
 }
 
-// checkDuration reports an operation that ended too late. Of those that work through the whole table WithTimeout bounds each
-// statement only.
+// checkDuration reports an operation that ended too late. Of those that work through the whole
+// table WithTimeout bounds each statement only.
 func (r *round) checkDuration(ctx context.Context, k kind, began time.Time, took time.Duration) {
 	bound, isBounded := r.timeout, true
 	switch k {
@@ -83,8 +84,8 @@ const (
 	stallTick   = 20 * time.Millisecond
 	stallMemory = 20 * time.Second
 
-	// shortestStall is short, since those that an operation meets on its way add up: at two looks at its context, and at each
-	// goroutine that wakes another one.
+	// shortestStall is short, since those that an operation meets on its way add up: at two looks
+	// at its context, and at each goroutine that wakes another one.
 	shortestStall = 5 * time.Millisecond
 )
 
@@ -150,7 +151,8 @@ func (s *switched) since(began time.Time) bool {
 	return s.on.Load() > 0 || s.ended.Load() >= began.UnixNano()
 }
 
-// checkServerError reports an answer of the server that the store should have dealt with, since the call had time left.
+// checkServerError reports an answer of the server that the store should have dealt with, since the
+// call had time left.
 func (t *torture) checkServerError(what string, err error, began time.Time, readOnly *switched) {
 	var server *pgconn.PgError
 	if !errors.As(err, &server) {
@@ -166,6 +168,6 @@ func (t *torture) checkServerError(what string, err error, began time.Time, read
 	}
 }
 
-// readOnlyMemory is how long after the last fault a store may meet connections that are read-only: it gives up those of its pool
-// once a second at most.
+// readOnlyMemory is how long after the last fault a store may meet connections that are read-only:
+// it gives up those of its pool once a second at most.
 const readOnlyMemory = 1500 * time.Millisecond

@@ -1,6 +1,7 @@
-// Program torture lets several nodes collide on a few sessions, while the server, the network and the pools break, and checks
-// what they saw: each history against a sequential model of a store, for linearizability. It ends with status 1 when a history
-// has no explanation, and prints the smallest part of it that has none.
+// Program torture lets several nodes collide on a few sessions, while the server, the network and
+// the pools break, and checks what they saw: each history against a sequential model of a store,
+// for linearizability. It ends with status 1 when a history has no explanation, and prints the
+// smallest part of it that has none.
 //
 //	go run . -duration 10m -seed 42
 package main
@@ -237,7 +238,8 @@ func (t *torture) stop() {
 	}
 }
 
-// withCoalescing returns a store's option, or none for the default, with which the number of statements in flight varies.
+// withCoalescing returns a store's option, or none for the default, with which the number of
+// statements in flight varies.
 func (t *torture) withCoalescing(random *rand.Rand) []pgsession.Option {
 	switch t.coalescing {
 	case "on":

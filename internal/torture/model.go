@@ -171,9 +171,9 @@ func (m marks) movedTo(slot int, sameUser bool) marks {
 	return m
 }
 
-// A slot is a row, in a form that is comparable, and its marks: the calls of DeleteByUser and DeleteAll
-// that began while it was there. Each of them must end it, or what Cycle or Renew made of it, before
-// it returns. A log-in that comes later may stay.
+// A slot is a row, in a form that is comparable, and its marks: the calls of DeleteByUser and
+// DeleteAll that began while it was there. Each of them must end it, or what Cycle or Renew made of
+// it, before it returns. A log-in that comes later may stay.
 type slot struct {
 	state                  rows.State
 	user, values           string
@@ -186,7 +186,8 @@ type slot struct {
 	maybeGone bool
 }
 
-// row returns the slot as rows knows it. All versions are alike: values are unique, and show as much.
+// row returns the slot as rows knows it. All versions are alike: values are unique, and show as
+// much.
 func (s slot) row() rows.Row {
 	return rows.Row{
 		State:       s.state,
@@ -365,8 +366,8 @@ func (c call) everywhere() bool {
 	return c.kind == opEndBegin || c.kind == opEndFinish || c.kind == opClean
 }
 
-// step returns what the call makes of the state at that time, and whether it can have given the answer
-// there.
+// step returns what the call makes of the state at that time, and whether it can have given the
+// answer there.
 func (s state) step(c call, a answer, at time.Time) (after state, ok bool) {
 	before := s[c.slot].Value()
 	row := before.row()
@@ -495,8 +496,8 @@ func (c call) begin(w rows.Write) rows.Write {
 	return w
 }
 
-// gainsLittle reports whether a Touch at that time asks nothing of the database, and the expiry that it returns then. What it
-// was given may have been loaded long before.
+// gainsLittle reports whether a Touch at that time asks nothing of the database, and the expiry
+// that it returns then. What it was given may have been loaded long before.
 func (c call) gainsLittle(at time.Time) (expires int64, ok bool) {
 	if c.base == nil {
 		return 0, false

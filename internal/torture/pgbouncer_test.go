@@ -28,7 +28,8 @@ import (
 	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
-// startPgBouncer starts a PgBouncer in transaction mode, with few servers for many clients, and returns its URL.
+// startPgBouncer starts a PgBouncer in transaction mode, with few servers for many clients, and
+// returns its URL.
 func startPgBouncer(t *testing.T, cluster *pgtest.Cluster) string {
 	t.Helper()
 	program := findPgBouncer()
@@ -103,7 +104,8 @@ func findPgBouncer() string {
 	return ""
 }
 
-// Every operation through PgBouncer in transaction mode, where one connection's statements go to several servers.
+// Every operation through PgBouncer in transaction mode, where one connection's statements go to
+// several servers.
 func TestPgBouncer(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, nil)

@@ -22,7 +22,8 @@ type profile struct {
 	epochs  int // in a round: between two, the clock moves
 	moves   int // of the clock, at most, within an epoch
 	ballast int // sessions that are only listed
-	// plain leaves out what makes histories richer and a search slower: an absolute lifetime, foreign users, long advances.
+	// plain leaves out what makes histories richer and a search slower: an absolute lifetime,
+	// foreign users, long advances.
 	plain bool
 	// guests lets a plain profile's sessions have no user: a tombstone has none either.
 	guests bool
@@ -78,7 +79,8 @@ var profiles = map[string]profile{
 		weights: [kinds]int{opAll: 10, opCreateAs: 10, opDelete: 6, opRevokeAny: 3, opCycle: 4, opRenew: 3, opTouch: 3, opClean: 2},
 		groups:  4, slots: 4, renewed: 2, workers: 6, calls: 8, epochs: 2, moves: 1, ballast: 1100, plain: true,
 	},
-	// Sessions that end however often they are touched, and others that are over, with the clock on its way.
+	// Sessions that end however often they are touched, and others that are over, with the clock on
+	// its way.
 	"expiry": {
 		weights: [kinds]int{opLoad: 20, opCreateAs: 4, opSave: 10, opUpdate: 10, opTouch: 20, opCycle: 6, opRenew: 8, opPut: 14, opDelete: 2, opFindByUser: 3},
 		groups:  4, slots: 4, renewed: 4, workers: 8, calls: 10, epochs: 4, moves: 3,
@@ -98,7 +100,8 @@ var profiles = map[string]profile{
 		weights: [kinds]int{opLoad: 10, opTouch: 40, opSave: 4},
 		groups:  2, slots: 2, workers: 16, calls: 6, epochs: 3, moves: 2, plain: true,
 	},
-	// Statements that write many rows, and no Cycle: two that swap ids may wait for each other, which is no fault of an order.
+	// Statements that write many rows, and no Cycle: two that swap ids may wait for each other,
+	// which is no fault of an order.
 	"order": {
 		weights: [kinds]int{opSave: 30, opTouch: 5, opDelete: 1, opPut: 30, opEndUser: 1, opClean: 1},
 		groups:  3, slots: 8, workers: 60, calls: 20, epochs: 1, plain: true, unchecked: true,
@@ -136,7 +139,8 @@ func profilesOf(name string) (found []profile) {
 
 const minute = time.Minute
 
-// Where an expiry and the clock meet exactly is worth a visit, so that both move by the same measure.
+// Where an expiry and the clock meet exactly is worth a visit, so that both move by the same
+// measure.
 var (
 	ttls      = []time.Duration{10 * minute, 20 * minute, 60 * minute, 90 * minute, 180 * minute}
 	advances  = []time.Duration{minute, 10 * minute, 20 * minute, 60 * minute, 61 * minute, 180 * minute, 300 * minute}
@@ -150,7 +154,8 @@ func (p profile) advance(random *rand.Rand) time.Duration {
 	return advances[random.IntN(len(advances))]
 }
 
-// step is by how much the clock moves within an epoch. Two steps are shorter than a tombstone's life.
+// step is by how much the clock moves within an epoch. Two steps are shorter than a tombstone's
+// life.
 func (p profile) step(random *rand.Rand) time.Duration { return advances[random.IntN(3)] }
 
 func (p profile) pick(random *rand.Rand) kind {
@@ -254,7 +259,8 @@ func (r *round) newEntryCall(c call, random *rand.Rand) call {
 	return c
 }
 
-// values are what sessions hold: a name for the write, and sometimes enough to need several packets.
+// values are what sessions hold: a name for the write, and sometimes enough to need several
+// packets.
 type values struct {
 	Name    string `json:"name"`
 	Padding string `json:"padding,omitempty"`

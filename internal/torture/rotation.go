@@ -7,8 +7,9 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// A rotation is the change of keys that runs beside everything else, in the steps that the documentation tells: every node
-// holds the new key before any makes it primary, and the old one is retired when no row bears it.
+// A rotation is the change of keys that runs beside everything else, in the steps that the
+// documentation tells: every node holds the new key before any makes it primary, and the old one is
+// retired when no row bears it.
 type rotation struct {
 	current, next pgsession.Key
 	step          rotationStep
@@ -54,7 +55,8 @@ func (r *rotation) start(ctx context.Context, t *torture, stores []*pgsession.St
 	return func() { <-done }
 }
 
-// settle retires the old key when the server is idle, so that nothing that was sealed under it can still be written.
+// settle retires the old key when the server is idle, so that nothing that was sealed under it can
+// still be written.
 func (r *rotation) settle(ctx context.Context, t *torture, stores []*pgsession.Store) {
 	if r.step != resealing {
 		return

@@ -12,8 +12,8 @@ import (
 	"github.com/pgsession/pgsession"
 )
 
-// Every connection of the pool hangs, and new ones work. The calls that meet the old ones run out of time, and the store works
-// again soon after. pgx takes 15 seconds to close such a connection.
+// Every connection of the pool hangs, and new ones work. The calls that meet the old ones run out
+// of time, and the store works again soon after. pgx takes 15 seconds to close such a connection.
 func TestSilentConnections(t *testing.T) {
 	t.Parallel()
 	for name, maxInFlight := range map[string]int{"alone": 0, "shared": nodeConns} {

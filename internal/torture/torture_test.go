@@ -157,7 +157,8 @@ func TestHistory_Check(t *testing.T) {
 	}
 }
 
-// DeleteByUser ends what was there when it began, and what Cycle makes of it meanwhile; a later log-in may stay.
+// DeleteByUser ends what was there when it began, and what Cycle makes of it meanwhile; a later
+// log-in may stay.
 func TestHistory_DeleteByUser(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

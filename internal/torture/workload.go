@@ -119,7 +119,8 @@ func (r *round) begin(ctx context.Context, random *rand.Rand) error {
 	return r.ballast.fill(ctx, r.stores[0], r.profile.ballast)
 }
 
-// runEpoch lets all workers loose, and returns when nothing of what they did is on its way any more.
+// runEpoch lets all workers loose, and returns when nothing of what they did is on its way any
+// more.
 func (r *round) runEpoch(ctx context.Context, epoch int, random *rand.Rand) error {
 	// Whatever a fault may do, an epoch ends.
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -461,7 +462,8 @@ func (r *round) callContext(ctx context.Context, random *rand.Rand) (context.Con
 // goneAfter is the key of how long after the begin of a call its caller goes.
 type goneAfter struct{}
 
-// show reads what a store returned. A session that is not one of ours, or does not open, is wrong by itself.
+// show reads what a store returned. A session that is not one of ours, or does not open, is wrong
+// by itself.
 func (r *round) show(g *group, sessions ...*pgsession.Session) []session {
 	shown := make([]session, 0, len(sessions))
 	for _, s := range sessions {
@@ -489,7 +491,8 @@ func (r *round) showOne(slot int, name string, s *pgsession.Session) session {
 		ends: microsecondsOf(s.EndsAt), idle: s.IdleTimeout}
 }
 
-// returned reads the session that a write returned. It has an ID unless the write began with a session from a list.
+// returned reads the session that a write returned. It has an ID unless the write began with a
+// session from a list.
 func (r *round) returned(slot int, s *pgsession.Session, hasID bool) *session {
 	v, err := pgsession.Decode[values](s)
 	if err != nil || s.ID.IsZero() == hasID || hasID && s.ID.Handle() != s.Handle {
@@ -641,7 +644,8 @@ func (r *round) recovers(ctx context.Context) error {
 	return nil
 }
 
-// audit reads everything once more, at rest, and once more after a clean-up, which must now remove all that is over.
+// audit reads everything once more, at rest, and once more after a clean-up, which must now remove
+// all that is over.
 func (r *round) audit(ctx context.Context) {
 	for pass := range 2 {
 		if pass == 1 {
@@ -726,7 +730,8 @@ func (r *round) newest(ctx context.Context, user string) (found []*pgsession.Ses
 	return found
 }
 
-// auditCount compares what Count says after a clean-up with what All shows, and with the rows that there are.
+// auditCount compares what Count says after a clean-up with what All shows, and with the rows that
+// there are.
 func (r *round) auditCount(ctx context.Context) {
 	if r.profile.weights[opCount] == 0 {
 		return
@@ -761,7 +766,8 @@ func (r *round) auditCount(ctx context.Context) {
 	}
 }
 
-// atRest calls do until it succeeds: connections may still be what a fault has left, and the machine may be busy.
+// atRest calls do until it succeeds: connections may still be what a fault has left, and the
+// machine may be busy.
 func (t *torture) atRest(ctx context.Context, k kind, do func(context.Context) error) (done bool) {
 	var err error
 	for range 10 {

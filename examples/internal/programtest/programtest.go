@@ -1,4 +1,5 @@
-// Package programtest runs the example programs, as they are, but for the address that they listen on.
+// Package programtest runs the example programs, as they are, but for the address that they listen
+// on.
 package programtest
 
 import (
@@ -160,7 +161,8 @@ func newBrowser(t *testing.T) *http.Client {
 	return &http.Client{Jar: NewJar(t)}
 }
 
-// NewJar returns a cookie jar that counts http://localhost as secure, as Chrome, Firefox and Edge do.
+// NewJar returns a cookie jar that counts http://localhost as secure, as Chrome, Firefox and Edge
+// do.
 func NewJar(t *testing.T) http.CookieJar {
 	t.Helper()
 	jar, err := cookiejar.New(nil)

@@ -1,6 +1,6 @@
-// Program mutants shows that the torture finds what it should: it breaks the library in one place after another, in a copy
-// that only the compiler sees, and wants each to be found within a minute. It ends with status 1 when one was not, or when the
-// library as it is was found wanting.
+// Program mutants shows that the torture finds what it should: it breaks the library in one place
+// after another, in a copy that only the compiler sees, and wants each to be found within a minute.
+// It ends with status 1 when one was not, or when the library as it is was found wanting.
 //
 //	go run ./mutants        all of them, which takes an hour
 //	go run ./mutants -build whether each still compiles
@@ -27,8 +27,8 @@ const root = "../.."
 // An edit replaces each occurrence of a text in a file of the library.
 type edit struct{ file, old, new string }
 
-// A mutant is looked for by a program with flags; or by tests, if it breaks what no torture can see: a rule that the model of the
-// histories has from the library, for instance.
+// A mutant is looked for by a program with flags; or by tests, if it breaks what no torture can
+// see: a rule that the model of the histories has from the library, for instance.
 type mutant struct {
 	name    string
 	program string // "." if it is empty
@@ -429,7 +429,8 @@ func appendTo(path string, output []byte) error {
 	return err
 }
 
-// writeOverlay writes edited copies of the library's files, and the list of them that the compiler takes.
+// writeOverlay writes edited copies of the library's files, and the list of them that the compiler
+// takes.
 func writeOverlay(root, folder string, edits []edit) (overlay string, err error) {
 	root, err = filepath.Abs(root)
 	if err != nil {

@@ -23,7 +23,8 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// The application is the same five times, each time as its framework's documentation tells to write it. Its pages:
+// The application is the same five times, each time as its framework's documentation tells to write
+// it. Its pages:
 //
 //	GET  /        shows the session
 //	POST /append  appends a number
@@ -46,8 +47,9 @@ type application struct {
 	name  string
 	nodes []http.Handler
 
-	// isExact says that a session which moves to a new id is there for requests with the old one, or refuses them. With the
-	// other frameworks, such a request begins a session of its own, and its answer may replace the cookie.
+	// isExact says that a session which moves to a new id is there for requests with the old one,
+	// or refuses them. With the other frameworks, such a request begins a session of its own, and
+	// its answer may replace the cookie.
 	isExact bool
 }
 
@@ -75,7 +77,8 @@ func respond(w http.ResponseWriter, v view) {
 	json.NewEncoder(w).Encode(v)
 }
 
-// The values of two releases of the application on httpsession. The first does not know the field of the second.
+// The values of two releases of the application on httpsession. The first does not know the field
+// of the second.
 type (
 	first struct {
 		Root  int64   `json:"root,omitempty"`
@@ -149,7 +152,8 @@ func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) ht
 			begin(v, visit).Named = visit.user
 			return nil
 		})
-		// A user's session goes on, or the log-in is refused because the session was ended while the request ran.
+		// A user's session goes on, or the log-in is refused because the session was ended while
+		// the request ran.
 		if after := show(m.Get(r)); err == nil && before.User == visit.user && after.Root != before.Root {
 			o.complain(&o.revived, visit.tab, "a log-in began a session in place of one that was ended: %+v; before: %+v", after, before)
 		}
@@ -160,7 +164,8 @@ func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) ht
 	return m.Handler(mux)
 }
 
-// Where values are a map, the user is kept under the first of these keys, and each number has one of its own.
+// Where values are a map, the user is kept under the first of these keys, and each number has one
+// of its own.
 const (
 	userKey      = "user"
 	namedKey     = "named"

@@ -1,6 +1,7 @@
-// Program web lets browsers collide in applications on httpsession and on the adapters for scs, gorilla and fiber: several
-// applications and two releases on one table, two nodes, parallel requests, log-ins, log-outs everywhere, clients that hang up and
-// connections that are cut. It ends with status 1 if a page shows what it must not: a session that was ended, another's user or
+// Program web lets browsers collide in applications on httpsession and on the adapters for scs,
+// gorilla and fiber: several applications and two releases on one table, two nodes, parallel
+// requests, log-ins, log-outs everywhere, clients that hang up and connections that are cut. It
+// ends with status 1 if a page shows what it must not: a session that was ended, another's user or
 // values, or a session without a change that was acknowledged.
 //
 //	go run ./web -duration 10m -seed 42

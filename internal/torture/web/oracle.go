@@ -76,7 +76,8 @@ func (o *oracle) newRoot(t *tab) int64 {
 	return o.last
 }
 
-// newNumber returns one that a user's page is about to append. A release that knows no odd numbers appends even ones.
+// newNumber returns one that a user's page is about to append. A release that knows no odd numbers
+// appends even ones.
 func (o *oracle) newNumber(t *tab, user string, mayBeOdd bool) int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -110,7 +111,8 @@ func (o *oracle) end(rootID int64) {
 	}
 }
 
-// endAll calls do, which ends all sessions of a user. Those that were known to be the user's before it are over after it.
+// endAll calls do, which ends all sessions of a user. Those that were known to be the user's before
+// it are over after it.
 func (o *oracle) endAll(user string, do func() error) error {
 	o.mu.Lock()
 	o.ends[user]++

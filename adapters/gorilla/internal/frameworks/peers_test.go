@@ -24,8 +24,9 @@ import (
 //
 //	go test -tags peers -run TestPeers -v .
 //
-// One case cannot pass. TestGH2MaxLength raises the limit of a store that is in use, and the limit of this one
-// is pgsession.WithMaxSize, which is set once. gorilla's TestNewCookieFromOptions tests no store.
+// One case cannot pass. TestGH2MaxLength raises the limit of a store that is in use, and the limit
+// of this one is pgsession.WithMaxSize, which is set once. gorilla's TestNewCookieFromOptions tests
+// no store.
 func TestPeers(t *testing.T) {
 	for _, peer := range []struct {
 		module, folder, run string
