@@ -5,13 +5,13 @@ package pgsessionotel
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/metrics"
 )
 
 // An Option changes what [Register] registers.
@@ -25,7 +25,7 @@ func WithCounts(interval time.Duration) Option {
 	if interval <= 0 {
 		panic("pgsessionotel: WithCounts: not positive")
 	}
-	return func(o *observer) { o.interval = interval }
+	return func(o *observer) { o.rows.Interval = interval }
 }
 
 // Register lets a meter observe a store's counters ([pgsession.Store.Stats]). They are read when
@@ -35,7 +35,7 @@ func Register(meter metric.Meter, store *pgsession.Store, opts ...Option) (metri
 	if store == nil {
 		panic("pgsessionotel: Register: nil store")
 	}
-	o := &observer{store: store}
+	o := &observer{store: store, rows: metrics.Rows{Store: store}}
 	for _, opt := range opts {
 		opt(o)
 	}
@@ -48,35 +48,28 @@ func Register(meter metric.Meter, store *pgsession.Store, opts ...Option) (metri
 		metric.WithUnit("{statement}"), metric.WithDescription("Statements sent for the calls that may share one, by kind."))
 	o.cleaned, errs[3] = meter.Int64ObservableCounter("pgsession.cleanup.removed",
 		metric.WithUnit("{row}"), metric.WithDescription("Expired rows removed by the clean-up."))
-	o.rows, errs[4] = meter.Int64ObservableGauge("pgsession.rows",
+	o.rowsGauge, errs[4] = meter.Int64ObservableGauge("pgsession.rows",
 		metric.WithUnit("{row}"), metric.WithDescription("Rows of the table at the last count, by kind."))
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	return meter.RegisterCallback(o.observe, o.operations, o.duration, o.statements, o.cleaned, o.rows)
+	return meter.RegisterCallback(o.observe, o.operations, o.duration, o.statements, o.cleaned, o.rowsGauge)
 }
 
 type observer struct {
-	store    *pgsession.Store
-	interval time.Duration // between counts; 0: none
+	store *pgsession.Store
+	rows  metrics.Rows
 
 	operations, statements, cleaned metric.Int64ObservableCounter
 	duration                        metric.Float64ObservableCounter
-	rows                            metric.Int64ObservableGauge
-
-	mu      sync.Mutex
-	began   time.Time // the last count
-	counted *pgsession.Count
+	rowsGauge                       metric.Int64ObservableGauge
 }
 
 func (o *observer) observe(ctx context.Context, to metric.Observer) error {
 	stats := o.store.Stats()
 	for name, operation := range stats.Operations {
 		byName := attribute.String("operation", name)
-		for outcome, n := range map[string]int64{
-			"ok": operation.OK, "not_found": operation.NotFound, "revoked": operation.Revoked, "conflict": operation.Conflict,
-			"unreadable": operation.Unreadable, "refused": operation.Refused, "canceled": operation.Canceled, "failed": operation.Failed,
-		} {
+		for outcome, n := range metrics.Outcomes(operation) {
 			to.ObserveInt64(o.operations, n, metric.WithAttributes(byName, attribute.String("outcome", outcome)))
 		}
 		to.ObserveFloat64(o.duration, operation.Duration.Seconds(), metric.WithAttributes(byName))
@@ -85,24 +78,9 @@ func (o *observer) observe(ctx context.Context, to metric.Observer) error {
 		to.ObserveInt64(o.statements, sharing.Statements, metric.WithAttributes(attribute.String("kind", kind)))
 	}
 	to.ObserveInt64(o.cleaned, stats.Cleaned)
-	if counted := o.count(ctx); counted != nil {
-		for kind, n := range map[string]int64{"user": counted.Users, "guest": counted.Guests, "entry": counted.Entries,
-			"expired": counted.Expired, "tombstone": counted.Tombstones} {
-			to.ObserveInt64(o.rows, n, metric.WithAttributes(attribute.String("kind", kind)))
-		}
+	counted, _ := o.rows.Count(ctx)
+	for kind, n := range counted {
+		to.ObserveInt64(o.rowsGauge, n, metric.WithAttributes(attribute.String("kind", kind)))
 	}
 	return nil
-}
-
-// count counts the table's rows, if that is due. It returns the last count, or nil.
-func (o *observer) count(ctx context.Context) *pgsession.Count {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if now := time.Now(); o.interval > 0 && now.Sub(o.began) >= o.interval {
-		o.began = now
-		if counted, err := o.store.Count(ctx); err == nil {
-			o.counted = &counted
-		}
-	}
-	return o.counted
 }

@@ -3,12 +3,12 @@ package pgsessionprom
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/metrics"
 )
 
 // An Option changes what a collector shows.
@@ -22,7 +22,7 @@ func WithCounts(interval time.Duration) Option {
 	if interval <= 0 {
 		panic("pgsessionprom: WithCounts: not positive")
 	}
-	return func(c *collector) { c.interval = interval }
+	return func(c *collector) { c.rows.Interval = interval }
 }
 
 // NewCollector returns a collector of store's counters ([pgsession.Store.Stats]). It reads them
@@ -37,7 +37,7 @@ func NewCollector(store *pgsession.Store, opts ...Option) prometheus.Collector {
 	if store == nil {
 		panic("pgsessionprom: NewCollector: nil store")
 	}
-	c := &collector{store: store}
+	c := &collector{store: store, rows: metrics.Rows{Store: store}}
 	for _, opt := range opts {
 		opt(c)
 	}
@@ -45,26 +45,8 @@ func NewCollector(store *pgsession.Store, opts ...Option) prometheus.Collector {
 }
 
 type collector struct {
-	store    *pgsession.Store
-	interval time.Duration // between counts; 0: none
-
-	mu        sync.Mutex
-	began     time.Time // the last count
-	counted   pgsession.Count
-	countedAt time.Time // zero: never
-}
-
-// count counts the table's rows, if that is due.
-func (c *collector) count() (counted pgsession.Count, at time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := time.Now(); c.interval > 0 && now.Sub(c.began) >= c.interval {
-		c.began = now
-		if counted, err := c.store.Count(context.Background()); err == nil {
-			c.counted, c.countedAt = counted, now
-		}
-	}
-	return c.counted, c.countedAt
+	store *pgsession.Store
+	rows  metrics.Rows
 }
 
 var (
@@ -105,25 +87,20 @@ func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 }
 
 // Collect is part of [prometheus.Collector].
-func (c *collector) Collect(metrics chan<- prometheus.Metric) {
-	counted, countedAt := c.count()
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	counted, countedAt := c.rows.Count(context.Background())
 	stats := c.store.Stats()
 	send := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
+		to <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
 	}
 	count := func(desc *prometheus.Desc, n int64, labels ...string) {
 		send(desc, prometheus.CounterValue, float64(n), labels...)
 	}
 	for name, operation := range stats.Operations {
-		count(operations, operation.OK, name, "ok")
-		count(operations, operation.NotFound, name, "not_found")
-		count(operations, operation.Revoked, name, "revoked")
-		count(operations, operation.Conflict, name, "conflict")
-		count(operations, operation.Unreadable, name, "unreadable")
-		count(operations, operation.Refused, name, "refused")
-		count(operations, operation.Canceled, name, "canceled")
-		count(operations, operation.Failed, name, "failed")
-		metrics <- histogram(operation, name)
+		for outcome, n := range metrics.Outcomes(operation) {
+			count(operations, n, name, outcome)
+		}
+		to <- histogram(operation, name)
 	}
 	for kind, sharing := range stats.Sharing {
 		count(calls, sharing.Calls, kind)
@@ -137,9 +114,8 @@ func (c *collector) Collect(metrics chan<- prometheus.Metric) {
 	count(cleaned, stats.Cleaned)
 	send(cleanupTime, prometheus.GaugeValue, unixSeconds(stats.LastCleanup))
 	send(cleanupDuration, prometheus.GaugeValue, stats.LastCleanupDuration.Seconds())
-	if !countedAt.IsZero() {
-		for kind, n := range map[string]int64{"user": counted.Users, "guest": counted.Guests, "entry": counted.Entries,
-			"expired": counted.Expired, "tombstone": counted.Tombstones} {
+	if counted != nil {
+		for kind, n := range counted {
 			send(tableRows, prometheus.GaugeValue, float64(n), kind)
 		}
 		send(countTime, prometheus.GaugeValue, unixSeconds(countedAt))
