@@ -27,7 +27,6 @@ import (
 	"github.com/gofiber/fiber/v3"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/internal/quiet"
 )
 
 // noExpiration is the longest ttl of a store. It stands for fiber's 0, which is no expiration.
@@ -45,20 +44,6 @@ func requestContext(ctx context.Context) context.Context {
 		return c.Context()
 	}
 	return ctx
-}
-
-// A troubles logs the same trouble a line a second at most.
-type troubles struct{ limiter quiet.Limiter }
-
-func (t *troubles) log(logw func(string, ...any), text string, args ...any) {
-	leftOut, ok := t.limiter.Allow(text)
-	if !ok {
-		return
-	}
-	if leftOut > 0 {
-		args = append(args, "left_out", leftOut)
-	}
-	logw(text, args...)
 }
 
 func ignoreNotFound(err error) error {

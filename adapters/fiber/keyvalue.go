@@ -11,6 +11,7 @@ import (
 	"github.com/gofiber/fiber/v3/log"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/quiet"
 )
 
 var _ fiber.Storage = (*KeyValue)(nil)
@@ -19,9 +20,9 @@ var _ fiber.Storage = (*KeyValue)(nil)
 // limiter, cache, idempotency. The last Set or Delete of a key wins. Make it with [NewKeyValue];
 // the zero KeyValue is of no use. It is safe for concurrent use.
 type KeyValue struct {
-	entries  *pgsession.KeyValue
-	prefix   string
-	troubles troubles
+	entries *pgsession.KeyValue
+	prefix  string
+	logs    quiet.Limiter
 }
 
 // NewKeyValue returns a storage in the table of store. Storages of different names are apart, so
@@ -43,7 +44,7 @@ func (kv *KeyValue) GetWithContext(ctx context.Context, key string) ([]byte, err
 	case errors.Is(err, pgsession.ErrNotFound):
 		return nil, nil
 	case errors.Is(err, pgsession.ErrUnreadable):
-		kv.troubles.log(log.Errorw, "fiberstore: an entry does not open", "error", err.Error())
+		kv.logs.By(log.Errorw, "fiberstore: an entry does not open", "error", err.Error())
 		return nil, nil
 	}
 	return value, err

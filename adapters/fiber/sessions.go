@@ -16,6 +16,7 @@ import (
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/handover"
+	"github.com/pgsession/pgsession/internal/quiet"
 	"github.com/pgsession/pgsession/internal/sessionmap"
 )
 
@@ -37,9 +38,9 @@ var _ fiber.Storage = (*Sessions)(nil)
 // Make it with [NewSessions]; the zero Sessions is of no use. It is safe for concurrent use, but
 // calls with the same fiber.Ctx must follow one another.
 type Sessions struct {
-	store    *pgsession.Store
-	name     string
-	troubles troubles
+	store *pgsession.Store
+	name  string
+	logs  quiet.Limiter
 }
 
 // NewSessions returns the storage for session.Config. The name is that of the session's cookie:
@@ -156,7 +157,7 @@ func (s *Sessions) request(ctx context.Context) *request {
 func (r *request) Close() error {
 	err := r.left.End(context.Background(), r.sessions.store)
 	if err != nil {
-		r.sessions.troubles.log(log.Warnw, "fiberstore: a session that was ended stays among its user's for a few minutes, and opens nothing", "error", err.Error())
+		r.sessions.logs.By(log.Warnw, "fiberstore: a session that was ended stays among its user's for a few minutes, and opens nothing", "error", err.Error())
 	}
 	return err
 }
@@ -174,7 +175,7 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 	case errors.Is(err, pgsession.ErrNotFound):
 		return nil, nil
 	case errors.Is(err, pgsession.ErrUnreadable):
-		s.troubles.log(log.Errorw, "fiberstore: a session does not open", "session", id.String(), "error", err.Error())
+		s.logs.By(log.Errorw, "fiberstore: a session does not open", "session", id.String(), "error", err.Error())
 		return nil, nil
 	case err != nil:
 		return nil, err
@@ -188,7 +189,7 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 		return nil, err
 	}
 	if leftOut > 0 {
-		s.troubles.log(log.Warnw, "fiberstore: values of a session do not decode, and stay as they are stored: are their types registered?")
+		s.logs.By(log.Warnw, "fiberstore: values of a session do not decode, and stay as they are stored: are their types registered?")
 	}
 	r.seen[id.Handle()] = &seen{Session: loaded, values: values}
 	return encoded, nil
@@ -247,18 +248,12 @@ func (s *Sessions) set(ctx context.Context, r *request, id pgsession.ID, mine ma
 }
 
 func (s *Sessions) create(ctx context.Context, r *request, id pgsession.ID, mine map[any]any, ttl time.Duration) error {
-	values, err := r.bring(mine)
-	if err != nil {
-		return err
+	dataOf := func(values []byte, err error) (pgsession.Data, error) {
+		return pgsession.Data{UserID: userOf(mine), Values: values}, err
 	}
-	err = r.left.Arrive(ctx, s.store, id, pgsession.Data{UserID: userOf(mine), Values: values}, ttl)
-	if r.left.IsOver {
-		// What the ended session held must not live on under a new id.
-		if values, err = r.withoutBefore(mine); err != nil {
-			return err
-		}
-		_, err = s.store.CreateAs(ctx, id, pgsession.Data{UserID: userOf(mine), Values: values}, ttl)
-	}
+	err := r.left.Arrive(ctx, s.store, id, ttl,
+		func() (pgsession.Data, error) { return dataOf(r.bring(mine)) },
+		func() (pgsession.Data, error) { return dataOf(r.withoutBefore(mine)) })
 	stored := &seen{Session: &pgsession.Session{ID: id, Handle: id.Handle(), IdleTimeout: ttl}, isNew: true}
 	if errors.Is(err, pgsession.ErrExists) {
 		return s.replace(ctx, r, stored, mine, ttl)

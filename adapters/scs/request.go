@@ -258,8 +258,9 @@ type change struct {
 	expiry time.Time
 }
 
-func (c change) stored() pgsession.Data {
-	return pgsession.Data{UserID: c.userID, Values: seal(c.token, c.data)}
+// stored returns what the store keeps of a session's data.
+func (c change) stored(data []byte, err error) (pgsession.Data, error) {
+	return pgsession.Data{UserID: c.userID, Values: seal(c.token, data)}, err
 }
 
 func (c change) commit(ctx context.Context) error {
@@ -294,36 +295,27 @@ func (c change) create(ctx context.Context, ours map[string]any) error {
 	if c.moving.CreateInOld {
 		return c.createInOld(ctx, ours)
 	}
-	mine := c.data
-	if err := c.bring(ours); err != nil {
-		return err
-	}
-	id, ttl := c.id(c.token), time.Until(c.expiry)
-	err := c.left.Arrive(ctx, c.store, id, c.stored(), ttl)
-	if c.left.IsOver {
-		if c.data, err = c.withoutBefore(ours); err != nil {
-			return err
-		}
-		_, err = c.store.CreateAs(ctx, id, c.stored(), ttl)
-	}
+	id := c.id(c.token)
+	err := c.left.Arrive(ctx, c.store, id, time.Until(c.expiry),
+		func() (pgsession.Data, error) { return c.stored(c.brought(ours)) },
+		func() (pgsession.Data, error) { return c.stored(c.withoutBefore(ours)) })
 	if err == nil {
-		c.arrived(found{mine, &pgsession.Session{ID: id, Handle: id.Handle()}})
+		c.arrived(found{c.data, &pgsession.Session{ID: id, Handle: id.Handle()}})
 	}
 	return err
 }
 
-// bring adds to the data what others have changed in the session that this one goes on with, and
-// what is not known here.
-func (c *change) bring(ours map[string]any) error {
+// brought returns the data with what others have changed in the session that this one goes on with,
+// and what is not known here.
+func (c change) brought(ours map[string]any) ([]byte, error) {
 	before, err := decode(c.codec, c.before)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if userBefore := userIn(c.codec, before); userBefore != "" && userBefore != c.userID || !shareKey(ours, before) {
-		return nil
+		return c.data, nil
 	}
-	c.data, err = merge(c.codec, c.before, c.theirs, ours)
-	return err
+	return merge(c.codec, c.before, c.theirs, ours)
 }
 
 func (c change) createInOld(ctx context.Context, ours map[string]any) error {

@@ -207,17 +207,16 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 	defer markError(&err)
 	ctx, cancel := bridge.Within(context.WithoutCancel(ctx), s.store)
 	defer cancel()
-	r := requestOf(ctx, s)
-	c := change{Store: s, request: r, token: token, data: b, expiry: expiry, userID: userOf(b)}
-	switch {
-	case r != nil:
+	userID := userOf(b)
+	if r := requestOf(ctx, s); r != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return c.commit(ctx)
-	case s.moving.From != nil:
+		return change{Store: s, request: r, token: token, data: b, expiry: expiry, userID: userID}.commit(ctx)
+	}
+	if s.moving.From != nil {
 		return errNoRequest
 	}
-	err = s.store.Put(ctx, s.id(token), c.stored(), time.Until(expiry))
+	err = s.store.Put(ctx, s.id(token), pgsession.Data{UserID: userID, Values: seal(token, b)}, time.Until(expiry))
 	if errors.Is(err, pgsession.ErrUserChanged) {
 		return errUserChanged
 	}

@@ -67,24 +67,31 @@ func (l *Left) Handle() pgsession.Handle {
 	return l.kept.Handle
 }
 
-// Arrive stores a session under its new id. If the session that was left has been ended, it returns
-// [pgsession.ErrRevoked] or [pgsession.ErrNotFound], stores nothing and sets IsOver. Its other
-// errors are those of [pgsession.Store.CreateAs].
-func (l *Left) Arrive(ctx context.Context, store *pgsession.Store, id pgsession.ID, data pgsession.Data, ttl time.Duration) (err error) {
-	switch {
-	case l.IsOver:
-		return pgsession.ErrRevoked
-	case l.kept == nil:
-		_, err = store.CreateAs(ctx, id, data, ttl)
+// Arrive stores a session under its new id, with the data that goesOn returns. If the session that
+// was left has been ended, it sets IsOver, and stores the data that anew returns: what the ended
+// session held must not live on. Its errors are those of the two functions and of
+// [pgsession.Store.CreateAs].
+func (l *Left) Arrive(ctx context.Context, store *pgsession.Store, id pgsession.ID, ttl time.Duration, goesOn, anew func() (pgsession.Data, error)) error {
+	data, err := goesOn()
+	if err != nil {
 		return err
 	}
-	err = store.Cycle(ctx, l.kept.ID, id, data, ttl)
-	if errors.Is(err, pgsession.ErrNotFound) {
-		l.IsOver = true
+	if l.kept != nil && !l.IsOver {
+		err = store.Cycle(ctx, l.kept.ID, id, data, ttl)
+		l.IsOver = errors.Is(err, pgsession.ErrNotFound)
+		if err == nil || l.IsOver {
+			l.kept = nil
+		}
+		if !l.IsOver {
+			return err
+		}
 	}
-	if err == nil || l.IsOver {
-		l.kept = nil
+	if l.IsOver {
+		if data, err = anew(); err != nil {
+			return err
+		}
 	}
+	_, err = store.CreateAs(ctx, id, data, ttl)
 	return err
 }
 

@@ -22,9 +22,27 @@ type message struct {
 	leftOut int
 }
 
-// Allow reports whether a message may be logged now. If so, it also returns how many times it was
+// Log logs a message, if it may be logged now. The attribute not_logged_before says how many times
+// it was left out since it was last logged.
+func (l *Limiter) Log(ctx context.Context, logger *slog.Logger, level slog.Level, text string, args ...any) {
+	l.By(func(text string, args ...any) { logger.Log(ctx, level, text, args...) }, text, args...)
+}
+
+// By is Log for another logger.
+func (l *Limiter) By(log func(text string, args ...any), text string, args ...any) {
+	leftOut, ok := l.allow(text)
+	if !ok {
+		return
+	}
+	if leftOut > 0 {
+		args = append(args, "not_logged_before", leftOut)
+	}
+	log(text, args...)
+}
+
+// allow reports whether a message may be logged now. If so, it also returns how many times it was
 // left out since it was last logged.
-func (l *Limiter) Allow(text string) (leftOut int, ok bool) {
+func (l *Limiter) allow(text string) (leftOut int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.messages[text]
@@ -43,17 +61,4 @@ func (l *Limiter) Allow(text string) (leftOut int, ok bool) {
 	leftOut = m.leftOut
 	*m = message{logged: now}
 	return leftOut, true
-}
-
-// Log logs a message, if it may be logged now. The attribute left_out says how many times it was
-// left out since it was last logged.
-func (l *Limiter) Log(ctx context.Context, logger *slog.Logger, level slog.Level, text string, args ...any) {
-	leftOut, ok := l.Allow(text)
-	if !ok {
-		return
-	}
-	if leftOut > 0 {
-		args = append(args, "left_out", leftOut)
-	}
-	logger.Log(ctx, level, text, args...)
 }

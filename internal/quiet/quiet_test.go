@@ -38,8 +38,8 @@ func TestLimiter_Log(t *testing.T) {
 		require.Equal(t, []string{
 			"level=ERROR msg=away error=x",
 			"level=WARN msg=other",
-			"level=ERROR msg=away error=y left_out=2",
-			"level=ERROR msg=away left_out=1",
+			"level=ERROR msg=away error=y not_logged_before=2",
+			"level=ERROR msg=away not_logged_before=1",
 		}, strings.Split(strings.TrimSpace(text.String()), "\n"))
 	})
 }
