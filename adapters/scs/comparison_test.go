@@ -121,12 +121,7 @@ func logOut(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
 	ann := app.newBrowser(t)
 	ann.ok("/login?user=ann")
 	stolen := ann.same()
-	begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") })
-	slow := ann.same().inBackground("/slow")
-	<-begun
-	ann.ok("/logout")
-	goOn()
-	<-slow
+	app.during(ann.same(), func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") }, func() { ann.ok("/logout") })
 	if stolen.ok("/get") != "" {
 		return "logged in again"
 	}
@@ -137,12 +132,8 @@ func logIn(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
 	app := newApp(t, pgtest.Pool(t))
 	ann := app.newBrowser(t)
 	ann.ok("/put?key=cart&value=tea")
-	begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") })
-	slow := ann.inBackground("/slow") // its cookie goes to the same browser
-	<-begun
-	ann.ok("/login?user=ann")
-	goOn()
-	<-slow
+	// The slow answer's cookie goes to the same browser.
+	app.during(ann, func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") }, func() { ann.ok("/login?user=ann") })
 	app.on("/who", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, app.GetString(r.Context(), "userID")) })
 	if ann.ok("/who") != "ann" {
 		return "a guest again"

@@ -105,19 +105,15 @@ func TestLoadAndSave_ChangeWhileRenewed(t *testing.T) {
 			app := newApp(t, store)
 			ann := app.newBrowser(t)
 			ann.ok(before)
-			begun, goOn := app.held("/slow", func(_ http.ResponseWriter, r *http.Request) {
+			other := ann.same()
+			slow := app.during(ann, func(_ http.ResponseWriter, r *http.Request) {
 				require.NoError(t, app.RenewToken(r.Context()))
 				app.Put(r.Context(), "userID", "ann")
 				_, _, err := app.Commit(r.Context())
 				require.NoError(t, err)
 				app.Put(r.Context(), "z", "3")
-			})
-			other := ann.same()
-			slow := ann.inBackground("/slow")
-			<-begun
-			other.ok("/put?key=late&value=2")
-			goOn()
-			require.Equal(t, http.StatusOK, (<-slow).status)
+			}, func() { other.ok("/put?key=late&value=2") })
+			require.Equal(t, http.StatusOK, slow.status)
 			require.Equal(t, strings.TrimSpace(want+" late=2 userID=ann z=3"), ann.ok("/get"))
 		}
 	})

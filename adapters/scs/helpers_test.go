@@ -2,6 +2,7 @@ package scsstore_test
 
 import (
 	"context"
+	"crypto/rand"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -182,6 +183,17 @@ func (b *browser) inBackground(path string) <-chan answer {
 	got := make(chan answer, 1)
 	go func() { got <- b.get(path) }()
 	return got
+}
+
+// during does something in the middle of a browser's request, which handle answers after that.
+func (a *app) during(b *browser, handle http.HandlerFunc, do func()) answer {
+	path := "/" + rand.Text()
+	begun, goOn := a.held(path, handle)
+	slow := b.inBackground(path)
+	<-begun
+	do()
+	goOn()
+	return <-slow
 }
 
 // idOf returns the id of a session of the name that these tests use.

@@ -164,12 +164,8 @@ func TestMoving_Change(t *testing.T) {
 // The session moves while a request is under way.
 func TestMoving_ChangeMeanwhile(t *testing.T) {
 	onEachState(t, func(t *testing.T, m *moving, ann *browser, disturb func()) {
-		begun, goOn := m.held("/slow", func(w http.ResponseWriter, r *http.Request) { m.Put(r.Context(), "n", "2") })
-		slow := ann.same().inBackground("/slow")
-		<-begun
-		disturb()
-		goOn()
-		require.Equal(t, http.StatusOK, (<-slow).status)
+		slow := m.during(ann.same(), func(w http.ResponseWriter, r *http.Request) { m.Put(r.Context(), "n", "2") }, disturb)
+		require.Equal(t, http.StatusOK, slow.status)
 		require.Equal(t, "n=2 userID=ann", ann.ok("/get"))
 		m.importAll(t)
 		require.Equal(t, "n=2 userID=ann", ann.ok("/get"))

@@ -134,12 +134,8 @@ func TestLoadAndSave_SameKey(t *testing.T) {
 		app := newApp(t, store)
 		ann := app.newBrowser(t)
 		ann.ok("/put?key=drink&value=water")
-		begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "drink", "late") })
-		slow := ann.same().inBackground("/slow")
-		<-begun
-		ann.ok("/put?key=drink&value=tea")
-		goOn()
-		require.Equal(t, http.StatusOK, (<-slow).status)
+		slow := app.during(ann.same(), func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "drink", "late") }, func() { ann.ok("/put?key=drink&value=tea") })
+		require.Equal(t, http.StatusOK, slow.status)
 		require.Equal(t, "drink=late", ann.ok("/get"))
 	})
 }
@@ -150,19 +146,15 @@ func TestLoadAndSave_Stream(t *testing.T) {
 		app := newApp(t, store)
 		ann := app.newBrowser(t)
 		ann.ok("/put?key=a&value=1")
-		begun, goOn := app.held("/stream", func(w http.ResponseWriter, r *http.Request) {
+		stream := app.during(ann.same(), func(w http.ResponseWriter, r *http.Request) {
 			app.Put(r.Context(), "b", "2")
 			_, _, err := app.Commit(r.Context())
 			require.NoError(t, err)
 			app.Put(r.Context(), "b", "3")
 			_, _, err = app.Commit(r.Context())
 			require.NoError(t, err)
-		})
-		stream := ann.same().inBackground("/stream")
-		<-begun
-		ann.ok("/put?key=c&value=4")
-		goOn()
-		require.Equal(t, http.StatusOK, (<-stream).status)
+		}, func() { ann.ok("/put?key=c&value=4") })
+		require.Equal(t, http.StatusOK, stream.status)
 		require.Equal(t, "a=1 b=3 c=4", ann.ok("/get"))
 	})
 }
@@ -192,12 +184,8 @@ func TestLoadAndSave_Deadline(t *testing.T) {
 		})
 		ann := app.newBrowser(t)
 		ann.ok("/put?key=a&value=1")
-		begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "b", "2") })
-		slow := ann.same().inBackground("/slow")
-		<-begun
-		ann.ok("/deadline")
-		goOn()
-		require.Equal(t, http.StatusOK, (<-slow).status)
+		slow := app.during(ann.same(), func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "b", "2") }, func() { ann.ok("/deadline") })
+		require.Equal(t, http.StatusOK, slow.status)
 		require.Equal(t, "a=1 b=2", ann.ok("/get"))
 		require.WithinDuration(t, time.Now().Add(100*hour), load(t, store, ann.token()).ExpiresAt, time.Minute)
 		deadline, _, err := app.Codec.Decode(data(t, app, ann.token()))
@@ -236,19 +224,14 @@ func TestLoadAndSave_LogOutIsFinal(t *testing.T) {
 					}
 					ann := app.newBrowser(t)
 					ann.ok("/login?user=ann")
-					begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) {
+					late := ann.same()
+					slow := app.during(late, func(w http.ResponseWriter, r *http.Request) {
 						if err := slowly(app, r); err != nil {
 							http.Error(w, err.Error(), http.StatusInternalServerError)
 						}
-					})
-					late := ann.same()
-					slow := late.inBackground("/slow")
-					<-begun
-					ann.ok("/logout")
-					goOn()
-					got := <-slow
-					require.Equal(t, http.StatusConflict, got.status)
-					require.Empty(t, got.cookie)
+					}, func() { ann.ok("/logout") })
+					require.Equal(t, http.StatusConflict, slow.status)
+					require.Empty(t, slow.cookie)
 					require.Empty(t, late.ok("/get"))
 					sessions, err := store.FindByUser(t.Context(), "ann", 0)
 					require.NoError(t, err)
@@ -266,15 +249,10 @@ func TestLoadAndSave_LogOutIsFinal_IdleTimeout(t *testing.T) {
 		app.IdleTimeout = 20 * time.Minute
 		ann := app.newBrowser(t)
 		ann.ok("/login?user=ann")
-		begun, goOn := app.held("/slow", func(http.ResponseWriter, *http.Request) {})
 		late := ann.same()
-		slow := late.inBackground("/slow")
-		<-begun
-		ann.ok("/logout")
-		goOn()
-		got := <-slow
-		require.Equal(t, http.StatusConflict, got.status)
-		require.Empty(t, got.cookie)
+		slow := app.during(late, func(http.ResponseWriter, *http.Request) {}, func() { ann.ok("/logout") })
+		require.Equal(t, http.StatusConflict, slow.status)
+		require.Empty(t, slow.cookie)
 	})
 }
 
@@ -286,16 +264,14 @@ func TestLoadAndSave_LogOutIsFinal_AfterCleanUp(t *testing.T) {
 	app := newApp(t, store)
 	ann := app.newBrowser(t)
 	ann.ok("/login?user=ann")
-	begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") })
-	slow := ann.same().inBackground("/slow")
-	<-begun
-	ann.ok("/logout")
-	clock.Advance(30 * 24 * hour)
-	removed, err := store.CleanupExpired(t.Context())
-	require.NoError(t, err)
-	require.Positive(t, removed)
-	goOn()
-	require.Equal(t, http.StatusConflict, (<-slow).status)
+	slow := app.during(ann.same(), func(w http.ResponseWriter, r *http.Request) { app.Put(r.Context(), "late", "x") }, func() {
+		ann.ok("/logout")
+		clock.Advance(30 * 24 * hour)
+		removed, err := store.CleanupExpired(t.Context())
+		require.NoError(t, err)
+		require.Positive(t, removed)
+	})
+	require.Equal(t, http.StatusConflict, slow.status)
 }
 
 // Two windows log in from the same guest's session, as a double click does. What the guest had goes
@@ -305,16 +281,12 @@ func TestLoadAndSave_LogInRace(t *testing.T) {
 		app := newApp(t, store)
 		guest := app.newBrowser(t)
 		guest.ok("/put?key=cart&value=tea")
-		begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) {
+		second := guest.same()
+		slow := app.during(second, func(w http.ResponseWriter, r *http.Request) {
 			require.NoError(t, app.RenewToken(r.Context()))
 			app.Put(r.Context(), "userID", "ann")
-		})
-		second := guest.same()
-		slow := second.inBackground("/slow")
-		<-begun
-		guest.ok("/login?user=ann")
-		goOn()
-		require.Equal(t, http.StatusOK, (<-slow).status)
+		}, func() { guest.ok("/login?user=ann") })
+		require.Equal(t, http.StatusOK, slow.status)
 		require.Equal(t, "cart=tea userID=ann", guest.ok("/get"))
 		require.Equal(t, "userID=ann", second.ok("/get"))
 	})
@@ -326,13 +298,11 @@ func TestLoadAndSave_RenewRace(t *testing.T) {
 		app := newApp(t, store)
 		ann := app.newBrowser(t)
 		ann.ok("/login?user=ann")
-		begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) { require.NoError(t, app.RenewToken(r.Context())) })
-		slow := ann.same().inBackground("/slow")
-		<-begun
-		app.on("/renew", func(w http.ResponseWriter, r *http.Request) { require.NoError(t, app.RenewToken(r.Context())) })
-		ann.ok("/renew")
-		goOn()
-		require.Equal(t, http.StatusConflict, (<-slow).status)
+		slow := app.during(ann.same(), func(w http.ResponseWriter, r *http.Request) { require.NoError(t, app.RenewToken(r.Context())) }, func() {
+			app.on("/renew", func(w http.ResponseWriter, r *http.Request) { require.NoError(t, app.RenewToken(r.Context())) })
+			ann.ok("/renew")
+		})
+		require.Equal(t, http.StatusConflict, slow.status)
 		require.Equal(t, "userID=ann", ann.ok("/get"))
 		sessions, err := store.FindByUser(t.Context(), "ann", 0)
 		require.NoError(t, err)
@@ -346,16 +316,12 @@ func TestLoadAndSave_LogOutTwice(t *testing.T) {
 		app := newApp(t, store)
 		ann := app.newBrowser(t)
 		ann.ok("/login?user=ann")
-		begun, goOn := app.held("/slow", func(w http.ResponseWriter, r *http.Request) {
+		late := ann.same()
+		slow := app.during(late, func(w http.ResponseWriter, r *http.Request) {
 			require.NoError(t, app.Destroy(r.Context()))
 			app.Put(r.Context(), "flash", "bye")
-		})
-		late := ann.same()
-		slow := late.inBackground("/slow")
-		<-begun
-		ann.ok("/logout")
-		goOn()
-		require.Equal(t, http.StatusOK, (<-slow).status)
+		}, func() { ann.ok("/logout") })
+		require.Equal(t, http.StatusOK, slow.status)
 	})
 }
 
