@@ -2,7 +2,6 @@ package pgsession
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/bridge"
@@ -10,15 +9,9 @@ import (
 )
 
 func init() {
-	bridge.Memory = func(store any) *rows.Memory { return store.(*Store).table.(*rows.Memory) }
+	bridge.Table = func(store any) rows.Table { return store.(*Store).table }
 	bridge.Session = func(store any, row rows.Row, loadedAt time.Time) any {
 		return store.(*Store).session(row, loadedAt)
-	}
-	bridge.Outage = func(err error) error {
-		if outage := (*databaseError)(nil); errors.As(err, &outage) {
-			return outage
-		}
-		return nil
 	}
 	bridge.Marshal = func(v any) (bridge.JSON, error) {
 		encoded, err := encodeJSON(v)
@@ -32,7 +25,6 @@ func init() {
 		return stored.bytes
 	}
 	bridge.Row = func(session any) rows.Row { return session.(*Session).row }
-	bridge.Waiting = func(store any) int { return store.(*Store).table.(interface{ Waiting() int }).Waiting() }
 	bridge.WithSlowAfter = func(d time.Duration) any { return Option(func(o *options) { o.slowAfter = d }) }
 	bridge.Reseal = func(ctx context.Context, store any, report func(int64)) (int64, error) {
 		return store.(*Store).reseal(ctx, report)
@@ -50,9 +42,6 @@ func init() {
 		withPurpose := id.(ID)
 		withPurpose.purpose = purpose
 		return withPurpose
-	}
-	bridge.Within = func(ctx context.Context, store any) (context.Context, context.CancelFunc) {
-		return store.(*Store).table.Within(ctx)
 	}
 	bridge.EndElsewhere = func(store any, end func(context.Context, func(string, any) bool) (int64, error)) {
 		store.(*Store).elsewhere.add(end)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -110,7 +111,7 @@ func wrap(operation string, err error) error {
 	case errors.Is(err, rows.ErrPayload):
 		return fmt.Errorf("%w: %w", ErrEncode, err)
 	}
-	return &databaseError{operation, err}
+	return &bridge.OutageError{Operation: operation, Err: err}
 }
 
 // result returns the error of an operation for a table's answer.
@@ -121,12 +122,4 @@ func result(operation string, outcome rows.Outcome, err error) error {
 	return outcomeError(outcome)
 }
 
-// A databaseError is an error of the database, the pool or a context, and names the operation that
-// it ended.
-type databaseError struct {
-	operation string
-	err       error
-}
-
-func (e *databaseError) Error() string { return "pgsession: " + e.operation + ": " + e.err.Error() }
-func (e *databaseError) Unwrap() error { return e.err }
+func isOutage(err error) bool { return bridge.Outage(err) != nil }

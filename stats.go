@@ -229,12 +229,6 @@ func (o *operationCounters) outcome(err error) *atomic.Int64 {
 	return &o.failed
 }
 
-// isOutage is a function of its own so that only an error costs an allocation.
-func isOutage(err error) bool {
-	var database *databaseError
-	return errors.As(err, &database)
-}
-
 const (
 	buckets    = 16
 	firstBound = 250 * time.Microsecond

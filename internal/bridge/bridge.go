@@ -5,26 +5,25 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
 var (
-	// Memory returns the table of store, a *pgsession.Store that pgsession.InMemory made.
-	Memory func(store any) *rows.Memory
+	// Table returns the table of store, a *pgsession.Store.
+	Table func(store any) rows.Table
 
-	// Reseal is Store.Reseal, and calls report after each page with the number of rows so far. It
-	// may be nil.
-	Reseal func(ctx context.Context, store any, report func(resealed int64)) (int64, error)
+	// Reseal is Store.Reseal.
+	Reseal Job
 
 	// SealPlaintext seals the rows that a store made by pgsession.Plaintext has left in the table
-	// of a store made by pgsession.New. Its report and errors are Reseal's.
-	SealPlaintext func(ctx context.Context, store any, report func(sealed int64)) (int64, error)
+	// of a store made by pgsession.New. Its errors are Reseal's.
+	SealPlaintext Job
 
-	// CleanUp is Store.CleanupExpired, and calls report after each batch with the number of rows so
-	// far.
-	CleanUp func(ctx context.Context, store any, report func(removed int64)) (int64, error)
+	// CleanUp is Store.CleanupExpired.
+	CleanUp Job
 
 	// EndBegunBefore ends the sessions whose log-in began before a time, and returns how many were
 	// live.
@@ -32,9 +31,6 @@ var (
 
 	// WithPurpose returns a derived ID from which Store.Renew goes on to ids of a purpose.
 	WithPurpose func(id any, purpose string) any
-
-	// Within returns a context for several operations of store that together have the time of one.
-	Within func(ctx context.Context, store any) (context.Context, context.CancelFunc)
 
 	// EndElsewhere is for sessions that move to store from another place. From then on, every
 	// operation that ends many sessions of store, such as DeleteByUser, calls end before and after
@@ -49,10 +45,6 @@ var (
 	// Session returns the *pgsession.Session that store, a *pgsession.Store, makes of a row.
 	Session func(store any, row rows.Row, loadedAt time.Time) any
 
-	// Outage returns the error in err that says why a store could not work: the database, the pool or
-	// the context did not let it. It is nil if there is none.
-	Outage func(err error) error
-
 	// Marshal returns v as JSON. Its errors are pgsession.ErrEncode, and quote no values.
 	Marshal func(v any) (JSON, error)
 
@@ -63,13 +55,41 @@ var (
 	// Row returns the row that session, a *pgsession.Session, was read from, without its payload.
 	Row func(session any) rows.Row
 
-	// Waiting returns how many calls of store, a *pgsession.Store, wait to share a statement.
-	Waiting func(store any) int
-
 	// WithSlowAfter returns the pgsession.Option that sets when a statement stops counting towards
 	// pgsession.WithCoalescing.
 	WithSlowAfter func(d time.Duration) any
 )
+
+// A Job works through the whole table of store, a *pgsession.Store. It calls report, which may be
+// nil, with the number of rows so far.
+type Job = func(ctx context.Context, store any, report func(rows int64)) (int64, error)
+
+// Memory is Table for a store that pgsession.InMemory made.
+func Memory(store any) *rows.Memory { return Table(store).(*rows.Memory) }
+
+// Within returns a context for several operations of store that together have the time of one.
+func Within(ctx context.Context, store any) (context.Context, context.CancelFunc) {
+	return Table(store).Within(ctx)
+}
+
+// An OutageError says why a store could not work: the database, the pool or the context did not let
+// it. It names the operation that it ended.
+type OutageError struct {
+	Operation string
+	Err       error
+}
+
+func (e *OutageError) Error() string { return "pgsession: " + e.Operation + ": " + e.Err.Error() }
+func (e *OutageError) Unwrap() error { return e.Err }
+
+// Outage returns the OutageError in err, or nil. It is a function of its own so that only an error
+// costs an allocation.
+func Outage(err error) error {
+	if outage := (*OutageError)(nil); errors.As(err, &outage) {
+		return outage
+	}
+	return nil
+}
 
 // JSON are values that were marshalled already. A store keeps them as they are.
 type JSON []byte

@@ -86,7 +86,9 @@ func (s *Store) Node(crypto *pgsession.Crypto, opts ...pgsession.Option) *Store 
 }
 
 // Waiting returns how many calls wait to share a statement.
-func (s *Store) Waiting() int { return bridge.Waiting(s.Store) }
+func (s *Store) Waiting() int {
+	return bridge.Table(s.Store).(interface{ Waiting() int }).Waiting()
+}
 
 // Sessions.
 
