@@ -2,9 +2,14 @@ package pgsession
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"iter"
+	"maps"
+	"slices"
 	"time"
 
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
@@ -94,4 +99,32 @@ func (s *Store) Count(ctx context.Context) (counted Count, err error) {
 	defer s.stats.observe(opCount, time.Now(), &err)
 	count, err := s.table.Count(ctx)
 	return Count(count), wrap("count", err)
+}
+
+// rowsByKey returns how many rows each key of the ring has sealed, in the ring's order, and then what
+// else lies in the table. It reads the whole table. Packages cmd/pgsession and adminpages call it.
+func (s *Store) rowsByKey(ctx context.Context) (list []bridge.RowsOfKey, err error) {
+	counted, err := s.table.CountByKeyID(ctx)
+	if err != nil {
+		return nil, wrap("count", err)
+	}
+	add := func(id string, state bridge.KeyState) {
+		list = append(list, bridge.RowsOfKey{ID: hex.EncodeToString([]byte(id)), State: state, Rows: counted[id]})
+		delete(counted, id)
+	}
+	if s.crypto != nil {
+		state := bridge.PrimaryKey
+		for _, key := range s.crypto.keys() {
+			add(string(binary.BigEndian.AppendUint32(nil, key.id())), state)
+			state = bridge.OldKey
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(counted)) {
+		state := bridge.StrangeKey
+		if id == "" {
+			state = bridge.InPlaintext
+		}
+		add(id, state)
+	}
+	return list, nil
 }

@@ -46,6 +46,9 @@ func init() {
 	bridge.EndElsewhere = func(store any, end func(context.Context, func(string, any) bool) (int64, error)) {
 		store.(*Store).elsewhere.add(end)
 	}
+	bridge.RowsByKey = func(ctx context.Context, store any) ([]bridge.RowsOfKey, error) {
+		return store.(*Store).rowsByKey(ctx)
+	}
 	bridge.KeyIDs = func(crypto any) (ids []uint32) {
 		for _, key := range crypto.(*Crypto).keys() {
 			ids = append(ids, key.id())

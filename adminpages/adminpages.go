@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 )
 
 // A Guard says who makes a request, by a name for the audit trail, and whether they may use the
@@ -214,18 +215,35 @@ func (p *Pages) done(ctx context.Context, a Action) {
 // counted is what a count found, and when.
 type counted struct {
 	pgsession.Count
-	At  time.Time // zero: never
-	Err error
+	Keys []bridge.RowsOfKey
+	At   time.Time // zero: never
+	Err  error
 }
 
-// count counts the rows. It does nothing if a count is under way.
+// countInterval is how old a count is before the rows are counted again.
+const countInterval = time.Minute
+
+// count counts the rows. It does nothing if a count is under way, or was made a moment ago.
 func (p *Pages) count(ctx context.Context) {
 	if !p.counting.TryLock() {
 		return
 	}
 	defer p.counting.Unlock()
-	n, err := p.store.Count(ctx)
+	if last := p.lastCount(); last.Err == nil && time.Since(last.At) < countInterval {
+		return
+	}
+	var c counted
+	if c.Count, c.Err = p.store.Count(ctx); c.Err == nil {
+		c.Keys, c.Err = bridge.RowsByKey(ctx, p.store)
+	}
+	c.At = time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.counted = counted{n, time.Now(), err}
+	p.counted = c
+}
+
+func (p *Pages) lastCount() counted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counted
 }

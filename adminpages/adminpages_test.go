@@ -20,6 +20,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/adminpages"
+	"github.com/pgsession/pgsession/internal/pgtest"
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
@@ -81,6 +82,8 @@ func form(fields ...string) *http.Request {
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
 	return r
 }
+
+func TestMain(m *testing.M) { pgtest.Main(m, nil) }
 
 func TestNew(t *testing.T) {
 	store := pgsessiontest.New().Store
@@ -192,7 +195,52 @@ func TestPages_Overview(t *testing.T) {
 	page := f.send(form("action", "count")).Body.String()
 	require.Regexp(t, `users&#39; sessions|users' sessions`, page)
 	require.Contains(t, page, "<dd>1</dd>")
+	require.Contains(t, page, "<dt>plaintext</dt><dd>2</dd>")
 	require.Contains(t, page, `<th scope="row">create</th><td>2</td>`)
+}
+
+// An old key may go when no row lies under it.
+func TestPages_RowsByKey(t *testing.T) {
+	pool := pgtest.Pool(t)
+	oldKey, newKey := pgsession.GenerateKey(), pgsession.GenerateKey()
+	keys, err := pgsession.NewCrypto(oldKey)
+	require.NoError(t, err)
+	store := pgsession.New(pool, keys)
+	require.NoError(t, store.Init(t.Context()))
+	_, err = store.Create(t.Context(), pgsession.Data{UserID: "ann"}, time.Hour)
+	require.NoError(t, err)
+	require.NoError(t, keys.SetKeys(newKey, oldKey))
+	count := func() string {
+		w := httptest.NewRecorder()
+		adminpages.New(store, func(*http.Request) (string, bool) { return "root", true }).ServeHTTP(w, form("action", "count"))
+		return w.Body.String()
+	}
+	require.Regexp(t, `<dt>key [0-9a-f]{8}, primary</dt><dd>0</dd></div>\n<div><dt>key [0-9a-f]{8}, old</dt><dd>1</dd>`, count())
+	require.NoError(t, keys.SetKeys(newKey))
+	require.Regexp(t, `<dt>key [0-9a-f]{8}, primary</dt><dd>0</dd></div>\n<div><dt>key [0-9a-f]{8}, not among the keys</dt><dd>1</dd>`, count())
+	require.NoError(t, keys.SetKeys(newKey, oldKey))
+	_, err = store.Reseal(t.Context())
+	require.NoError(t, err)
+	require.Regexp(t, `<dt>key [0-9a-f]{8}, primary</dt><dd>1</dd></div>\n<div><dt>key [0-9a-f]{8}, old: it may go</dt><dd>0</dd>`, count())
+}
+
+// A count reads the whole table, so an operator who presses the button again and again starts none.
+func TestPages_CountInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture()
+		count := func() string { return f.send(form("action", "count")).Body.String() }
+		count()
+		f.create(t, "ann", "")
+		time.Sleep(59 * time.Second)
+		require.NotContains(t, count(), "<dt>plaintext</dt>")
+		time.Sleep(time.Second)
+		require.Contains(t, count(), "<dt>plaintext</dt><dd>1</dd>")
+		f.store.FailWith(errors.New("connection refused"))
+		time.Sleep(time.Minute)
+		require.Contains(t, count(), "could not be counted")
+		f.store.FailWith(nil)
+		require.Contains(t, count(), "<dt>plaintext</dt><dd>1</dd>")
+	})
 }
 
 // The policy that the browser holds the pages to names the style that they have, and the pages load

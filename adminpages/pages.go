@@ -65,7 +65,6 @@ type overview struct {
 	Operations []operation
 	Rows       []figure
 	Sharing    []figure
-	Minutes    int // how far the charts go back
 }
 
 // An operation is a line of the table of operations.
@@ -80,10 +79,7 @@ type figure struct{ Name, Value string }
 
 func (p *Pages) overview(ctx context.Context) overview {
 	stats := p.store.Stats()
-	o := overview{Health: p.store.Health(ctx), Charts: p.charts()}
-	p.mu.Lock()
-	o.Counted = p.counted
-	p.mu.Unlock()
+	o := overview{Health: p.store.Health(ctx), Counted: p.lastCount(), Charts: p.charts()}
 	for name, op := range stats.Operations {
 		o.Operations = append(o.Operations, operation{
 			Name: strings.ReplaceAll(name, "_", " "), Calls: op.Calls, Failed: op.Failed, Unreadable: op.Unreadable,

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,12 +23,12 @@ const lateCleanup = 25 * time.Hour
 
 // A checked is what check has found. Its members are nil if they could not be found out.
 type checked struct {
-	Status  pgsession.Status  `json:"status"`
-	Reasons []string          `json:"reasons"`
-	Server  string            `json:"server,omitempty"`
-	Set     map[string]string `json:"settings,omitempty"`
-	Table   *tableFacts       `json:"table,omitempty"`
-	Keys    []rowsOfKey       `json:"keys,omitempty"`
+	Status  pgsession.Status   `json:"status"`
+	Reasons []string           `json:"reasons"`
+	Server  string             `json:"server,omitempty"`
+	Set     map[string]string  `json:"settings,omitempty"`
+	Table   *tableFacts        `json:"table,omitempty"`
+	Keys    []bridge.RowsOfKey `json:"keys,omitempty"`
 }
 
 type tableFacts struct {
@@ -65,7 +63,7 @@ go?). The last reads the whole table; --quick leaves it out.
 It exits with 3 if the store is unhealthy, and with --strict also if it is degraded. Keys are not
 needed, but without them it cannot say whose they are that it finds.`,
 		Example: `  pgsession check --quick --json              for a monitor, each minute`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, noKeys, func(ctx context.Context, d *database) error {
 				c := check(ctx, d, quick)
@@ -124,9 +122,9 @@ func (c *checked) find(ctx context.Context, d *database, quick bool) error {
 	for _, r := range keys {
 		switch {
 		case d.crypto == nil || r.Rows == 0:
-		case r.State == inPlaintext:
+		case r.State == bridge.InPlaintext:
 			c.degrade(fmt.Sprintf("%s in plaintext, and are refused: run pgsession seal once if the table was a Plaintext store's", plural(r.Rows, "row")+lie(r.Rows)))
-		case r.State == strangeKey:
+		case r.State == bridge.StrangeKey:
 			c.degrade(fmt.Sprintf("%s under key %s, which is not among the keys", plural(r.Rows, "row")+lie(r.Rows), r.ID))
 		}
 	}
@@ -230,70 +228,14 @@ const (
 	)`
 )
 
-// A keyState says what a key is in the ring.
-type keyState string
-
-const (
-	primaryKey  keyState = "primary"
-	oldKey      keyState = "old"
-	strangeKey  keyState = "not among the keys"
-	inPlaintext keyState = "plaintext"
-)
-
-// rowsOfKey is how many rows a key has sealed.
-type rowsOfKey struct {
-	ID    string   `json:"id,omitempty"`
-	State keyState `json:"state"`
-	Rows  int64    `json:"rows"`
-}
-
-// rowsByKey reads the whole table. Each key of the ring is in the list, in its order, and what else
-// lies in the table follows.
-func rowsByKey(ctx context.Context, d *database) ([]rowsOfKey, error) {
-	ctx, cancel := d.within(ctx)
-	defer cancel()
-	result, err := d.pool.Query(ctx, d.sql(rowsByKeySQL))
-	if err != nil {
-		return nil, err
+// rowsByKey reads the whole table.
+func rowsByKey(ctx context.Context, d *database) ([]bridge.RowsOfKey, error) {
+	list, err := bridge.RowsByKey(ctx, d.Store)
+	if d.crypto == nil && len(list) > 0 && list[0].State == bridge.PrimaryKey {
+		list = list[1:] // a store without keys was made with one that nobody has
 	}
-	var list []rowsOfKey
-	if d.crypto != nil {
-		for i, id := range bridge.KeyIDs(d.crypto) {
-			state := oldKey
-			if i == 0 {
-				state = primaryKey
-			}
-			list = append(list, rowsOfKey{ID: keyID(id).String(), State: state})
-		}
-	}
-	inRing := len(list)
-	var (
-		id []byte
-		n  int64
-	)
-	_, err = pgx.ForEachRow(result, []any{&id, &n}, func() error {
-		if id == nil {
-			list = append(list, rowsOfKey{State: inPlaintext, Rows: n})
-			return nil
-		}
-		name := hex.EncodeToString(id)
-		if i := slices.IndexFunc(list, func(r rowsOfKey) bool { return r.ID == name }); i >= 0 {
-			list[i].Rows = n
-			return nil
-		}
-		list = append(list, rowsOfKey{ID: name, State: strangeKey, Rows: n})
-		return nil
-	})
-	slices.SortFunc(list[inRing:], func(a, b rowsOfKey) int { return cmp.Compare(a.ID, b.ID) })
 	return list, err
 }
-
-// The key id is the second to fifth byte of what is sealed.
-const rowsByKeySQL = `
-	SELECT substring(s.sealed FROM 2 FOR 4), count(*)
-	FROM sessions AS s
-	WHERE s.data IS NOT NULL OR s.sealed IS NOT NULL
-	GROUP BY 1`
 
 // warnOfOtherKeys says if sessions lie under keys that were not given, since a user's sessions are
 // found only under those that were. It looks at some rows. After an error it says nothing: what
@@ -329,14 +271,14 @@ const someKeysSQL = `
 		LIMIT 1000
 	) AS looked_at (id)`
 
-func printKeys(w io.Writer, keys []rowsOfKey) {
+func printKeys(w io.Writer, keys []bridge.RowsOfKey) {
 	for _, r := range keys {
 		name := "key " + r.ID
-		if r.State == inPlaintext {
+		if r.State == bridge.InPlaintext {
 			name = "no key"
 		}
 		may := ""
-		if r.State == oldKey && r.Rows == 0 {
+		if r.MayGo() {
 			may = ": it may go"
 		}
 		line(w, name, string(r.State)+", "+plural(r.Rows, "row")+may)
@@ -370,13 +312,6 @@ func (c *checked) print(w io.Writer) {
 		line(w, "oldest expired", momentOr(t.OldestExpired, "none"))
 	}
 	printKeys(w, c.Keys)
-}
-
-func momentOr(t *time.Time, otherwise string) string {
-	if t == nil {
-		return otherwise
-	}
-	return moment(*t)
 }
 
 func size(bytes int64) string {

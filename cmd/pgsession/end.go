@@ -24,11 +24,11 @@ func (a *app) endCommand() *cobra.Command {
 		all, yes          bool
 	)
 	cmd := &cobra.Command{
-		Use:     "end HANDLE | --user ID [--except HANDLE] | --begun-before TIME | --all",
+		Use:     "end HANDLE... | --user ID [--except HANDLE] | --begun-before TIME | --all",
 		GroupID: "end",
 		Short:   "End sessions",
-		Long: `end ends one session, a user's, those that were begun before a time, or all. It is final: whoever had
-them has to log in again. It asks before it ends more than one, unless --yes is given.
+		Long: `end ends the sessions that it is given, a user's, those that were begun before a time, or all. It is
+final: whoever had them has to log in again. It asks before it ends more than one, unless --yes is given.
 
 With --begun-before, a session counts as begun when its user logged in (or a guest's when it was
 created). TIME is "now", or a time as RFC 3339 has it: 2026-11-30T05:00:00Z.
@@ -38,23 +38,14 @@ Only --user needs the keys. Entries of the key/value view stay.`,
   pgsession end --user alice                          log out everywhere
   pgsession end --user alice --except HANDLE          log out everywhere else
   pgsession end --begun-before now --yes              after a restore: what was logged out before is out again`,
-		Args: cobra.MaximumNArgs(1),
 		RunE: a.runs(func(ctx context.Context, args []string) error {
+			handles, err := parseHandles(slices.Concat(args, except))
 			switch {
-			case len(args) == 1:
-				handle, err := parseHandle(args[0])
-				if err != nil {
-					return err
-				}
-				return a.with(ctx, noKeys, func(ctx context.Context, d *database) error { return a.endOne(ctx, d, handle) })
+			case err != nil:
+				return err
+			case len(args) > 0:
+				return a.with(ctx, noKeys, func(ctx context.Context, d *database) error { return a.endHandles(ctx, d, handles, yes) })
 			case user != "":
-				handles := make([]pgsession.Handle, len(except))
-				for i, text := range except {
-					var err error
-					if handles[i], err = parseHandle(text); err != nil {
-						return err
-					}
-				}
 				return a.with(ctx, keys, func(ctx context.Context, d *database) error { return a.endUser(ctx, d, user, handles, yes) })
 			case begunBefore != "":
 				begun, err := parseTime(begunBefore)
@@ -76,7 +67,7 @@ Only --user needs the keys. Entries of the key/value view stay.`,
 	addYes(cmd, &yes)
 	cmd.MarkFlagsMutuallyExclusive("user", "begun-before", "all")
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
-		chosen := len(args)
+		chosen := min(len(args), 1)
 		for _, name := range []string{"user", "begun-before", "all"} {
 			if cmd.Flags().Changed(name) {
 				chosen++
@@ -119,15 +110,26 @@ func (a *app) ended(n int64, err error) error {
 	return errors.Join(err, printed)
 }
 
-func (a *app) endOne(ctx context.Context, d *database, handle pgsession.Handle) error {
-	err := d.RevokeAny(ctx, handle)
-	switch {
-	case errors.Is(err, pgsession.ErrRevoked):
-		return a.ended(0, nil) // it is over, as was wanted
-	case err != nil:
-		return explain(err)
+func (a *app) endHandles(ctx context.Context, d *database, handles []pgsession.Handle, yes bool) error {
+	if !yes {
+		if err := a.confirmMany(ctx, len(handles), "End %s?"); err != nil {
+			return err
+		}
 	}
-	return a.ended(1, nil)
+	var ended int64
+	var missing error
+	for _, handle := range handles {
+		switch err := d.RevokeAny(ctx, handle); {
+		case err == nil:
+			ended++
+		case errors.Is(err, pgsession.ErrRevoked): // it is over, as was wanted
+		case errors.Is(err, pgsession.ErrNotFound):
+			missing = explain(err)
+		default:
+			return a.ended(ended, err)
+		}
+	}
+	return a.ended(ended, missing)
 }
 
 func (a *app) endUser(ctx context.Context, d *database, user string, except []pgsession.Handle, yes bool) error {
@@ -159,7 +161,7 @@ func (a *app) confirmMany(ctx context.Context, n int, question string) error {
 	if n >= manySessions {
 		what += " or more"
 	}
-	return a.confirm(ctx, false, fmt.Sprintf(question, what))
+	return a.confirm(ctx, fmt.Sprintf(question, what))
 }
 
 func (a *app) endBegunBefore(ctx context.Context, d *database, begun time.Time, yes bool) error {
@@ -193,7 +195,7 @@ func (a *app) endAll(ctx context.Context, d *database, yes bool) error {
 			return err
 		}
 		if n := count.Users + count.Guests; n > 1 {
-			if err := a.confirm(ctx, false, fmt.Sprintf("End all %s?", plural(n, "session"))); err != nil {
+			if err := a.confirm(ctx, fmt.Sprintf("End all %s?", plural(n, "session"))); err != nil {
 				return err
 			}
 		}
@@ -213,7 +215,7 @@ func (a *app) limitCommand() *cobra.Command {
 		Short:   "End all but a user's newest sessions",
 		Long: `limit ends a user's sessions but for the newest log-ins, of which it keeps so many. It asks before it
 ends more than one, unless --yes is given. It needs the keys.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			if keep < 1 || user == "" {
 				return usage("--keep must be 1 at least, and --user not empty; to end them all: pgsession end --user ID")

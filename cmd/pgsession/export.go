@@ -27,7 +27,7 @@ func (a *app) exportCommand() *cobra.Command {
 that the application gave as a []byte are in "bytes", in base64. Nothing can print the tokens, since
 the table has only their hashes. It needs the keys. It reads in pages, beside the application.`,
 		Example: `  pgsession export | gzip > sessions.jsonl.gz`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, keys, func(ctx context.Context, d *database) error {
 				out := bufio.NewWriter(a.out)

@@ -28,7 +28,7 @@ stopped and run again, and goes on. It needs the keys.
 The sessions of scs and of gorilla/sessions are encoded by the application's own types, so that only
 the application can move them: package move has the function for it.`,
 		Example: `  pgsession import --from session --user-field passport.user`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, keys, func(ctx context.Context, d *database) error {
 				if err := d.Init(ctx); err != nil {

@@ -23,7 +23,7 @@ func (a *app) countCommand() *cobra.Command {
 		Long: `count reads the whole table. It counts the live sessions of users and of guests, rows that have
 expired and that the next clean-up removes, tombstones (what is left of sessions that were ended, for
 an hour at least), and entries of the key/value view. It needs no keys.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, noKeys, func(ctx context.Context, d *database) error {
 				count, err := d.Count(ctx)
@@ -83,13 +83,6 @@ func shown(session *pgsession.Session, wanted fields) shownSession {
 	return s
 }
 
-func (s shownSession) endsAt() time.Time {
-	if s.EndsAt == nil {
-		return time.Time{}
-	}
-	return *s.EndsAt
-}
-
 // values is what is shown of the values on one line.
 func (s shownSession) values() string {
 	if s.Unreadable != "" {
@@ -125,7 +118,7 @@ func (a *app) listCommand() *cobra.Command {
 		Short:   "List a user's live sessions, the newest log-in first",
 		Long:    `list shows a user's live sessions, the newest log-in first. It needs the keys.`,
 		Example: `  pgsession list --user alice --values=device,last_seen`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			if user == "" {
 				return usage("a guest's sessions cannot be listed: --user is empty")
@@ -143,7 +136,7 @@ func (a *app) listCommand() *cobra.Command {
 				return a.print(list, func(w io.Writer) {
 					line(w, "HANDLE", "BEGUN", "EXPIRES", "ENDS", "IDLE TIMEOUT", "VALUES")
 					for _, s := range list {
-						line(w, s.Handle, moment(s.CreatedAt), moment(s.ExpiresAt), moment(s.endsAt()), s.IdleTimeout, s.values())
+						line(w, s.Handle, moment(s.CreatedAt), moment(s.ExpiresAt), momentOr(s.EndsAt, "never"), s.IdleTimeout, s.values())
 					}
 				})
 			})
@@ -185,7 +178,7 @@ func (a *app) showCommand() *cobra.Command {
 					line(w, "user", user)
 					line(w, "begun", moment(s.CreatedAt))
 					line(w, "expires", moment(s.ExpiresAt)+", in "+duration(session.Remaining().Round(time.Second)))
-					line(w, "ends", moment(s.endsAt()))
+					line(w, "ends", momentOr(s.EndsAt, "never"))
 					line(w, "idle timeout", s.IdleTimeout)
 					for _, name := range slices.Sorted(maps.Keys(s.Values)) {
 						line(w, plain(name), string(s.Values[name]))
@@ -196,6 +189,17 @@ func (a *app) showCommand() *cobra.Command {
 	}
 	addValues(cmd, &wanted)
 	return cmd
+}
+
+func parseHandles(texts []string) (handles []pgsession.Handle, err error) {
+	for _, text := range texts {
+		handle, err := parseHandle(text)
+		if err != nil {
+			return nil, err
+		}
+		handles = append(handles, handle)
+	}
+	return handles, nil
 }
 
 // parseHandle does not repeat what it was given, which may be a token.

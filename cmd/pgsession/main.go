@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -100,8 +101,11 @@ func run(ctx context.Context, args []string, stdin, stdout, stderr *os.File) int
 		return exitFailed
 	}
 	fmt.Fprintln(stderr, withPrefix(err))
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch connecting := (*pgconn.ConnectError)(nil); {
+	case errors.Is(err, context.DeadlineExceeded):
 		fmt.Fprintln(stderr, "pgsession: a step took longer than --timeout, which is", a.timeout)
+	case errors.As(err, &connecting) && os.Getenv("DATABASE_URL") == "" && os.Getenv("PGHOST") == "":
+		fmt.Fprintln(stderr, "pgsession: neither DATABASE_URL nor PGHOST is set")
 	}
 	return exitFailed
 }
@@ -173,6 +177,14 @@ func (a *app) runs(do func(ctx context.Context, args []string) error) func(*cobr
 		a.begun = true
 		return do(cmd.Context(), args)
 	}
+}
+
+// noArgs refuses what was probably meant as a flag's value.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes flags only: %s", cmd.Name(), cmd.UseLine())
+	}
+	return nil
 }
 
 // isTerminal reports whether a person sits at a stream. /dev/null is no terminal, though it is a

@@ -19,7 +19,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 		Long: `cleanup removes sessions that have expired and tombstones that are no longer needed, in transactions
 of at most 1,000 rows, beside the application. Run it from cron if the application does not call
 SpawnCleanup, or once if rows have piled up. It needs no keys.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, noKeys, func(ctx context.Context, d *database) error {
 				meter := a.newMeter("removed", 0)
@@ -45,13 +45,13 @@ func (a *app) resealCommand() *cobra.Command {
 		Long: `reseal seals rows that lie under an old key anew, under the primary one, beside the application. All
 nodes must have the new primary already: see docs/keys.md. It may be stopped and run again, and goes
 on. At the end it says what is left, and which keys may go. It needs the keys, old ones too.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, keys, func(ctx context.Context, d *database) error {
 				if d.crypto == nil {
 					return usage("a plaintext store has nothing to reseal")
 				}
-				return a.sealing(ctx, d, "resealed", bridge.Reseal, func(r rowsOfKey) bool { return r.State != primaryKey && r.State != inPlaintext })
+				return a.sealing(ctx, d, "resealed", bridge.Reseal, func(r bridge.RowsOfKey) bool { return r.State != bridge.PrimaryKey && r.State != bridge.InPlaintext })
 			})
 		}),
 	}
@@ -70,20 +70,20 @@ run again, and goes on. It needs the keys.
 Run it once. It believes what lies in plaintext: whoever can write the table could plant a session
 there before. A log-out everywhere (end --user, DeleteByUser) does not see rows that are not sealed
 yet, so repeat those that fell into that time.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			if a.plaintext {
 				return usage("seal needs keys, and not --plaintext")
 			}
 			return a.with(ctx, keys, func(ctx context.Context, d *database) error {
-				return a.sealing(ctx, d, "sealed", bridge.SealPlaintext, func(r rowsOfKey) bool { return r.State == inPlaintext })
+				return a.sealing(ctx, d, "sealed", bridge.SealPlaintext, func(r bridge.RowsOfKey) bool { return r.State == bridge.InPlaintext })
 			})
 		}),
 	}
 }
 
 // sealing runs Reseal or SealPlaintext on the rows that are to do, and says what is left of them.
-func (a *app) sealing(ctx context.Context, d *database, verb string, run func(context.Context, any, func(int64)) (int64, error), toDo func(rowsOfKey) bool) error {
+func (a *app) sealing(ctx context.Context, d *database, verb string, run func(context.Context, any, func(int64)) (int64, error), toDo func(bridge.RowsOfKey) bool) error {
 	before, err := rowsByKey(ctx, d)
 	if err != nil {
 		return err
@@ -101,9 +101,9 @@ func (a *app) sealing(ctx context.Context, d *database, verb string, run func(co
 	}
 	left := total(after, toDo)
 	printed := a.print(struct {
-		Sealed int64       `json:"sealed"`
-		Left   int64       `json:"left"`
-		Keys   []rowsOfKey `json:"keys"`
+		Sealed int64              `json:"sealed"`
+		Left   int64              `json:"left"`
+		Keys   []bridge.RowsOfKey `json:"keys"`
 	}{sealed, left, after}, func(w io.Writer) {
 		line(w, fmt.Sprintf("%s %s, %d left", verb, plural(sealed, "row"), left))
 		printKeys(w, after)
@@ -111,7 +111,7 @@ func (a *app) sealing(ctx context.Context, d *database, verb string, run func(co
 	return errors.Join(explain(failed), printed)
 }
 
-func total(rows []rowsOfKey, toDo func(rowsOfKey) bool) (n int64) {
+func total(rows []bridge.RowsOfKey, toDo func(bridge.RowsOfKey) bool) (n int64) {
 	for _, r := range rows {
 		if toDo(r) {
 			n += r.Rows

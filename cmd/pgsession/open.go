@@ -96,8 +96,11 @@ func withoutTime(_ []string, attr slog.Attr) slog.Attr {
 	return attr
 }
 
-// crypto returns the keys, or nil if none are named.
+// crypto returns the keys, or nil if none are named, or none are wanted.
 func (a *app) crypto() (*pgsession.Crypto, error) {
+	if a.plaintext {
+		return nil, nil
+	}
 	ring, from := os.Getenv("SESSION_KEYS"), "SESSION_KEYS"
 	if a.keysFile != "" {
 		content, err := os.ReadFile(a.keysFile)

@@ -50,11 +50,13 @@ func plain(text string) string {
 }
 
 // moment is a time as people read it.
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return "never"
+func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
+
+func momentOr(t *time.Time, otherwise string) string {
+	if t == nil {
+		return otherwise
 	}
-	return t.UTC().Format("2006-01-02 15:04:05Z")
+	return moment(*t)
 }
 
 // duration is a duration as people read it: 12h, 1h30m, 45s.
@@ -81,10 +83,7 @@ func plural(n int64, noun string) string {
 }
 
 // confirm asks before something that cannot be undone. Without a terminal it refuses.
-func (a *app) confirm(ctx context.Context, yes bool, question string) error {
-	if yes {
-		return nil
-	}
+func (a *app) confirm(ctx context.Context, question string) error {
 	if !isTerminal(a.in) {
 		return usage("%s Give --yes: there is no terminal to ask at.", question)
 	}

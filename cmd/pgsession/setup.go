@@ -19,7 +19,7 @@ func (a *app) keygenCommand() *cobra.Command {
 		Long: `keygen prints a new random key, 64 hex digits, for SESSION_KEYS or a secret store. The key's id goes
 to the error stream: check names keys by their ids.`,
 		Example: `  pgsession keygen > new.key`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: a.runs(func(context.Context, []string) error {
 			key := pgsession.GenerateKey()
 			crypto, err := pgsession.NewCrypto(key)
@@ -50,7 +50,7 @@ func (a *app) schemaCommand() *cobra.Command {
 		GroupID: "begin",
 		Short:   "Print the SQL that creates the table, for a migration tool",
 		Example: `  pgsession schema --table app.sessions > migrations/0007_sessions.sql`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: a.runs(func(context.Context, []string) error {
 			sql := pgsession.Schema(a.table)
 			return a.print(struct {
@@ -68,7 +68,7 @@ func (a *app) initCommand() *cobra.Command {
 		Long: `init creates the table with its indexes. If there is one, init checks its columns, indexes,
 privileges and settings, and creates the indexes that it lacks. It may be run any number of times,
 beside the application. It needs no keys; with them it also looks whether sessions open.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, noKeys, func(ctx context.Context, d *database) error {
 				some, cancel := d.within(ctx)

@@ -42,6 +42,10 @@ var (
 	// KeyIDs returns the ids of the keys of a *pgsession.Crypto, the primary's first.
 	KeyIDs func(crypto any) []uint32
 
+	// RowsByKey returns how many rows of store, a *pgsession.Store, lie under which key. It reads the
+	// whole table.
+	RowsByKey func(ctx context.Context, store any) ([]RowsOfKey, error)
+
 	// Session returns the *pgsession.Session that store, a *pgsession.Store, makes of a row.
 	Session func(store any, row rows.Row, loadedAt time.Time) any
 
@@ -90,6 +94,27 @@ func Outage(err error) error {
 	}
 	return nil
 }
+
+// RowsOfKey is how many rows a key has sealed.
+type RowsOfKey struct {
+	ID    string   `json:"id,omitempty"` // 8 hex digits; "" for what lies in plaintext
+	State KeyState `json:"state"`
+	Rows  int64    `json:"rows"`
+}
+
+// MayGo reports whether the key can be taken out of the ring.
+func (r RowsOfKey) MayGo() bool { return r.State == OldKey && r.Rows == 0 }
+
+// A KeyState says what a key is in the ring.
+type KeyState string
+
+// The states of a key.
+const (
+	PrimaryKey  KeyState = "primary"
+	OldKey      KeyState = "old"
+	StrangeKey  KeyState = "not among the keys"
+	InPlaintext KeyState = "plaintext"
+)
 
 // JSON are values that were marshalled already. A store keeps them as they are.
 type JSON []byte

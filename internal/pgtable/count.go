@@ -25,3 +25,32 @@ var countSQL = register(`
 		count(*) FILTER (WHERE NOT ` + stored + ` AND s.expires_at > $1),
 		count(*) FILTER (WHERE ` + live + ` AND NOT ` + hasHandle + `)
 	FROM sessions AS s`)
+
+// CountByKeyID is part of [rows.Table].
+func (t *Table) CountByKeyID(ctx context.Context) (map[string]int64, error) {
+	counted := make(map[string]int64)
+	err := t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		clear(counted)
+		result, err := conn.Query(ctx, t.text(countByKeyIDSQL))
+		if err != nil {
+			return err
+		}
+		var (
+			id []byte
+			n  int64
+		)
+		_, err = pgx.ForEachRow(result, []any{&id, &n}, func() error {
+			counted[string(id)] = n
+			return nil
+		})
+		return err
+	})
+	return counted, err
+}
+
+// The key id is the payload's second to fifth byte.
+var countByKeyIDSQL = register(`
+	SELECT substring(s.sealed FROM 2 FOR 4), count(*)
+	FROM sessions AS s
+	WHERE ` + stored + `
+	GROUP BY 1`)

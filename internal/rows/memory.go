@@ -238,6 +238,15 @@ func (m *Memory) Count(ctx context.Context) (count Count, err error) {
 	return count, nil
 }
 
+// CountByKeyID is part of [Table]. There is only one kind of store in memory.
+func (m *Memory) CountByKeyID(ctx context.Context) (map[string]int64, error) {
+	stored, err := m.find(ctx, func(r Row, _ time.Time) bool { return r.State == Stored })
+	if len(stored) == 0 {
+		return nil, err
+	}
+	return map[string]int64{"": int64(len(stored))}, nil
+}
+
 // RemoveExpired is part of [Table].
 func (m *Memory) RemoveExpired(ctx context.Context, wholeHours bool, _ func(int64)) (removed int64, err error) {
 	if err := m.enter(ctx); err != nil {

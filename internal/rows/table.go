@@ -74,6 +74,10 @@ type Table interface {
 	// Count reads the whole table.
 	Count(ctx context.Context) (Count, error)
 
+	// CountByKeyID returns how many sessions and entries, live or not, bear each key id, and with ""
+	// how many lie in plaintext. It reads the whole table.
+	CountByKeyID(ctx context.Context) (map[string]int64, error)
+
 	// RemoveExpired removes what has expired, or only what expired in hours that are over. It returns
 	// how many rows, also with an error. It calls report, which may be nil, after each batch with the
 	// number of rows so far.
