@@ -2,6 +2,7 @@ package pgsessionprom_test
 
 import (
 	"maps"
+	"math"
 	"testing"
 	"time"
 
@@ -35,6 +36,11 @@ func lately(n float64) func(float64) float64 {
 	return func(minute float64) float64 { return n * max(0, minute-(end-3)) }
 }
 
+// hourly is a gauge that grows, and falls to nothing in the tenth minute of each hour.
+func hourly(n float64) func(float64) float64 {
+	return func(minute float64) float64 { return n * math.Mod(minute+50, 60) }
+}
+
 // everyMinute is the time of the last success of a clean-up that runs each minute.
 func everyMinute(minute float64) float64 { return 60 * minute }
 
@@ -51,6 +57,8 @@ const (
 	keyless = `pgsession_unreadable_rows_total{job="web",reason="unknown_key"}`
 	cleaned = `pgsession_cleanup_last_success_timestamp_seconds{job="web",instance="a"}`
 	idle    = `pgsession_cleanup_last_success_timestamp_seconds{job="web",instance="b"}`
+	expired = `pgsession_rows{job="web",kind="expired"}`
+	counted = `pgsession_count_timestamp_seconds{job="web"}`
 	waited  = `pgxpool_empty_acquire_wait_time_ns{job="web"}`
 )
 
@@ -59,7 +67,7 @@ const (
 var healthy = history{
 	loads: perMinute(60_000), failed: perMinute(30), absent: perMinute(20_000), updates: perMinute(1000),
 	quick: perMinute(59_900), within: perMinute(59_990), all: perMinute(60_000), repeats: perMinute(50), edited: constant(3), keyless: constant(0),
-	cleaned: everyMinute, idle: constant(0), waited: perMinute(1e9),
+	cleaned: everyMinute, idle: constant(0), expired: hourly(500), counted: everyMinute, waited: perMinute(1e9),
 }
 
 // TestAlerts_Fire evaluates each alert, as Prometheus does, after three hours of a healthy
@@ -72,6 +80,8 @@ func TestAlerts_Fire(t *testing.T) {
 		"PgsessionTampered":      {edited: lately(1)},
 		"PgsessionUnknownKey":    {keyless: lately(1)},
 		"PgsessionCleanupLate":   {cleaned: constant(60)},
+		"PgsessionCleanupBehind": {expired: perMinute(500)},
+		"PgsessionCountLate":     {counted: constant(60)},
 		"PgsessionConflicts":     {repeats: perMinute(2000)},
 		"PgsessionPoolExhausted": {waited: perMinute(100e9)},
 	}
