@@ -39,8 +39,8 @@ func (s *Store) reseal(ctx context.Context, report func(resealed int64)) (reseal
 }
 
 // sealPlaintext seals the rows that a store made by [Plaintext] has left in the table, expired ones
-// and entries of a [KeyValue] too. It believes what lies there. Otherwise it is as reseal. Package
-// cmd/pgsession calls it.
+// and entries of a [KeyValue] too. It believes what lies there. Otherwise it works as reseal does.
+// Package cmd/pgsession calls it.
 func (s *Store) sealPlaintext(ctx context.Context, report func(sealed int64)) (int64, error) {
 	r := resealing{store: s, operation: "seal", codec: plainCodec{}, report: report}
 	r.page = func(after rows.Key) ([]rows.Row, error) {

@@ -73,9 +73,10 @@ func (s *Store) DeleteByUser(ctx context.Context, userID string, except ...Handl
 	})
 }
 
-// LimitByUser ends a user's sessions but for the newest log-ins, of which it keeps so many, and
-// returns how many it ended. It ends none for "". If it is called after each log-in, then racing
-// log-ins leave no more than that many sessions once the last call has returned.
+// LimitByUser ends all sessions of a user except the newest log-ins: keep is how many of these
+// stay. It returns how many sessions it ended. It ends none for "". If it is called after each
+// log-in, then racing log-ins leave no more than that many sessions once the last call has
+// returned.
 //
 // Errors: one of its own if keep is not positive ([Store.DeleteByUser] ends all); [ErrTooLarge] for
 // a user id that is too long. With any error, the number says how many sessions were ended before
@@ -106,8 +107,8 @@ func (s *Store) endByUser(ctx context.Context, operation, userID string, except 
 	return ended, wrap(operation, err)
 }
 
-// underOneRing runs do again if the key ring has got another key while it ran: a row may have been
-// written under that, for which do did not look.
+// underOneRing runs do again if the key ring got another key while it ran: do did not look for rows
+// that were written under the new key.
 func (s *Store) underOneRing(do func() error) error {
 	for {
 		ring := s.codec.ring()
@@ -141,7 +142,7 @@ func (s *Store) Revoke(ctx context.Context, userID string, h Handle) (err error)
 	}
 	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
-	// A row that was not found may lie under a key that the ring has had only since.
+	// A row that was not found may lie under a key that was added to the ring meanwhile.
 	outcome := rows.NotFound
 	err = s.underOneRing(func() (err error) {
 		if outcome == rows.NotFound {

@@ -68,8 +68,8 @@ func (m *Manager[V]) isLogInPage(r *http.Request) bool {
 	return m.isAddressOfLogInPage(r) && r.URL.Path == m.logInPage.Path
 }
 
-// isAddressOfLogInPage reports whether the browser asked for the log-in page. It would be
-// redirected to the same page for ever.
+// isAddressOfLogInPage reports whether the browser asked for the log-in page. A redirect to it
+// would never end.
 func (m *Manager[V]) isAddressOfLogInPage(r *http.Request) bool {
 	if m.logInPage == nil || m.bearer {
 		return false
