@@ -24,6 +24,14 @@ func init() {
 		}
 		return stored.bytes
 	}
+	bridge.Touch = func(ctx context.Context, store, session any) error {
+		touched := session.(*Session)
+		row, err := store.(*Store).touch(ctx, touched, 0)
+		if err == nil {
+			touched.row, touched.ExpiresAt = row, row.ExpiresAt
+		}
+		return err
+	}
 	bridge.Row = func(session any) rows.Row { return session.(*Session).row }
 	bridge.WithSlowAfter = func(d time.Duration) any { return Option(func(o *options) { o.slowAfter = d }) }
 	bridge.Reseal = func(ctx context.Context, store any, report func(int64)) (int64, error) {

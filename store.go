@@ -38,6 +38,7 @@ package pgsession
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -585,24 +586,39 @@ func (s *Session) loadedBy(other *Session) *Session {
 //
 // Errors: [ErrNotFound] (for a nil or zero Session too), [ErrRevoked], [ErrInvalidTTL].
 func (s *Store) Touch(ctx context.Context, session *Session, ttl time.Duration) (expiresAt time.Time, err error) {
+	row, err := s.touch(ctx, session, ttl)
+	return row.ExpiresAt, err
+}
+
+// touch returns the row that the session was loaded from, with the new expiry. If nothing else was
+// written since the load, Update can begin with it.
+func (s *Store) touch(ctx context.Context, session *Session, ttl time.Duration) (row rows.Row, err error) {
 	defer s.stats.observe(opTouch, time.Now(), &err)
 	ttl, err = s.checkTTLOrKeep(ttl)
 	if err != nil {
-		return time.Time{}, err
+		return rows.Row{}, err
 	}
 	if session == nil || session.key() == (rows.Key{}) {
-		return time.Time{}, ErrNotFound
+		return rows.Row{}, ErrNotFound
 	}
-	if row := session.row; row.Key == session.key() {
+	row = session.row
+	if row.Key == session.key() {
 		if touched, outcome := row.Touch(ttl, s.now()); outcome == rows.OK && touched.Version == row.Version {
-			return touched.ExpiresAt, nil
+			return touched, nil
 		}
 	}
-	expiresAt, outcome, err := s.table.Touch(ctx, session.key(), ttl)
-	if err := result("touch", outcome, err); err != nil {
-		return time.Time{}, err
+	expiresAt, version, outcome, err := s.table.Touch(ctx, session.key(), ttl)
+	switch {
+	case err != nil:
+		return rows.Row{}, wrap("touch", err)
+	case outcome != rows.OK:
+		return rows.Row{}, outcomeError(outcome)
 	}
-	return expiresAt, nil
+	row.ExpiresAt = expiresAt
+	if version == rows.NextVersion(row.Version) {
+		row.Version, row.IdleTimeout = version, cmp.Or(ttl, row.IdleTimeout)
+	}
+	return row, nil
 }
 
 // Cycle is the blind form of [Store.Renew]: it moves a live session to newID with new data, and

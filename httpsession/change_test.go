@@ -178,5 +178,6 @@ func TestManager_Update_Touches(t *testing.T) {
 		require.Equal(t, 10, s.Values.Count)
 		require.True(t, s.ExpiresAt.Equal(f.clock.Now().Add(12*time.Hour).Truncate(time.Microsecond)))
 		require.Equal(t, s, b.get())
+		require.Zero(t, f.store.Stats().Conflicts, "a change begins with the session as it was prolonged")
 	})
 }

@@ -132,11 +132,8 @@ func (m *Manager[V]) prolong(w http.ResponseWriter, r *http.Request, st *request
 
 // touch prolongs a session if that is due.
 func (m *Manager[V]) touch(ctx context.Context, stored *pgsession.Session) {
-	expiresAt, err := m.store.Touch(ctx, stored, 0)
-	switch {
-	case err == nil:
-		stored.ExpiresAt = expiresAt
-	case ctx.Err() == nil && !errors.Is(err, pgsession.ErrNotFound):
+	err := bridge.Touch(ctx, m.store, stored)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, pgsession.ErrNotFound) {
 		m.log(ctx, slog.LevelWarn, "httpsession: a session was not prolonged",
 			slog.String("session", stored.Handle.String()), slog.Any("error", err))
 	}

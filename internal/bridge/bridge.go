@@ -56,6 +56,10 @@ var (
 	// must not be changed.
 	Values func(session any) any
 
+	// Touch is Store.Touch with a ttl of 0. It changes session, a *pgsession.Session: it has the new
+	// expiry, and Store.Update can begin with it.
+	Touch func(ctx context.Context, store, session any) error
+
 	// Row returns the row that session, a *pgsession.Session, was read from, without its payload.
 	Row func(session any) rows.Row
 

@@ -1,6 +1,7 @@
 package pgtable
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -54,7 +55,7 @@ type kind struct {
 	one func(ctx context.Context, t *Table, c *change) (answer, error)
 
 	// many makes changes of different rows, and skips the rows that other transactions hold. It
-	// returns the key and the expiry of each row that it changed. Its parameters are made of the
+	// returns the key and the expiry of each row that it changed, and perhaps the version. Its parameters are made of the
 	// changes and of the rows that they store. The function becomes returns such a row, as far as
 	// it is known before.
 	many    statement
@@ -223,10 +224,13 @@ func (t *Table) changeMany(ctx context.Context, k *kind, changes []*change, answ
 		var (
 			key     pgtype.DriverBytes
 			expires pgtype.Timestamptz
+			version int64
 		)
-		_, err = pgx.ForEachRow(result, []any{&key, &expires}, func() error {
+		targets := []any{&key, &expires, &version}
+		_, err = pgx.ForEachRow(result, targets[:len(result.FieldDescriptions())], func() error {
 			if slot, ok := slotOf[keyOf(key)]; ok {
 				changed[slot], stored[slot].ExpiresAt = true, expires.Time.UTC()
+				stored[slot].Version = cmp.Or(version, stored[slot].Version)
 			}
 			return nil
 		})

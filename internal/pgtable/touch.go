@@ -11,9 +11,9 @@ import (
 )
 
 // Touch is part of [rows.Table].
-func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (time.Time, rows.Outcome, error) {
+func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (time.Time, int64, rows.Outcome, error) {
 	row, outcome, err := t.change(ctx, t.touches, &change{w: rows.Write{Key: key, TTL: ttl}})
-	return row.ExpiresAt, outcome, err
+	return row.ExpiresAt, row.Version, outcome, err
 }
 
 var touchKind = &kind{
@@ -29,6 +29,7 @@ var touchKind = &kind{
 		touched, outcome := row.Touch(c.w.TTL, now)
 		a := refused(row, outcome)
 		a.known = a.known || touched.Version == row.Version // it would gain too little
+		a.row.Version = 0                                   // which is of another write
 		return a
 	},
 }
@@ -41,7 +42,7 @@ func (t *Table) touch(ctx context.Context, c *change) (a answer, err error) {
 			return err
 		}
 		var expires pgtype.Timestamptz
-		_, err = pgx.ForEachRow(result, []any{&expires}, func() error {
+		_, err = pgx.ForEachRow(result, []any{&expires, &a.row.Version}, func() error {
 			a.known, a.row.ExpiresAt = true, expires.Time.UTC()
 			return nil
 		})
@@ -63,7 +64,7 @@ var touchSQL = register(`
 	SET ` + touchSet + `
 	FROM (SELECT $3::interval) AS asked (ttl)
 	WHERE s.key = $2 AND ` + live + ` AND ` + touchGains + `
-	RETURNING s.expires_at`)
+	RETURNING s.expires_at, s.version`)
 
 var touchManySQL = register(`
 	WITH pgsession_held AS (
@@ -81,4 +82,4 @@ var touchManySQL = register(`
 	SET ` + touchSet + `
 	FROM pgsession_held AS asked
 	WHERE s.key = asked.key AND ` + live + ` AND ` + touchGains + `
-	RETURNING s.key, s.expires_at`)
+	RETURNING s.key, s.expires_at, s.version`)

@@ -124,9 +124,16 @@ func (m *Memory) Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, err
 }
 
 // Touch is part of [Table].
-func (m *Memory) Touch(ctx context.Context, key Key, ttl time.Duration) (time.Time, Outcome, error) {
-	row, outcome, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.Touch(ttl, now) })
-	return row.ExpiresAt, outcome, err
+func (m *Memory) Touch(ctx context.Context, key Key, ttl time.Duration) (time.Time, int64, Outcome, error) {
+	var version int64
+	row, outcome, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) {
+		touched, outcome := r.Touch(ttl, now)
+		if touched.Version != r.Version {
+			version = touched.Version
+		}
+		return touched, outcome
+	})
+	return row.ExpiresAt, version, outcome, err
 }
 
 // Renew is part of [Table].

@@ -44,8 +44,9 @@ type Table interface {
 	// Row.Load, and Swap returns the row as it is.
 	Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
 
-	// Touch returns when the session expires.
-	Touch(ctx context.Context, key Key, ttl time.Duration) (expiresAt time.Time, outcome Outcome, err error)
+	// Touch returns when the session expires. If a Touch has just moved that, it returns the version
+	// that the row got by it, and otherwise 0.
+	Touch(ctx context.Context, key Key, ttl time.Duration) (expiresAt time.Time, version int64, outcome Outcome, err error)
 
 	// Renew returns the row under the new key. If the old row is not as it was seen, it is as in Swap.
 	Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/test"
 )
 
@@ -312,6 +313,26 @@ var updateCases = []useCase{
 		f.Clock.Advance(10 * time.Minute)
 		require.NoError(t, test.Err(f.Touch(t.Context(), loaded, 0)))
 		require.Equal(t, given, *loaded)
+	}},
+	{"Touch/a request that prolonged its session changes it without a conflict", nil, func(t *testing.T, f *subject) {
+		id := f.Begin(t, test.Ann(1), time.Hour)
+		for _, isChanged := range []bool{false, true} {
+			loaded, conflicts := f.MustLoad(t, id), f.Stats().Conflicts
+			expected := test.Decode[int](t, loaded) + 1
+			if isChanged { // by another request, between the load and the touch
+				require.NoError(t, test.Err(f.Update(t.Context(), f.MustLoad(t, id), 0, test.Increment)))
+				expected++
+				conflicts++
+			}
+			f.Clock.Advance(10 * time.Minute)
+			require.NoError(t, bridge.Touch(t.Context(), f.Store.Store, loaded))
+			require.Equal(t, f.Clock.Now().Add(time.Hour), loaded.ExpiresAt)
+			changed, err := f.Update(t.Context(), loaded, 0, test.Increment)
+			require.NoError(t, f.eitherSessionOrError(t.Context(), changed, err))
+			require.Equal(t, expected, test.Decode[int](t, changed))
+			require.Equal(t, time.Hour, changed.Remaining())
+			require.Equal(t, conflicts, f.Stats().Conflicts)
+		}
 	}},
 	{"Touch/never shortens", nil, func(t *testing.T, f *subject) {
 		id := f.Begin(t, test.Ann(1), time.Hour)

@@ -129,6 +129,9 @@ var mutants = []mutant{
 	{name: "Update takes an error of change for the last word", flags: []string{"-profile", "update"}, edits: []edit{
 		{"store.go", "case result.err != nil && (isNew || isOutage(result.err)):", "case result.err != nil && (isNew || result.err != errUnchanged):"},
 	}},
+	{name: "a session that was prolonged passes for new", tests: []string{"./internal/test/conformance", "-run", "TestUpdate"}, edits: []edit{
+		{"store.go", "if version == rows.NextVersion(row.Version) {", "if version != 0 {"},
+	}},
 	{name: "Renew begins a session from a list", flags: []string{"-profile", "default"}, edits: []edit{
 		{"store.go", "if session == nil || session.ID.IsZero() {", "if session == nil {"},
 	}},
