@@ -21,8 +21,8 @@ const (
 )
 
 // Data is what a session holds: who the user is, and the application's values. It is redacted
-// however it is formatted. If it is in an unexported field of a struct, fmt prints it in full,
-// since fmt calls no methods there.
+// however it is formatted. If it is in an unexported field of a struct, or formatted by %p or %w,
+// fmt prints it in full, since fmt calls no methods then.
 type Data struct {
 	// UserID is the application's name for who is logged in, "" for a guest. Any string of up to
 	// 1,000 bytes will do.
@@ -56,7 +56,7 @@ func (d Data) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // nothing that is stored. Several goroutines may read it at once.
 //
 // However it is formatted (fmt, slog, encoding/json), it shows its handle and times, and neither
-// user nor values.
+// user nor values, with the exceptions of [Data].
 type Session struct {
 	ID        ID        // what it was loaded or stored under; zero in lists
 	Handle    Handle    // the ID's public name
@@ -69,6 +69,7 @@ type Session struct {
 	IdleTimeout time.Duration
 
 	row      rows.Row // as it was read, without its payload
+	user     string   // UserID as it was read
 	values   values
 	broken   error // why the row does not open: ErrTampered or ErrUnknownKey
 	loadedAt time.Time
@@ -100,7 +101,8 @@ func (s *Session) Data() Data {
 	}
 	data := Data{UserID: s.UserID, Values: s.values.stored()}
 	if !s.EndsAt.IsZero() {
-		data.Lifetime = min(s.EndsAt.Sub(s.CreatedAt), rows.MaxTTL)
+		// A clock that was set back may have made an end before the begin.
+		data.Lifetime = min(max(s.EndsAt.Sub(s.CreatedAt), time.Microsecond), rows.MaxTTL)
 	}
 	return data
 }

@@ -186,4 +186,13 @@ func TestSession_Data_WrittenBack(t *testing.T) {
 			})
 		}
 	}
+	t.Run("after the clock was set back", func(t *testing.T) {
+		s := test.NewStore(t)
+		session := s.MustLoad(t, s.Begin(t, test.Ann(1), time.Hour))
+		s.Clock.Advance(-2 * time.Hour)
+		session, err := s.Renew(t.Context(), session, 0, test.LogIn(pgsession.Data{UserID: "ann", Lifetime: time.Hour}))
+		require.NoError(t, err)
+		require.True(t, session.EndsAt.Before(session.CreatedAt))
+		require.NoError(t, s.Save(t.Context(), session.ID, session.Data(), time.Hour))
+	})
 }

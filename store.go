@@ -205,7 +205,8 @@ func (s *Store) begin(w rows.Write) rows.Write {
 func (s *Store) session(row rows.Row, now time.Time) *Session {
 	s.stats.bytesRead.Add(int64(len(row.Payload)))
 	session := s.fields(row, now)
-	session.UserID, session.values, session.broken = s.codec.decode(row)
+	session.user, session.values, session.broken = s.codec.decode(row)
+	session.UserID = session.user
 	s.stats.open(session.broken)
 	return session
 }
@@ -231,7 +232,7 @@ func (s *Store) written(id ID, row rows.Row, userID string, stored values) *Sess
 		stored.bytes = bytes.Clone(stored.bytes) // these are the caller's
 	}
 	session := s.fields(row, s.now())
-	session.ID, session.UserID, session.values = id, userID, stored
+	session.ID, session.UserID, session.user, session.values = id, userID, userID, stored
 	return session
 }
 
@@ -390,7 +391,7 @@ func (s *Store) Update(ctx context.Context, session *Session, ttl time.Duration,
 		return nil, err
 	}
 	return s.swap(ctx, "update", session, func(ctx context.Context, seen *Session) attempt {
-		given := *seen
+		given := seen.asRead()
 		changed, err := change(&given)
 		if err != nil {
 			return attempt{err: err}
@@ -403,10 +404,10 @@ func (s *Store) Update(ctx context.Context, session *Session, ttl time.Duration,
 		if unchanged := row.Replace(rows.Write{TTL: ttl}, now); s.codec.isSame(encoded, seen.values) &&
 			unchanged.ExpiresAt.Equal(row.ExpiresAt) && unchanged.IdleTimeout == row.IdleTimeout {
 			same := s.fields(row, now)
-			same.ID, same.UserID, same.values = seen.ID, seen.UserID, seen.values
+			same.ID, same.UserID, same.user, same.values = seen.ID, seen.user, seen.user, seen.values
 			return attempt{session: same, next: seen, err: errUnchanged}
 		}
-		w, err := s.seal(row.Key, seen.UserID, encoded)
+		w, err := s.seal(row.Key, seen.user, encoded)
 		if err != nil {
 			return attempt{err: err}
 		}
@@ -415,7 +416,7 @@ func (s *Store) Update(ctx context.Context, session *Session, ttl time.Duration,
 		if err != nil || outcome != rows.OK {
 			return attempt{row: swapped, outcome: outcome, err: wrap("update", err)}
 		}
-		written := s.written(seen.ID, swapped, seen.UserID, encoded)
+		written := s.written(seen.ID, swapped, seen.user, encoded)
 		return attempt{session: written, next: written}
 	})
 }
@@ -442,7 +443,7 @@ func (s *Store) Renew(ctx context.Context, session *Session, ttl time.Duration, 
 	}
 	newID := NewIDFor(session.ID.purpose)
 	return s.swap(ctx, "renew", session, func(ctx context.Context, seen *Session) attempt {
-		given := *seen
+		given := seen.asRead()
 		data, err := change(&given)
 		if err != nil {
 			return attempt{err: err}
@@ -452,7 +453,7 @@ func (s *Store) Renew(ctx context.Context, session *Session, ttl time.Duration, 
 			return attempt{err: err}
 		}
 		w.TTL = ttl
-		if data.UserID == seen.UserID {
+		if data.UserID == seen.user {
 			w.OtherUserKeys = append(w.OtherUserKeys, seen.row.UserKey)
 		}
 		row, outcome, err := s.renew(ctx, "renew", seen.row, w)
@@ -570,6 +571,13 @@ func (s *Store) swap(ctx context.Context, operation string, session *Session,
 // isAfter reports whether s is a later state of the session than other. Either may be nil.
 func (s *Session) isAfter(other *Session) bool {
 	return s != nil && (other == nil || s.row.CreatedAt.Equal(other.row.CreatedAt) && s.row.Version > other.row.Version)
+}
+
+// asRead returns a copy of s with the user that was read, whatever the caller has made of UserID.
+func (s *Session) asRead() Session {
+	read := *s
+	read.UserID = s.user
+	return read
 }
 
 // loadedBy returns a copy of s as it would be if it were loaded under the ID of other.

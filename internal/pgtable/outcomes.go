@@ -49,4 +49,4 @@ func (t *Table) LoadOutcomes(ctx context.Context, keys []rows.Key) ([]rows.Outco
 var loadOutcomesSQL = register(`
 	SELECT s.key, ` + stored + `
 	FROM sessions AS s
-	WHERE s.key = ANY($2::bytea[]) AND s.expires_at > $1`)
+	WHERE s.key = ANY($2::bytea[]) AND (s.expires_at > $1 OR NOT ` + stored + `)`)

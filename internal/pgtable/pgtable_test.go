@@ -276,3 +276,26 @@ func TestChangeMany_KeepsPlans(t *testing.T) {
 	}
 	require.Equal(t, before, scans())
 }
+
+// LoadOutcomes says of each row what Row.Load says.
+func TestLoadOutcomes(t *testing.T) {
+	t.Parallel()
+	table := newTable(t)
+	insert(t, table, 1, 2, 3, 4)
+	keys := []rows.Key{key(1), key(2), key(3), key(4), key(5), {}}
+	for _, ended := range keys[2:4] {
+		require.NoError(t, table.End(t.Context(), ended))
+	}
+	for _, expired := range []rows.Key{keys[1], keys[3]} {
+		_, err := table.pool.Exec(t.Context(), `UPDATE sessions SET expires_at = $1 WHERE key = $2`, epoch, expired.Bytes())
+		require.NoError(t, err)
+	}
+	outcomes, err := table.LoadOutcomes(t.Context(), keys)
+	require.NoError(t, err)
+	require.Equal(t, []rows.Outcome{rows.OK, rows.NotFound, rows.Revoked, rows.Revoked, rows.NotFound, rows.NotFound}, outcomes)
+	for i, key := range keys {
+		row, err := table.Load(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, row.Load(epoch), outcomes[i])
+	}
+}

@@ -194,6 +194,33 @@ var updateCases = []useCase{
 		require.NoError(t, test.Err(f.Touch(ctx, &moved, time.Hour)))
 		require.Equal(t, time.Hour, f.MustLoad(t, id).Remaining())
 	}},
+	{"Update/of a session that its caller has changed", nil, func(t *testing.T, f *subject) {
+		ctx := t.Context()
+		session := f.MustLoad(t, f.Begin(t, pgsession.Data{UserID: "ann", Lifetime: 5 * time.Hour, Values: 1}, time.Hour))
+		want := session.EndsAt
+		f.Clock.Advance(time.Minute)
+		impersonate := func() {
+			session.UserID, session.CreatedAt, session.EndsAt, session.ExpiresAt = "bob", time.Time{}, time.Time{}, session.ExpiresAt.Add(time.Hour)
+		}
+		impersonate()
+		updated, err := f.Update(ctx, session, 0, func(given *pgsession.Session) (any, error) {
+			require.Equal(t, "ann", given.UserID)
+			given.UserID = "carol"
+			impersonate()
+			return 2, nil
+		})
+		require.NoError(t, f.eitherSessionOrError(ctx, updated, err))
+		require.Equal(t, "ann", updated.UserID)
+		require.Equal(t, want, updated.EndsAt)
+		require.Equal(t, want.Add(-4*time.Hour), updated.ExpiresAt)
+
+		session = updated
+		impersonate()
+		renewed, err := f.Renew(ctx, session, 0, test.LogIn(test.Bob))
+		require.NoError(t, f.eitherSessionOrError(ctx, renewed, err))
+		require.Equal(t, f.Clock.Now(), renewed.CreatedAt, "a log-in of another user begins")
+		require.Zero(t, renewed.EndsAt)
+	}},
 	{"Update/of nothing", nil, func(t *testing.T, f *subject) {
 		ctx := t.Context()
 		never := func(*pgsession.Session) (any, error) {
