@@ -157,7 +157,7 @@ func (s *Sessions) request(ctx context.Context) *request {
 func (r *request) Close() error {
 	err := r.left.End(context.Background(), r.sessions.store)
 	if err != nil {
-		r.sessions.logs.By(log.Warnw, "fiberstore: a session that was ended stays among its user's for a few minutes, and opens nothing", "error", err.Error())
+		r.sessions.logs.By(log.Warnw, "fiberstore: "+handover.NotEnded, "error", err.Error())
 	}
 	return err
 }
@@ -189,7 +189,7 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 		return nil, err
 	}
 	if leftOut > 0 {
-		s.logs.By(log.Warnw, "fiberstore: values of a session do not decode, and stay as they are stored: are their types registered?")
+		s.logs.By(log.Warnw, "fiberstore: "+sessionmap.LeftOut)
 	}
 	r.seen[id.Handle()] = &seen{Session: loaded, values: values}
 	return encoded, nil

@@ -249,7 +249,7 @@ func (s *Store) loadID(ctx context.Context, id pgsession.ID) (loaded, map[any]an
 		if session.UserID != "" && s.userKey != nil && s.userID(values) == "" {
 			return loaded{}, nil, fmt.Errorf("%w: the user's id", pgsession.ErrDecode)
 		}
-		s.logs.Log(ctx, s.logger, slog.LevelWarn, "gorillastore: values of a session do not decode, and stay as they are stored: are their types registered?")
+		s.logs.Log(ctx, s.logger, slog.LevelWarn, "gorillastore: "+sessionmap.LeftOut)
 	}
 	return loaded{session: session, values: encoded}, values, nil
 }

@@ -86,7 +86,7 @@ func (c userCodec) Decode(b []byte) (time.Time, map[string]any, error) {
 			return time.Time{}, nil, fmt.Errorf("%w: the user's id", pgsession.ErrDecode)
 		}
 		logs.Log(context.Background(), slog.Default(), slog.LevelWarn,
-			"scsstore: values of a session do not decode, and stay as they are stored: are their types registered?")
+			"scsstore: "+sessionmap.LeftOut)
 	}
 	deadline, _ := values[deadlineKey].(time.Time)
 	delete(values, deadlineKey)

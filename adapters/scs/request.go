@@ -244,7 +244,7 @@ func (r *request) end(ctx context.Context, s *Store) {
 	ctx, cancel := bridge.Within(context.WithoutCancel(ctx), s.store)
 	defer cancel()
 	if err := r.left.End(ctx, s.store); err != nil {
-		logs.Log(ctx, slog.Default(), slog.LevelWarn, "scsstore: a session that was ended stays among its user's for a few minutes, and opens nothing", "error", err)
+		logs.Log(ctx, slog.Default(), slog.LevelWarn, "scsstore: "+handover.NotEnded, "error", err)
 	}
 }
 

@@ -95,6 +95,9 @@ func (l *Left) Arrive(ctx context.Context, store *pgsession.Store, id pgsession.
 	return err
 }
 
+// NotEnded is what to log if End fails when the request is over.
+const NotEnded = "a session that was ended stays among its user's for a few minutes, and opens nothing"
+
 // End is for a session that is to have no new id. It sets IsOver if the session has been ended.
 func (l *Left) End(ctx context.Context, store *pgsession.Store) error {
 	if l.kept == nil {

@@ -54,6 +54,9 @@ func (c Codec[K]) Encode(values map[K]any) ([]byte, error) {
 	return encoded, err
 }
 
+// LeftOut is what to log if Decode has left out values.
+const LeftOut = "values of a session do not decode, and stay as they are stored: are their types registered?"
+
 // Decode returns the values of a session, and how many it left out because they do not decode, for
 // example since their type is not registered with encoding/gob. It returns [pgsession.ErrDecode] if
 // that is so of the simple values, or if encoded is not what Encode returned. Nil stands for no
