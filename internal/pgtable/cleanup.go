@@ -13,7 +13,6 @@ import (
 // than a batch, since each look at the current hour reads what is still live in it again.
 const lookSize = 10 * batchSize
 
-// RemoveExpired is part of [rows.Table].
 func (t *Table) RemoveExpired(ctx context.Context, wholeHours bool, report func(int64)) (removed int64, err error) {
 	bound := t.now()
 	if wholeHours {

@@ -8,7 +8,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Count is part of [rows.Table].
 func (t *Table) Count(ctx context.Context) (count rows.Count, err error) {
 	err = t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, t.text(countSQL), t.now()).
@@ -26,7 +25,6 @@ var countSQL = register(`
 		count(*) FILTER (WHERE ` + live + ` AND NOT ` + hasHandle + `)
 	FROM sessions AS s`)
 
-// CountByKeyID is part of [rows.Table].
 func (t *Table) CountByKeyID(ctx context.Context) (map[string]int64, error) {
 	counted := make(map[string]int64)
 	err := t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {

@@ -53,7 +53,6 @@ func (d *database) deadline() time.Time {
 	return time.Now().Add(d.config.Timeout)
 }
 
-// Within is part of [rows.Table].
 func (d *database) Within(ctx context.Context) (context.Context, context.CancelFunc) {
 	return d.deadlines.With(ctx, d.deadline())
 }

@@ -21,7 +21,6 @@ const (
 	patience = 100
 )
 
-// End is part of [rows.Table].
 func (t *Table) End(ctx context.Context, key rows.Key) error {
 	_, _, err := t.change(ctx, t.deletions, &change{w: rows.Write{Key: key}})
 	return err
@@ -64,7 +63,6 @@ var endManySQL = register(`
 	WHERE s.key = held.key AND ` + stored + `
 	RETURNING s.key, held.expires_at`)
 
-// Revoke is part of [rows.Table].
 func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (outcome rows.Outcome, err error) {
 	err = t.operate(ctx, func(ctx context.Context) error {
 		for range maxAttempts {
@@ -137,7 +135,6 @@ var revokeSQL = register(`
 	SELECT held.live, EXISTS (SELECT FROM pgsession_ended)
 	FROM pgsession_held AS held`)
 
-// EndByUser is part of [rows.Table].
 func (t *Table) EndByUser(ctx context.Context, userKeys [][]byte, except []rows.Key, keep int) (live int64, err error) {
 	ctx, cancel := t.Within(ctx)
 	defer cancel()

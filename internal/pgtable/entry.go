@@ -9,7 +9,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// PutEntry is part of [rows.Table].
 func (t *Table) PutEntry(ctx context.Context, w rows.Write) error {
 	return t.writeRow(ctx, w.Key, func(ctx context.Context, conn *pgx.Conn) error {
 		now := t.now()
@@ -26,7 +25,6 @@ var putEntrySQL = register(insertRow + `
 	ON CONFLICT (key) DO UPDATE
 	SET (created_at, ` + rowColumns + `) = (excluded.created_at, ` + excludedValues + `)`)
 
-// RemoveEntry is part of [rows.Table].
 func (t *Table) RemoveEntry(ctx context.Context, key rows.Key) error {
 	isThere := func(row rows.Row) bool { return row.State != rows.Absent }
 	return t.removeEntry(ctx, key, isThere, func(ctx context.Context, conn *pgx.Conn) (bool, error) {
@@ -39,7 +37,6 @@ var removeEntrySQL = register(`
 	DELETE FROM sessions AS s
 	WHERE s.key = $1`)
 
-// TakeEntry is part of [rows.Table].
 func (t *Table) TakeEntry(ctx context.Context, key rows.Key) (taken rows.Row, err error) {
 	isThere := func(row rows.Row) bool { return row.IsLive(t.now()) }
 	err = t.removeEntry(ctx, key, isThere, func(ctx context.Context, conn *pgx.Conn) (bool, error) {

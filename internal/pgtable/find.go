@@ -13,7 +13,6 @@ import (
 // pageBytes bounds the payloads of a page. The first row of a page may be larger.
 const pageBytes = 4 << 20
 
-// FindByUser is part of [rows.Table].
 func (t *Table) FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]rows.Row, error) {
 	if len(userKeys) == 0 {
 		return nil, nil
@@ -57,7 +56,6 @@ func (t *Table) list(ctx context.Context, sql string, args ...any) (found []rows
 	return found, err
 }
 
-// Page is part of [rows.Table].
 func (t *Table) Page(ctx context.Context, after rows.Key, limit int) ([]rows.Row, error) {
 	return t.list(ctx, t.text(pageSQL), t.now(), after.Bytes(), limit, pageBytes)
 }

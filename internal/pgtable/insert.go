@@ -7,7 +7,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Insert is part of [rows.Table].
 func (t *Table) Insert(ctx context.Context, w rows.Write) (rows.Row, rows.Outcome, error) {
 	return t.change(ctx, t.inserts, &change{w: w})
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Load is part of [rows.Table].
 func (t *Table) Load(ctx context.Context, key rows.Key) (rows.Row, error) {
 	row, err := t.loads.Do(ctx, t.deadline(), key)
 	return row, t.explain(ctx, err)

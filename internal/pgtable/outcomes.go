@@ -9,7 +9,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// LoadOutcomes is part of [rows.Table].
 func (t *Table) LoadOutcomes(ctx context.Context, keys []rows.Key) ([]rows.Outcome, error) {
 	found := make(map[rows.Key]rows.Outcome, len(keys))
 	err := t.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {

@@ -7,7 +7,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Put is part of [rows.Table].
 func (t *Table) Put(ctx context.Context, w rows.Write) (rows.Outcome, error) {
 	_, outcome, err := t.change(ctx, t.puts, &change{w: w})
 	return outcome, err

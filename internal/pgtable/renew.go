@@ -7,7 +7,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Renew is part of [rows.Table].
 func (t *Table) Renew(ctx context.Context, seen rows.Row, w rows.Write) (row rows.Row, outcome rows.Outcome, err error) {
 	err = t.onLayout(func(layout) error {
 		row, outcome, err = t.change(ctx, t.renews, &change{seen: seen, w: w})

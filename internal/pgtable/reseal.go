@@ -8,7 +8,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// PageToReseal is part of [rows.Table].
 func (t *Table) PageToReseal(ctx context.Context, after rows.Key, limit int, keyID [4]byte) ([]rows.Row, error) {
 	return t.list(ctx, t.text(pageToResealSQL), after.Bytes(), keyID[:], limit, pageBytes)
 }
@@ -29,7 +28,6 @@ var pageToResealSQL = register(`
 	WHERE s.pgsession_bytes_before < $4
 	ORDER BY s.key`)
 
-// PageToSeal is part of [rows.Table].
 func (t *Table) PageToSeal(ctx context.Context, after rows.Key, limit int) ([]rows.Row, error) {
 	return t.list(ctx, t.text(pageToSealSQL), after.Bytes(), limit, pageBytes)
 }
@@ -50,7 +48,6 @@ var pageToSealSQL = register(strings.ReplaceAll(`
 	WHERE s.pgsession_bytes_before < $3
 	ORDER BY s.key`, sealedColumns, plainColumns))
 
-// Reseal is part of [rows.Table].
 func (t *Table) Reseal(ctx context.Context, resealed []rows.Resealed) (swapped int64, err error) {
 	changes := make([]*change, len(resealed))
 	for i, r := range resealed {

@@ -8,7 +8,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Save is part of [rows.Table].
 func (t *Table) Save(ctx context.Context, w rows.Write) (rows.Outcome, error) {
 	_, outcome, err := t.change(ctx, t.saves, &change{w: w})
 	return outcome, err

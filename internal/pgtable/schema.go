@@ -91,7 +91,6 @@ func Schema(table pgx.Identifier) string {
 	return sql.String()
 }
 
-// Init is part of [rows.Table].
 func (t *Table) Init(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		err := t.operate(ctx, t.init)

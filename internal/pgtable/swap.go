@@ -7,7 +7,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Swap is part of [rows.Table].
 func (t *Table) Swap(ctx context.Context, seen rows.Row, w rows.Write) (rows.Row, rows.Outcome, error) {
 	return t.change(ctx, t.swaps, &change{seen: seen, w: w})
 }

@@ -56,8 +56,8 @@ type Config struct {
 	SlowAfter time.Duration
 }
 
-// A Table is a [rows.Table] in PostgreSQL. It is safe for concurrent use, and several may work on
-// one table of the database.
+// A Table is a [rows.Table] in PostgreSQL, where most of its methods are documented. It is safe for
+// concurrent use, and several may work on one table of the database.
 type Table struct {
 	*database
 	waits    turns.Turns[rows.Key, struct{}] // of calls that wait for a row
@@ -128,7 +128,6 @@ func (t *Table) onLayout(step func(layout) error) error {
 // local is the layout of a table on one machine.
 type local struct{ *Table }
 
-// Sharing is part of [rows.Table].
 func (t *Table) Sharing() map[string]rows.Sharing {
 	sharing := make(map[string]rows.Sharing)
 	add := func(name string, calls, statements uint64) {

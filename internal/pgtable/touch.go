@@ -10,7 +10,6 @@ import (
 	"github.com/pgsession/pgsession/internal/rows"
 )
 
-// Touch is part of [rows.Table].
 func (t *Table) Touch(ctx context.Context, key rows.Key, ttl time.Duration) (time.Time, int64, rows.Outcome, error) {
 	row, outcome, err := t.change(ctx, t.touches, &change{w: rows.Write{Key: key, TTL: ttl}})
 	return row.ExpiresAt, row.Version, outcome, err

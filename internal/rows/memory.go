@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Memory is a [Table] in memory. It is gone with the process.
+// Memory is a [Table] in memory. It is gone with the process. Most of its methods are documented
+// there.
 type Memory struct {
 	now func() time.Time
 
@@ -79,12 +80,10 @@ func (m *Memory) change(ctx context.Context, key Key, step func(Row, time.Time) 
 	return row.Clone(), outcome, nil
 }
 
-// Insert is part of [Table].
 func (m *Memory) Insert(ctx context.Context, w Write) (Row, Outcome, error) {
 	return m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Insert(w, now) })
 }
 
-// Load is part of [Table].
 func (m *Memory) Load(ctx context.Context, key Key) (Row, error) {
 	if err := m.enter(ctx); err != nil {
 		return Row{}, err
@@ -93,7 +92,6 @@ func (m *Memory) Load(ctx context.Context, key Key) (Row, error) {
 	return m.rows[key].Clone(), nil
 }
 
-// LoadOutcomes is part of [Table].
 func (m *Memory) LoadOutcomes(ctx context.Context, keys []Key) ([]Outcome, error) {
 	if err := m.enter(ctx); err != nil {
 		return nil, err
@@ -106,24 +104,20 @@ func (m *Memory) LoadOutcomes(ctx context.Context, keys []Key) ([]Outcome, error
 	return outcomes, nil
 }
 
-// Save is part of [Table].
 func (m *Memory) Save(ctx context.Context, w Write) (Outcome, error) {
 	_, outcome, err := m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Save(w, now) })
 	return outcome, err
 }
 
-// Put is part of [Table].
 func (m *Memory) Put(ctx context.Context, w Write) (Outcome, error) {
 	_, outcome, err := m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Put(w, now) })
 	return outcome, err
 }
 
-// Swap is part of [Table].
 func (m *Memory) Swap(ctx context.Context, seen Row, w Write) (Row, Outcome, error) {
 	return m.change(ctx, seen.Key, func(r Row, now time.Time) (Row, Outcome) { return r.Swap(seen, w, now) })
 }
 
-// Touch is part of [Table].
 func (m *Memory) Touch(ctx context.Context, key Key, ttl time.Duration) (time.Time, int64, Outcome, error) {
 	var version int64
 	row, outcome, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) {
@@ -136,7 +130,6 @@ func (m *Memory) Touch(ctx context.Context, key Key, ttl time.Duration) (time.Ti
 	return row.ExpiresAt, version, outcome, err
 }
 
-// Renew is part of [Table].
 func (m *Memory) Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error) {
 	if err := m.enter(ctx); err != nil {
 		return Row{}, NotFound, err
@@ -151,13 +144,11 @@ func (m *Memory) Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, er
 	return to.Clone(), outcome, nil
 }
 
-// End is part of [Table].
 func (m *Memory) End(ctx context.Context, key Key) error {
 	_, _, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.End(now), OK })
 	return err
 }
 
-// Revoke is part of [Table].
 func (m *Memory) Revoke(ctx context.Context, key Key, userKeys [][]byte) (outcome Outcome, err error) {
 	_, _, err = m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) {
 		r, outcome = r.Revoke(userKeys, now)
@@ -166,12 +157,10 @@ func (m *Memory) Revoke(ctx context.Context, key Key, userKeys [][]byte) (outcom
 	return outcome, err
 }
 
-// EndByUser is part of [Table].
 func (m *Memory) EndByUser(ctx context.Context, userKeys [][]byte, except []Key, keep int) (live int64, err error) {
 	return m.endEach(ctx, func(r Row) bool { return contains(userKeys, r.UserKey) && !slices.Contains(except, r.Key) }, keep)
 }
 
-// EndAll is part of [Table].
 func (m *Memory) EndAll(ctx context.Context, begunBefore time.Time) (int64, error) {
 	return m.endEach(ctx, func(r Row) bool {
 		return !r.Key.IsEntry() && (begunBefore.IsZero() || r.CreatedAt.Before(begunBefore))
@@ -200,7 +189,6 @@ func (m *Memory) endEach(ctx context.Context, matches func(Row) bool, keep int) 
 	return live, nil
 }
 
-// FindByUser is part of [Table].
 func (m *Memory) FindByUser(ctx context.Context, userKeys [][]byte, limit int) ([]Row, error) {
 	found, err := m.find(ctx, func(r Row, now time.Time) bool { return r.IsLive(now) && contains(userKeys, r.UserKey) })
 	slices.SortFunc(found, Newest)
@@ -224,7 +212,6 @@ func (m *Memory) find(ctx context.Context, matches func(Row, time.Time) bool) ([
 	return found, nil
 }
 
-// Page is part of [Table].
 func (m *Memory) Page(ctx context.Context, after Key, limit int) ([]Row, error) {
 	found, err := m.find(ctx, func(r Row, now time.Time) bool { return r.IsLive(now) && !r.Key.IsEntry() && r.isAfter(after) })
 	return found[:min(limit, len(found))], err
@@ -232,7 +219,6 @@ func (m *Memory) Page(ctx context.Context, after Key, limit int) ([]Row, error) 
 
 func (r Row) isAfter(key Key) bool { return bytes.Compare(r.Key[:], key[:]) > 0 }
 
-// Count is part of [Table].
 func (m *Memory) Count(ctx context.Context) (count Count, err error) {
 	if err := m.enter(ctx); err != nil {
 		return Count{}, err
@@ -254,7 +240,6 @@ func (m *Memory) CountByKeyID(ctx context.Context) (map[string]int64, error) {
 	return map[string]int64{"": int64(len(stored))}, nil
 }
 
-// RemoveExpired is part of [Table].
 func (m *Memory) RemoveExpired(ctx context.Context, wholeHours bool, _ func(int64)) (removed int64, err error) {
 	if err := m.enter(ctx); err != nil {
 		return 0, err
@@ -273,19 +258,16 @@ func (m *Memory) RemoveExpired(ctx context.Context, wholeHours bool, _ func(int6
 	return removed, nil
 }
 
-// PutEntry is part of [Table].
 func (m *Memory) PutEntry(ctx context.Context, w Write) error {
 	_, _, err := m.change(ctx, w.Key, func(r Row, now time.Time) (Row, Outcome) { return r.PutEntry(w, now), OK })
 	return err
 }
 
-// RemoveEntry is part of [Table].
 func (m *Memory) RemoveEntry(ctx context.Context, key Key) error {
 	_, _, err := m.change(ctx, key, func(Row, time.Time) (Row, Outcome) { return Row{}, OK })
 	return err
 }
 
-// TakeEntry is part of [Table].
 func (m *Memory) TakeEntry(ctx context.Context, key Key) (taken Row, err error) {
 	_, _, err = m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) {
 		if !r.IsLive(now) {
@@ -297,7 +279,6 @@ func (m *Memory) TakeEntry(ctx context.Context, key Key) (taken Row, err error) 
 	return taken, err
 }
 
-// PageToReseal is part of [Table].
 func (m *Memory) PageToReseal(ctx context.Context, after Key, limit int, keyID [4]byte) ([]Row, error) {
 	found, err := m.find(ctx, func(r Row, _ time.Time) bool {
 		return r.isAfter(after) && len(r.Payload) >= 5 && [4]byte(r.Payload[1:5]) != keyID
@@ -305,12 +286,11 @@ func (m *Memory) PageToReseal(ctx context.Context, after Key, limit int, keyID [
 	return found[:min(limit, len(found))], err
 }
 
-// PageToSeal is part of [Table]. There is only one kind of store in memory.
+// PageToSeal finds none: there is only one kind of store in memory.
 func (m *Memory) PageToSeal(ctx context.Context, _ Key, _ int) ([]Row, error) {
 	return m.find(ctx, func(Row, time.Time) bool { return false })
 }
 
-// Reseal is part of [Table].
 func (m *Memory) Reseal(ctx context.Context, resealed []Resealed) (swapped int64, err error) {
 	if err := m.enter(ctx); err != nil {
 		return 0, err
@@ -328,15 +308,12 @@ func (m *Memory) Reseal(ctx context.Context, resealed []Resealed) (swapped int64
 	return swapped, nil
 }
 
-// Examine is part of [Table].
 func (m *Memory) Examine(ctx context.Context) (Condition, error) { return Condition{}, m.Init(ctx) }
 
-// Within is part of [Table].
 func (m *Memory) Within(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, func() {}
 }
 
-// Sharing is part of [Table].
 func (m *Memory) Sharing() map[string]Sharing { return nil }
 
 // Set keeps a row as it is, for tests.
