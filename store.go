@@ -616,11 +616,8 @@ func (s *Store) touch(ctx context.Context, session *Session, ttl time.Duration) 
 		}
 	}
 	expiresAt, version, outcome, err := s.table.Touch(ctx, session.key(), ttl)
-	switch {
-	case err != nil:
-		return rows.Row{}, wrap("touch", err)
-	case outcome != rows.OK:
-		return rows.Row{}, outcomeError(outcome)
+	if err := result("touch", outcome, err); err != nil {
+		return rows.Row{}, err
 	}
 	row.ExpiresAt = expiresAt
 	if version == rows.NextVersion(row.Version) {
