@@ -50,14 +50,14 @@ func (c *change) key() *rows.Key {
 type kind struct {
 	name string
 
-	// one makes a change. It waits for the row if another transaction holds it. The answer is zero if
-	// it changed no row.
+	// one makes a change. It waits for the row if another transaction holds it. The answer is zero
+	// if it changed no row.
 	one func(ctx context.Context, t *Table, c *change) (answer, error)
 
 	// many makes changes of different rows, and skips the rows that other transactions hold. It
-	// returns the key and the expiry of each row that it changed, and perhaps the version. Its parameters are made of the
-	// changes and of the rows that they store. The function becomes returns such a row, as far as
-	// it is known before.
+	// returns the key and the expiry of each row that it changed, and perhaps the version. Its
+	// parameters are made of the changes and of the rows that they store. The function becomes
+	// returns such a row, as far as it is known before.
 	many    statement
 	args    func(d *database, now time.Time, l *lists, made []*change) []any
 	becomes func(c *change, now time.Time) rows.Row
@@ -67,8 +67,8 @@ type kind struct {
 	lastWins    bool
 	answerOther func(other, made *change, stored rows.Row, now time.Time) answer
 
-	// judge answers a change that changed no row, by the row that is there. The answer is not known if
-	// the row should have been changed.
+	// judge answers a change that changed no row, by the row that is there. The answer is not known
+	// if the row should have been changed.
 	judge func(row rows.Row, c *change, now time.Time) answer
 }
 
