@@ -314,7 +314,7 @@ func TestStore_RoundTrips(t *testing.T) {
 	// for each last place of those that moved.
 	var more int64
 	if pgtest.IsDistributed() {
-		more = 4
+		more = 3
 	}
 	ctx, kv := t.Context(), s.KeyValue()
 	id, next, deleted := s.Begin(t, test.Ann(1), time.Hour), pgsession.NewID(), s.Begin(t, test.Bob, time.Hour)

@@ -33,14 +33,14 @@ func (t distributed) endByUser(ctx context.Context, userKeys [][]byte, except []
 	if err == nil {
 		err = t.follow(ctx, found, moves, func(at place) bool { return keep == 0 || at.live })
 	}
+	if err == nil && keep > 0 {
+		err = t.settleMoves(ctx, found)
+	}
 	if err != nil {
 		return 0, err
 	}
-	for _, key := range except {
-		delete(found, string(key.Bytes()))
-	}
-	sessions := slices.SortedFunc(maps.Values(found), func(a, b foundSession) int { return rows.Newest(a.row, b.row) })
-	return t.endFound(ctx, sessions[min(keep, len(sessions)):], userKeys)
+	sessions := newest(found)
+	return t.endFound(ctx, sessions[min(keep, len(sessions)):], userKeys, except)
 }
 
 // endAll ends all sessions that it finds. One that a log-in moves at the same time is ended too.
@@ -58,7 +58,7 @@ func (t distributed) endAll(ctx context.Context, begunBefore time.Time) (live in
 	if err != nil {
 		return 0, err
 	}
-	return t.endFound(ctx, slices.Collect(maps.Values(found)), nil)
+	return t.endFound(ctx, slices.Collect(maps.Values(found)), nil, nil)
 }
 
 var (
@@ -133,25 +133,59 @@ func (t distributed) follow(ctx context.Context, found map[string]foundSession, 
 		if _, isFound := found[string(to)]; isFound || moves[string(to)] != nil {
 			continue
 		}
-		at, err := t.whereMoved(ctx, to, func(ctx context.Context, key []byte) (place, error) {
-			return t.endOrLook(ctx, key, list[[]byte]{}) // it is nobody's, so it is not ended
-		})
-		if err != nil {
+		if err := t.take(ctx, found, to, wanted); err != nil {
 			return err
-		}
-		if at.stored && wanted(at) {
-			found[string(at.key)] = foundSession{at.key, at.row}
 		}
 	}
 	return nil
 }
 
+// settleMoves leaves each session in one place. While a move commits on two shards, the new row may
+// be there already, and the tombstone not yet. A move keeps CreatedAt. So it waits for what holds
+// sessions with the same, and looks for them again.
+func (t distributed) settleMoves(ctx context.Context, found map[string]foundSession) error {
+	sessions := newest(found)
+	for i, s := range sessions {
+		isOther := func(other foundSession) bool { return !other.row.CreatedAt.Equal(s.row.CreatedAt) }
+		if (i == 0 || isOther(sessions[i-1])) && (i == len(sessions)-1 || isOther(sessions[i+1])) {
+			continue
+		}
+		if err := t.take(ctx, found, s.key, func(at place) bool { return at.live }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take adds the session that was at a key, where it is now, if it is wanted there. Where it is no
+// more, it removes it.
+func (t distributed) take(ctx context.Context, found map[string]foundSession, key []byte, wanted func(place) bool) error {
+	at, err := t.whereMoved(ctx, key, func(ctx context.Context, key []byte) (place, error) {
+		at, err := t.endOrLook(ctx, key, list[[]byte]{}) // it is nobody's, so it is not ended
+		if err == nil && !at.stored {
+			delete(found, string(key))
+		}
+		return at, err
+	})
+	if err == nil && at.stored && wanted(at) {
+		found[string(at.key)] = foundSession{at.key, at.row}
+	}
+	return err
+}
+
+func newest(found map[string]foundSession) []foundSession {
+	return slices.SortedFunc(maps.Values(found), func(a, b foundSession) int { return rows.Newest(a.row, b.row) })
+}
+
 // endFound ends sessions, where they are or where they are moved meanwhile. Those that lie under
-// other keys than the user's it leaves alone, unless userKeys is nil.
-func (t distributed) endFound(ctx context.Context, sessions []foundSession, userKeys [][]byte) (live int64, err error) {
+// other keys than the user's it leaves alone, unless userKeys is nil, and those that are spared.
+func (t distributed) endFound(ctx context.Context, sessions []foundSession, userKeys [][]byte, spared []rows.Key) (live int64, err error) {
 	var ended atomic.Int64
 	err = forEach(ctx, sessions, func(_ int, s foundSession) error {
 		at, err := t.whereMoved(ctx, s.key, func(ctx context.Context, key []byte) (place, error) {
+			if slices.Contains(spared, keyOf(key)) {
+				return place{present: true}, nil
+			}
 			return t.endOrLook(ctx, key, userKeys)
 		})
 		switch {

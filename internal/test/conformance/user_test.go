@@ -203,10 +203,10 @@ var userCases = []useCase{
 			}
 			started.Wait()
 			ended, err := f.LimitByUser(ctx, "ann", 1)
-			require.NoError(t, err)
-			require.EqualValues(t, sessions-1, ended)
 			close(stop)
 			moving.Wait()
+			require.NoError(t, err)
+			require.EqualValues(t, sessions-1, ended)
 			found, err := f.FindByUser(ctx, "ann", 0)
 			require.NoError(t, err)
 			require.Len(t, found, 1)

@@ -168,27 +168,64 @@ func TestDistributed_Shards(t *testing.T) {
 	}
 }
 
-// TestDistributed_InDoubt ends a user's sessions while one of them moves: its tombstone is there,
-// and its new row is not yet. That is so between the two phases of a commit, or for longer after a
-// crash.
+// TestDistributed_InDoubt ends a user's sessions while one of them moves. Its tombstone is there,
+// and its new row is not yet, or the other way round. That is so between the two phases of a
+// commit, or for longer after a crash.
 func TestDistributed_InDoubt(t *testing.T) {
 	requireDistributed(t)
 	t.Parallel()
-	s := test.NewStore(t)
-	id, next := s.Begin(t, test.Ann(1), time.Hour), pgsession.NewID()
-	var userKey, sealed []byte
-	require.NoError(t, s.Pool.QueryRow(t.Context(), `SELECT user_key, sealed FROM sessions`).Scan(&userKey, &sealed))
-	held := s.Hold(t, `INSERT INTO sessions (key, user_key, sealed, version, created_at, expires_at, idle_timeout) VALUES ($1, $2, $3, 1, $4, $5, '1 hour')`,
-		test.RowKey(next), userKey, sealed, test.Epoch, test.Epoch.Add(time.Hour))
-	s.SQL(t, `UPDATE sessions SET sealed = NULL, user_key = $2 WHERE key = $1`, test.RowKey(id), slices.Concat(userKey, []byte{0}, test.RowKey(next)))
-	var ended int64
-	done := test.Many(1, func() (err error) {
-		ended, err = s.DeleteByUser(t.Context(), "ann")
-		return err
-	})
-	held.WaitFor(t, 1)
-	require.NoError(t, held.Commit(t.Context()))
-	require.NoError(t, <-done)
-	require.EqualValues(t, 1, ended)
-	require.ErrorIs(t, test.Err(s.Load(t.Context(), next)), pgsession.ErrRevoked)
+	const (
+		insert = `INSERT INTO sessions (key, user_key, sealed, version, created_at, expires_at, idle_timeout)
+			VALUES ($1, $2, $3, 1, $4, $5, '1 hour')`
+		end = `UPDATE sessions SET sealed = NULL, user_key = $2 WHERE key = $1`
+	)
+	for _, isFirst := range []string{"tombstone", "new row"} {
+		for name, op := range map[string]struct {
+			end  func(s *test.Store, moved pgsession.ID) (int64, error)
+			left int
+		}{
+			"DeleteByUser": {func(s *test.Store, _ pgsession.ID) (int64, error) { return s.DeleteByUser(t.Context(), "ann") }, 0},
+			"DeleteByUser but for it": {func(s *test.Store, moved pgsession.ID) (int64, error) {
+				return s.DeleteByUser(t.Context(), "ann", moved.Handle())
+			}, 1},
+			"LimitByUser": {func(s *test.Store, _ pgsession.ID) (int64, error) { return s.LimitByUser(t.Context(), "ann", 2) }, 2},
+		} {
+			t.Run(name+"/"+isFirst, func(t *testing.T) {
+				t.Parallel()
+				s := test.NewStore(t)
+				var ids []pgsession.ID
+				for range 3 {
+					ids = append(ids, s.Begin(t, test.Ann(1), time.Hour))
+					s.Clock.Advance(time.Second)
+				}
+				id, next := ids[2], pgsession.NewID()
+				var userKey, sealed []byte
+				require.NoError(t, s.Pool.QueryRow(t.Context(), `SELECT user_key, sealed FROM sessions WHERE key = $1`, test.RowKey(id)).Scan(&userKey, &sealed))
+				begun := test.Epoch.Add(2 * time.Second)
+				inserts := []any{test.RowKey(next), userKey, sealed, begun, begun.Add(time.Hour)}
+				ends := []any{test.RowKey(id), slices.Concat(userKey, []byte{0}, test.RowKey(next))}
+				var held *test.Lock
+				if isFirst == "tombstone" {
+					held = s.Hold(t, insert, inserts...)
+					s.SQL(t, end, ends...)
+				} else {
+					held = s.Hold(t, end, ends...)
+					s.SQL(t, insert, inserts...)
+				}
+				var ended int64
+				done := test.Many(1, func() (err error) {
+					ended, err = op.end(s, next)
+					return err
+				})
+				held.WaitFor(t, 1)
+				require.NoError(t, held.Commit(t.Context()))
+				require.NoError(t, <-done)
+				require.EqualValues(t, 3-op.left, ended)
+				left, err := s.FindByUser(t.Context(), "ann", 0)
+				require.NoError(t, err)
+				want := []pgsession.Handle{next.Handle(), ids[1].Handle()}[:op.left]
+				require.ElementsMatch(t, want, test.Handles(left))
+			})
+		}
+	}
 }
