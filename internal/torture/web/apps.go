@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
@@ -23,17 +24,18 @@ import (
 	"github.com/pgsession/pgsession/httpsession"
 )
 
-// The application is the same five times, each time as its framework's documentation tells to write
-// it. Its pages:
+// The application is the same for each framework, written as its documentation tells to. Its pages:
 //
 //	GET  /        shows the session
+//	GET  /poll    the same, from a script that polls: with httpsession it is Passive
 //	POST /append  appends a number
-//	POST /login   logs a user in
+//	POST /login   logs a user in, or issues a token
 //	POST /renew   moves the session to a new id
 //	POST /logout  ends the session
 //
 // Each waits between the load of the session and its change.
 const (
+	pollPage   = "poll"
 	appendPage = "append"
 	logInPage  = "login"
 	renewPage  = "renew"
@@ -45,13 +47,27 @@ const ttl = time.Hour
 // An application is several handlers, on nodes of their own or of several releases.
 type application struct {
 	name  string
+	group string // of its users
 	nodes []http.Handler
 
-	// isExact says that a session which moves to a new id is there for requests with the old one,
-	// or refuses them. With the other frameworks, such a request begins a session of its own, and
-	// its answer may replace the cookie.
-	isExact bool
+	newNode func(w *web, store *pgsession.Store, node int) http.Handler
+
+	// isBearer says that requests have a token in a header, and no cookie.
+	isBearer bool
+
+	// losesLogOuts says that a log-out with an old id is told to be done, though another request has just given the session a
+	// new one. scs and fiber do not say whether a session without values is left or begun.
+	losesLogOuts bool
 }
+
+// The groups of users.
+const (
+	everybody = "user"
+	members   = "member" // each has one session at most
+	robots    = "robot"  // with tokens
+)
+
+var groups = []string{everybody, members, robots}
 
 // A visit is what a request's headers say beside its session.
 type visit struct {
@@ -77,8 +93,7 @@ func respond(w http.ResponseWriter, v view) {
 	json.NewEncoder(w).Encode(v)
 }
 
-// The values of two releases of the application on httpsession. The first does not know the field
-// of the second.
+// The values of two releases of the application on httpsession. The first does not know the field of the second.
 type (
 	first struct {
 		Root  int64   `json:"root,omitempty"`
@@ -113,7 +128,11 @@ type release[V any] interface {
 	seesOdd() bool
 }
 
-func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) http.Handler {
+func newHTTPSession[V any, R release[V]](web *web, store *pgsession.Store, name string, options ...httpsession.Option) http.Handler {
+	m := httpsession.New[V](store, append([]httpsession.Option{
+		httpsession.WithLogger(slog.New(slog.DiscardHandler)), httpsession.WithCookie(http.Cookie{Name: name}), httpsession.WithTTL(ttl),
+	}, options...)...)
+	isLimited, isBearer := name == clubName, name == apiName
 	o := web.oracle
 	show := func(s httpsession.Session[V]) view {
 		v := R(&s.Values)
@@ -137,7 +156,9 @@ func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) ht
 		}
 		return v
 	}
-	handle("", func(http.ResponseWriter, *http.Request, visit, view) error { return nil })
+	for _, page := range []string{"", pollPage} {
+		handle(page, func(http.ResponseWriter, *http.Request, visit, view) error { return nil })
+	}
 	handle(appendPage, func(w http.ResponseWriter, r *http.Request, visit visit, before view) error {
 		n := o.newNumber(visit.tab, before.User, before.SeesOdd)
 		w.Header().Set("Number", strconv.FormatInt(n, 10))
@@ -147,13 +168,33 @@ func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) ht
 			return nil
 		})
 	})
-	handle(logInPage, func(w http.ResponseWriter, r *http.Request, visit visit, before view) error {
-		err := m.LogIn(w, r, visit.user, func(v *V) error {
+	handle(logInPage, func(w http.ResponseWriter, r *http.Request, visit visit, before view) (err error) {
+		change := func(v *V) error {
 			begin(v, visit).Named = visit.user
 			return nil
-		})
-		// A user's session goes on, or the log-in is refused because the session was ended while
-		// the request ran.
+		}
+		switch {
+		case isBearer:
+			var values V
+			change(&values)
+			token, err := m.IssueToken(r.Context(), visit.user, values)
+			w.Header().Set("Token", token)
+			return err
+		case isLimited && before.User != visit.user:
+			o.endAll(visit.user, func() error {
+				if err = m.LogIn(w, r, visit.user, change); err != nil {
+					return err
+				}
+				found, err := store.FindByUser(r.Context(), visit.user, 0)
+				if err == nil && len(found) > 1 {
+					err = errors.New("the database failed, or there is a later log-in")
+				}
+				return err
+			})
+			return err
+		}
+		err = m.LogIn(w, r, visit.user, change)
+		// A user's session goes on, or the log-in is refused because the session was ended while the request ran.
 		if after := show(m.Get(r)); err == nil && before.User == visit.user && after.Root != before.Root {
 			o.complain(&o.revived, visit.tab, "a log-in began a session in place of one that was ended: %+v; before: %+v", after, before)
 		}
@@ -161,11 +202,13 @@ func newHTTPSession[V any, R release[V]](web *web, m *httpsession.Manager[V]) ht
 	})
 	handle(renewPage, func(w http.ResponseWriter, r *http.Request, _ visit, _ view) error { return m.RenewID(w, r, nil) })
 	handle(logOutPage, func(w http.ResponseWriter, r *http.Request, _ visit, _ view) error { return m.LogOut(w, r) })
-	return m.Handler(mux)
+	all := http.NewServeMux()
+	all.Handle("/", m.Handler(mux))
+	all.Handle("/"+pollPage, m.Passive(mux))
+	return all
 }
 
-// Where values are a map, the user is kept under the first of these keys, and each number has one
-// of its own.
+// Where values are a map, the user is kept under the first of these keys, and each number has one of its own.
 const (
 	userKey      = "user"
 	namedKey     = "named"
@@ -216,7 +259,9 @@ func newSCS(web *web, store *pgsession.Store, name string) http.Handler {
 			m.Put(r.Context(), rootKey, o.newRoot(visit.tab))
 		}
 	}
-	handle("", func(http.ResponseWriter, *http.Request, visit) error { return nil })
+	for _, page := range []string{"", pollPage} {
+		handle(page, func(http.ResponseWriter, *http.Request, visit) error { return nil })
+	}
 	handle(appendPage, func(w http.ResponseWriter, r *http.Request, visit visit) error {
 		n := strconv.FormatInt(o.newNumber(visit.tab, m.GetString(r.Context(), userKey), true), 10)
 		w.Header().Set("Number", n)
@@ -278,6 +323,7 @@ func newGorilla(web *web, store *pgsession.Store, name string) http.Handler {
 		}
 	}
 	handle("", nil)
+	handle(pollPage, nil)
 	handle(appendPage, func(w http.ResponseWriter, visit visit, s *sessions.Session) {
 		user, _ := s.Values[userKey].(string)
 		n := strconv.FormatInt(o.newNumber(visit.tab, user, true), 10)
@@ -331,7 +377,9 @@ func newFiber(web *web, store *pgsession.Store, name string) http.Handler {
 			s.Set(rootKey, o.newRoot(visit.tab))
 		}
 	}
-	handle("", func(fiber.Ctx, visit, *session.Middleware) error { return nil })
+	for _, page := range []string{"", pollPage} {
+		handle(page, func(fiber.Ctx, visit, *session.Middleware) error { return nil })
+	}
 	handle(appendPage, func(c fiber.Ctx, visit visit, s *session.Middleware) error {
 		n := strconv.FormatInt(o.newNumber(visit.tab, fiberstore.User(s), true), 10)
 		c.Set("Number", n)

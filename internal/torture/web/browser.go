@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,22 +16,22 @@ import (
 	"time"
 )
 
-// A browser visits each application in a tab. Its users are those of whom somebody logs in there.
+// A browser visits each application in a tab.
 type browser struct {
 	number int
 	web    *web
 	client *http.Client
 	jar    http.CookieJar
-	users  []string
 	tabs   []*tab
 }
 
-// A tab is one application in one browser, with a session of its own. What it asks for comes in
-// bursts of parallel requests.
+// A tab is one application in one browser, with a session of its own. What it asks for comes in bursts of parallel requests.
 type tab struct {
 	number  int
 	browser *browser
 	app     *application
+	users   []string // those of whom somebody logs in here
+	token   string   // of a browser that is a program
 
 	mu    sync.Mutex
 	tried map[string]bool // the users who tried to log in
@@ -69,13 +70,15 @@ func (t *tab) hasTried(user string) bool {
 	return t.tried[user]
 }
 
-func newBrowser(w *web, number int, users []string) *browser {
+func newBrowser(w *web, number int) *browser {
 	jar, err := cookiejar.New(nil)
 	must(err)
-	b := &browser{number: number, web: w, users: users, jar: jar}
+	b := &browser{number: number, web: w, jar: jar}
 	b.client = &http.Client{Transport: w.transport, Jar: jar}
 	for _, app := range w.apps {
 		t := newTab(b, app)
+		// A user has several browsers, and a browser is lent to somebody else at times.
+		t.users = []string{userName(app.group, number), userName(app.group, number+1)}
 		t.number = len(w.tabs)
 		b.tabs, w.tabs = append(b.tabs, t), append(w.tabs, t)
 	}
@@ -94,6 +97,7 @@ type request struct {
 
 	started chan struct{} // closed when a handler has the request
 	asked   int64
+	token   string
 	status  int // 0: no answer
 	view    view
 }
@@ -102,7 +106,9 @@ type request struct {
 func (q *request) isDone() bool { return q.status == http.StatusOK }
 
 // isRefused reports whether nothing was done.
-func (q *request) isRefused() bool { return q.status == http.StatusConflict }
+func (q *request) isRefused() bool {
+	return q.status == http.StatusConflict || q.status == http.StatusUnauthorized
+}
 
 // ask sends a request and judges its page.
 func (t *tab) ask(ctx context.Context, q *request, random *rand.Rand, cookies []*http.Cookie) {
@@ -121,7 +127,7 @@ func (t *tab) ask(ctx context.Context, q *request, random *rand.Rand, cookies []
 		}()
 	}
 	method := http.MethodPost
-	if q.page == "" {
+	if q.page == "" || q.page == pollPage {
 		method = http.MethodGet
 	}
 	r, err := http.NewRequestWithContext(ctx, method, t.browser.web.url+"/"+t.app.name+"/"+q.page, nil)
@@ -131,7 +137,12 @@ func (t *tab) ask(ctx context.Context, q *request, random *rand.Rand, cookies []
 	r.Header.Set("Pause", strconv.Itoa(random.IntN(8)*random.IntN(3_000)))
 	r.Header.Set("User", q.user)
 	client := t.browser.client
-	if cookies != nil {
+	switch {
+	case t.app.isBearer && cookies != nil:
+		r.Header.Set("Authorization", "Bearer "+cookies[0].Value)
+	case t.app.isBearer:
+		r.Header.Set("Authorization", "Bearer "+t.token)
+	case cookies != nil:
 		client = &http.Client{Transport: client.Transport}
 		for _, cookie := range cookies {
 			r.AddCookie(cookie)
@@ -153,6 +164,7 @@ func (t *tab) ask(ctx context.Context, q *request, random *rand.Rand, cookies []
 	}
 	o := t.browser.web.oracle
 	o.judge(t, q.page, q.view, q.asked)
+	q.token = response.Header.Get("Token")
 	if n, _ := strconv.ParseInt(response.Header.Get("Number"), 10, 64); n != 0 {
 		o.acknowledge(q.view.Root, n)
 	}
@@ -174,7 +186,7 @@ func (t *tab) look(ctx context.Context, random *rand.Rand) (view, bool) {
 func (t *tab) run(ctx context.Context, random *rand.Rand) {
 	o := t.browser.web.oracle
 	ends := make(map[string]int)
-	for _, user := range t.browser.users {
+	for _, user := range t.users {
 		ends[user] = o.endsOf(user)
 	}
 	before, ok := t.look(ctx, random)
@@ -202,10 +214,12 @@ func (t *tab) newBurst(before view, random *rand.Rand) (burst []*request) {
 		q := &request{page: appendPage, hangUp: random.IntN(8) == 0}
 		switch n := random.IntN(20); {
 		case n < 4:
-			q.page = ""
+			q.page = []string{"", pollPage}[n%2]
 		case n < 7 || before.User == "" && n < 9:
-			q.page, q.user = logInPage, t.browser.users[random.IntN(10)/9]
+			q.page, q.user = logInPage, t.users[random.IntN(10)/9]
 			t.tries(q.user)
+		case n < 10 && t.app.isBearer:
+			continue // a token keeps its id
 		case n < 10:
 			q.page = renewPage
 		case n < 11 || len(before.Numbers) > 30:
@@ -216,11 +230,18 @@ func (t *tab) newBurst(before view, random *rand.Rand) (burst []*request) {
 	return burst
 }
 
-// conclude says what the next page must show. It is not certain after some bursts: of two log-ins,
-// for instance, the later answer decides which cookie stays.
+// conclude says what the next page must show. It is not certain after some bursts: of two log-ins, for instance, the later answer
+// decides which cookie stays.
 func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 	o := t.browser.web.oracle
 	t.before = ""
+	if t.app.isBearer {
+		t.concludeBearer(before, burst, ends)
+		return
+	}
+	if before.Root == 0 && slices.ContainsFunc(burst, (*request).isRefused) {
+		t.forget() // the answer with a new cookie was lost
+	}
 	for _, q := range burst {
 		t.before += fmt.Sprintf("\n\t%s %s, asked for at %d: %d %+v", q.page, q.user, q.asked, q.status, q.view)
 	}
@@ -242,9 +263,6 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 				uncertain = uncertain || !q.isRefused()
 			}
 			uncertain = uncertain || q.page == logInPage && before.User != "" && q.user != before.User
-			// A guest who gets a new id keeps the cookie's name, and a late request with the old id
-			// may clear it.
-			uncertain = uncertain || q.page == renewPage && before.User == "" && len(burst) > 1
 		case logOutPage:
 			logOuts++
 			if q.isDone() {
@@ -252,7 +270,8 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 			}
 		}
 	}
-	if moves == 0 {
+	// A guest's log-out beside a log-in comes before it, or after it and ends nothing.
+	if moves == 0 || !t.app.losesLogOuts && (before.User != "" || logIns == 0) {
 		for _, q := range burst {
 			if q.page == logOutPage && q.isDone() {
 				o.end(before.Root)
@@ -260,15 +279,14 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 		}
 	}
 	unmoved := o.endsOf(before.User) == ends[before.User]
-	t.certain = before.Root != 0 && !uncertain && logOuts == 0 && (logIns == 0 || moves == 1) && (moves == 0 || t.app.isExact) && unmoved
+	t.certain = before.Root != 0 && !uncertain && logOuts == 0 && (logIns == 0 || moves == 1) && unmoved
 	t.shows, t.ends = after, ends[after.User]
 	if !t.certain {
 		return
 	}
 	for _, q := range burst {
 		switch {
-		case q.page == appendPage && q.isDone() && q.view.Root != before.Root && (before.User == "" || q.view.User != ""):
-			// A request that comes late with the old id of a user's session is a guest's.
+		case q.page == appendPage && q.isDone() && q.view.Root != before.Root:
 			o.complain(&o.lost, t, "a number was stored in a session of its own: %+v; before: %+v", q.view, before)
 		case q.page == logInPage && q.isDone() && q.view.Root != before.Root:
 			o.complain(&o.lost, t, "a log-in did not keep the session: %+v; before: %+v", q.view, before)
@@ -278,15 +296,61 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 	}
 }
 
-func (t *tab) remember(v view) {
+// concludeBearer is conclude for a program. Its next token is one of those that it got.
+func (t *tab) concludeBearer(before view, burst []*request, ends map[string]int) {
+	o := t.browser.web.oracle
+	isOver := false
+	for _, q := range burst {
+		if q.page == logOutPage && q.isDone() && before.Root != 0 {
+			o.end(before.Root)
+			t.moved.Add(1)
+		}
+		isOver = isOver || q.page == logOutPage
+	}
+	t.certain, t.shows, t.ends = before.Root != 0 && !isOver && o.endsOf(before.User) == ends[before.User], before, ends[before.User]
+	for _, q := range burst {
+		switch {
+		case q.page == appendPage && q.isDone() && q.view.Root != before.Root:
+			o.complain(&o.lost, t, "a number was stored in a session of its own: %+v; before: %+v", q.view, before)
+		case q.isRefused() && t.certain:
+			o.complain(&o.refused, t, "%q was refused, though nothing has ended the session: %+v", q.page, before)
+		}
+	}
+	for _, q := range burst {
+		if q.token != "" {
+			t.token, t.certain = q.token, false
+		}
+	}
+}
+
+// forget clears the tab's cookies.
+func (t *tab) forget() {
 	at, err := url.Parse(t.browser.web.url)
 	must(err)
-	var own []*http.Cookie
+	var cleared []*http.Cookie
+	for _, cookie := range t.cookies() {
+		cleared = append(cleared, &http.Cookie{Name: cookie.Name, Path: "/", MaxAge: -1, Secure: true})
+	}
+	t.browser.jar.SetCookies(at, cleared)
+}
+
+// cookies returns those that the tab has, or its token as one.
+func (t *tab) cookies() (own []*http.Cookie) {
+	if t.app.isBearer {
+		return []*http.Cookie{{Value: t.token}}
+	}
+	at, err := url.Parse(t.browser.web.url)
+	must(err)
 	for _, cookie := range t.browser.jar.Cookies(at) {
 		if strings.Contains(cookie.Name, t.app.name) {
 			own = append(own, cookie)
 		}
 	}
+	return own
+}
+
+func (t *tab) remember(v view) {
+	own := t.cookies()
 	if len(own) == 0 || v.Root == 0 {
 		return
 	}
@@ -296,9 +360,8 @@ func (t *tab) remember(v view) {
 	}
 }
 
-// useOld asks for pages with cookies that a thief or a restored browser has: they open nothing
-// after the session has moved, and nothing at any time under the name of another application's
-// cookie.
+// useOld asks for pages with cookies that a thief or a restored browser has: they open nothing after the session has moved, and
+// nothing at any time under the name of another application's cookie.
 func (t *tab) useOld(ctx context.Context, random *rand.Rand) {
 	if len(t.old) == 0 {
 		return

@@ -15,13 +15,11 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,6 +62,8 @@ type options struct {
 const (
 	shopName  = "shop"
 	adminName = "admin"
+	clubName  = "club" // WithMaxSessions(1)
+	apiName   = "api"  // WithBearer
 )
 
 const (
@@ -91,12 +91,19 @@ func run(ctx context.Context, o options) (summary string, err error) {
 	}
 	fmt.Printf("torture of the web: seed %d\n", o.seed)
 	w := &web{oracle: newOracle()}
+	if err := w.choose(o.only); err != nil {
+		return "", err
+	}
 	cut, stop, err := w.openStores(ctx, o.memory)
 	if err != nil {
 		return "", err
 	}
 	defer stop()
-	w.openApps(o.only)
+	for _, app := range w.apps {
+		for node, store := range w.stores {
+			app.nodes = append(app.nodes, app.newNode(w, store, node))
+		}
+	}
 	server := httptest.NewUnstartedServer(w)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of clients that hang up
 	server.StartTLS()
@@ -109,7 +116,7 @@ func run(ctx context.Context, o options) (summary string, err error) {
 	var visitors sync.WaitGroup
 	for i := range browsers {
 		// A user has several browsers, and a browser is lent to somebody else at times.
-		b := newBrowser(w, i, []string{userName(i % users), userName((i + 1) % users)})
+		b := newBrowser(w, i)
 		random := rand.New(rand.NewPCG(o.seed, uint64(i)))
 		visitors.Go(func() {
 			for ctx.Err() == nil {
@@ -124,6 +131,7 @@ func run(ctx context.Context, o options) (summary string, err error) {
 	visitors.Go(func() { w.endUsers(ctx, random) })
 	visitors.Go(func() { cut(ctx) })
 	visitors.Wait()
+	w.checkLimit(context.WithoutCancel(ctx))
 	text, n := w.oracle.wrong()
 	if n > 0 {
 		err = errors.New(text)
@@ -132,7 +140,33 @@ func run(ctx context.Context, o options) (summary string, err error) {
 		w.requests.Load(), w.ended.Load(), w.cut.Load(), w.oracle.counts(), o.seed), err
 }
 
-func userName(i int) string { return fmt.Sprintf("user-%d", i) }
+func userName(group string, i int) string { return fmt.Sprintf("%s-%d", group, i%users) }
+
+// checkLimit counts the sessions of those who may have one, after one more log-in: the database may have failed just after the
+// last one.
+func (w *web) checkLimit(ctx context.Context) {
+	for _, app := range w.apps {
+		if app.name != clubName {
+			continue
+		}
+		b := newBrowser(w, 0)
+		for i := range users {
+			for _, t := range b.tabs {
+				if t.app != app {
+					continue
+				}
+				q := request{page: logInPage, user: userName(members, i)}
+				t.tries(q.user)
+				t.ask(ctx, &q, rand.New(rand.NewPCG(0, 0)), nil)
+				found, err := w.stores[0].FindByUser(ctx, q.user, 0)
+				must(err)
+				if q.isDone() && len(found) > 1 {
+					w.oracle.complain(&w.oracle.revived, t, "%s has %d sessions", q.user, len(found))
+				}
+			}
+		}
+	}
+}
 
 // openStores returns what cuts connections of the stores to the database.
 func (w *web) openStores(ctx context.Context, memory bool) (cut func(context.Context), stop func(), err error) {
@@ -183,39 +217,55 @@ func (w *web) openStores(ctx context.Context, memory bool) (cut func(context.Con
 	}, stop, nil
 }
 
-func (w *web) openApps(only string) {
-	quiet := httpsession.WithLogger(slog.New(slog.DiscardHandler))
-	named := func(name string) []httpsession.Option {
-		return []httpsession.Option{quiet, httpsession.WithCookie(http.Cookie{Name: name}), httpsession.WithTTL(ttl)}
-	}
+// choose chooses the applications that there are: those that are named, with commas between, or all.
+func (w *web) choose(only string) error {
 	w.apps = []*application{
-		{shopName, []http.Handler{
-			newHTTPSession(w, httpsession.New[first](w.stores[0], named(shopName)...)),
-			newHTTPSession(w, httpsession.New[second](w.stores[1], named(shopName)...)),
-		}, true},
-		{adminName, []http.Handler{
-			newHTTPSession(w, httpsession.New[first](w.stores[0], named(adminName)...)),
-			newHTTPSession(w, httpsession.New[first](w.stores[1], named(adminName)...)),
-		}, true},
+		{name: shopName, group: everybody, newNode: func(w *web, store *pgsession.Store, node int) http.Handler {
+			if node == 0 {
+				return newHTTPSession[first](w, store, shopName)
+			}
+			return newHTTPSession[second](w, store, shopName)
+		}},
+		{name: adminName, group: everybody, newNode: onHTTPSession(adminName)},
+		{name: clubName, group: members, newNode: onHTTPSession(clubName, httpsession.WithMaxSessions(1))},
+		{name: apiName, group: robots, isBearer: true, newNode: onHTTPSession(apiName, httpsession.WithBearer())},
 	}
 	// Two of each framework, on one store.
 	for _, framework := range []struct {
-		names   []string
-		newNode func(*web, *pgsession.Store, string) http.Handler
+		names        []string
+		newNode      func(*web, *pgsession.Store, string) http.Handler
+		losesLogOuts bool
 	}{
-		{[]string{"scs", "desk"}, newSCS}, {[]string{"gorilla", "goods"}, newGorilla}, {[]string{"fiber", "forum"}, newFiber},
+		{[]string{"scs", "desk"}, newSCS, true}, {[]string{"gorilla", "goods"}, newGorilla, false}, {[]string{"fiber", "forum"}, newFiber, true},
 	} {
 		for _, name := range framework.names {
-			app := &application{name: name}
-			for _, store := range w.stores {
-				app.nodes = append(app.nodes, framework.newNode(w, store, name))
-			}
-			w.apps = append(w.apps, app)
+			w.apps = append(w.apps, &application{name: name, group: everybody, losesLogOuts: framework.losesLogOuts,
+				newNode: func(w *web, store *pgsession.Store, _ int) http.Handler { return framework.newNode(w, store, name) }})
 		}
 	}
-	w.apps = slices.DeleteFunc(w.apps, func(app *application) bool {
-		return only != "" && !slices.Contains(strings.Split(only, ","), app.name)
-	})
+	if only == "" {
+		return nil
+	}
+	var all []string
+	byName := make(map[string]*application)
+	for _, app := range w.apps {
+		all, byName[app.name] = append(all, app.name), app
+	}
+	w.apps = nil
+	for _, name := range strings.Split(only, ",") {
+		app := byName[name]
+		if app == nil {
+			return fmt.Errorf("-only: there is no application %q; there are %s", name, strings.Join(all, ", "))
+		}
+		w.apps = append(w.apps, app)
+	}
+	return nil
+}
+
+func onHTTPSession(name string, options ...httpsession.Option) func(*web, *pgsession.Store, int) http.Handler {
+	return func(w *web, store *pgsession.Store, _ int) http.Handler {
+		return newHTTPSession[first](w, store, name, options...)
+	}
 }
 
 // expect returns what the header Request of a request says.
@@ -249,7 +299,7 @@ func (w *web) ServeHTTP(writer http.ResponseWriter, r *http.Request) {
 func (w *web) endUsers(ctx context.Context, random *rand.Rand) {
 	for ctx.Err() == nil {
 		pause(ctx, time.Duration(random.IntN(150))*time.Millisecond)
-		user, store := userName(random.IntN(users)), w.stores[random.IntN(nodes)]
+		user, store := userName(groups[random.IntN(len(groups))], random.IntN(users)), w.stores[random.IntN(nodes)]
 		err := w.oracle.endAll(user, func() error {
 			_, err := store.DeleteByUser(ctx, user)
 			return err
