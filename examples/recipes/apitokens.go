@@ -31,7 +31,14 @@ func APITokens(sessionStore, tokenStore *pgsession.Store) http.Handler {
 	})
 	pages.Handle("POST /tokens", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		made := token{Name: r.PostFormValue("name"), Scopes: []string{"orders:read"}}
-		text, err := tokens.IssueToken(r.Context(), sessions.Get(r).UserID, made, httpsession.Remember())
+		user, err := sessions.Reload(r) // the form may have come slowly, and the user logged out meanwhile
+		if err == nil && user.UserID == "" {
+			err = pgsession.ErrNotFound
+		}
+		var text string
+		if err == nil {
+			text, err = tokens.IssueToken(r.Context(), user.UserID, made, httpsession.Remember())
+		}
 		if err != nil {
 			sessions.Error(w, r, err)
 			return
