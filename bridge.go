@@ -2,6 +2,7 @@ package pgsession
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/pgsession/pgsession/internal/bridge"
@@ -33,6 +34,14 @@ func init() {
 		return err
 	}
 	bridge.Row = func(session any) rows.Row { return session.(*Session).row }
+	bridge.HasMoved = func(err error) bool { return errors.Is(err, errMoved) }
+	bridge.End = func(ctx context.Context, store any, id any) error {
+		hasMoved, err := store.(*Store).end(ctx, id.(ID))
+		if hasMoved {
+			return errMoved
+		}
+		return err
+	}
 	bridge.WithSlowAfter = func(d time.Duration) any { return Option(func(o *options) { o.slowAfter = d }) }
 	bridge.Reseal = func(ctx context.Context, store any, report func(int64)) (int64, error) {
 		return store.(*Store).reseal(ctx, report)

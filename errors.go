@@ -3,6 +3,7 @@ package pgsession
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/rows"
@@ -18,6 +19,9 @@ var (
 	// ErrRevoked says that the session was ended, and its tombstone is still there. A request that
 	// was in flight when its user logged out sees this error. It is also ErrNotFound.
 	ErrRevoked error = &alsoError{"pgsession: session was ended", ErrNotFound}
+
+	// errMoved is ErrRevoked about a session that goes on under another id: see rows.Row.HasMoved.
+	errMoved error = &alsoError{"pgsession: session has another id now", ErrRevoked}
 
 	// ErrInvalidID says that a string is not a token or a handle. It is also ErrNotFound, since
 	// code that parses a cookie treats both alike.
@@ -101,6 +105,14 @@ func outcomeError(outcome rows.Outcome) error {
 		return ErrConflict
 	}
 	panic(fmt.Sprintf("pgsession: no error for outcome %d", outcome))
+}
+
+// rowError is outcomeError for an operation that has read the row.
+func rowError(row rows.Row, outcome rows.Outcome, now time.Time) error {
+	if outcome == rows.Revoked && row.HasMoved(now) {
+		return errMoved
+	}
+	return outcomeError(outcome)
 }
 
 // wrap names the operation that failed. It returns nil for nil.

@@ -289,7 +289,10 @@ func (s *Store) load(ctx context.Context, operation string, key rows.Key) (*Sess
 	}
 	now := s.now()
 	row, err := s.table.Load(ctx, key)
-	if err := result(operation, row.Load(now), err); err != nil {
+	if err != nil {
+		return nil, wrap(operation, err)
+	}
+	if err := rowError(row, row.Load(now), now); err != nil {
 		return nil, err
 	}
 	session := s.session(row, now)
@@ -548,7 +551,7 @@ func (s *Store) swap(ctx context.Context, operation string, session *Session,
 			next = result.next
 			return result.session, nil
 		case result.outcome != rows.Changed:
-			return nil, outcomeError(result.outcome)
+			return nil, rowError(result.row, result.outcome, s.now())
 		default:
 			s.stats.conflicts.Add(1)
 			if isNew && inTurn { // others change it that do not wait for this turn
@@ -686,10 +689,17 @@ func (s *Store) Cycle(ctx context.Context, oldID, newID ID, data Data, ttl time.
 }
 
 // Delete ends a session for good. It returns nil if there is no session, or if it was ended before.
-func (s *Store) Delete(ctx context.Context, id ID) (err error) {
+func (s *Store) Delete(ctx context.Context, id ID) error {
+	_, err := s.end(ctx, id)
+	return err
+}
+
+// end is Delete, and reports whether the session goes on under another id: see rows.Row.HasMoved.
+func (s *Store) end(ctx context.Context, id ID) (hasMoved bool, err error) {
 	defer s.stats.observe(opDelete, time.Now(), &err)
 	if id.IsZero() {
-		return nil
+		return false, nil
 	}
-	return wrap("delete", s.table.End(ctx, id.handle.key()))
+	row, err := s.table.End(ctx, id.handle.key())
+	return row.HasMoved(s.now()), wrap("delete", err)
 }

@@ -19,8 +19,7 @@ import (
 // exists, w is not used.
 //
 // Errors: those of change; [pgsession.ErrNotFound] if the session ended after the request had
-// loaded it, and if the cookie is a guest's whose session was moved by a log-in in parallel: the
-// change would be lost; [pgsession.ErrTooLarge]; [pgsession.ErrEncode], also for values that would
+// loaded it, or got another id in parallel, by a LogIn or a RenewID: nobody would see the change; [pgsession.ErrTooLarge]; [pgsession.ErrEncode], also for values that would
 // not decode again; [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
 func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(*V) error) error {
 	st, err := m.enter(r)
@@ -46,7 +45,7 @@ func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(
 // beginGuest begins the session of a guest.
 func (m *Manager[V]) beginGuest(w http.ResponseWriter, r *http.Request, c *revision[V]) error {
 	switch {
-	case m.bearer || c.st.guestMoved:
+	case m.bearer || c.st.guestEnded || c.st.current.Load().hasMoved:
 		return pgsession.ErrNotFound
 	case hasBegun(w):
 		return errBegun

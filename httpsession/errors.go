@@ -43,16 +43,16 @@ func (m *Manager[V]) Error(w http.ResponseWriter, r *http.Request, err error) {
 func (m *Manager[V]) handleError(w http.ResponseWriter, r *http.Request, err error) {
 	outage := bridge.Outage(err)
 	switch {
+	case outage != nil || errors.Is(err, pgsession.ErrConflict):
+		m.logFailure(r, cmp.Or(outage, pgsession.ErrConflict))
+		w.Header().Set("Retry-After", retryAfterSeconds)
+		http.Error(w, "Please try again in a moment.", http.StatusServiceUnavailable)
 	case errors.Is(err, pgsession.ErrNotFound):
 		if m.bearer {
 			m.unauthorized(w, r)
 			return
 		}
 		http.Error(w, "Your session has changed. Please reload the page.", http.StatusConflict)
-	case outage != nil || errors.Is(err, pgsession.ErrConflict):
-		m.logFailure(r, cmp.Or(outage, pgsession.ErrConflict))
-		w.Header().Set("Retry-After", retryAfterSeconds)
-		http.Error(w, "Please try again in a moment.", http.StatusServiceUnavailable)
 	default:
 		for _, known := range []error{pgsession.ErrTooLarge, pgsession.ErrEncode, pgsession.ErrTampered, pgsession.ErrUnknownKey} {
 			if errors.Is(err, known) {

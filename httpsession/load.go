@@ -31,12 +31,12 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 		ctx, cancel = bridge.Within(ctx, m.store)
 		defer cancel()
 	}
-	var (
-		loads      []loaded // of all tokens but the first
-		ended      bool
-		guestMoved bool
-	)
+	var loads []loaded // of all tokens but the first
 	for i, t := range tokens {
+		if st.none.hasMoved && t.isGuest {
+			st.others = append(st.others, t.id) // the user's cookie hides it from the next request
+			continue
+		}
 		var l loaded
 		switch i {
 		case 0:
@@ -58,10 +58,12 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 			return nil
 		case l.err == nil:
 			st.others = append(st.others, t.id)
+		case bridge.HasMoved(l.err):
+			st.none.hasMoved = true
 		case errors.Is(l.err, pgsession.ErrNotFound) && t.isGuest:
-			guestMoved = guestMoved || errors.Is(l.err, pgsession.ErrRevoked)
+			st.guestEnded = st.guestEnded || errors.Is(l.err, pgsession.ErrRevoked)
 		case errors.Is(l.err, pgsession.ErrNotFound):
-			ended = true
+			st.none.ended = true
 			m.tell(ctx, Event{Kind: endedBy(l.err), Handle: t.id.Handle()})
 		case errors.Is(l.err, pgsession.ErrUnreadable):
 			m.logUnreadable(ctx, t.id.Handle(), l.err)
@@ -70,11 +72,9 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 			return l.err
 		}
 	}
-	st.guestMoved = guestMoved
-	if guestMoved {
+	if st.guestEnded && !st.none.hasMoved {
 		m.clearCookies(w, r, st, true)
 	}
-	st.none.ended = ended
 	return nil
 }
 

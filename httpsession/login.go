@@ -27,8 +27,9 @@ import (
 // is bounded by [pgsession.WithTimeout].
 //
 // Errors: [pgsession.ErrNotFound] if the request came with the session of a user who was logged out
-// meanwhile; there is no new session then, since nobody has proven again who they are. Of a guest's
-// session that ended, LogIn makes a new one. One of its own if userID is empty; those of change;
+// meanwhile; there is no new session then, since nobody has proven again who they are. The same if
+// the session got another id in parallel, by RenewID or a LogIn of the same user: its values would
+// be lost. If a guest's session ended, LogIn makes a new one. One of its own if userID is empty; those of change;
 // [pgsession.ErrTooLarge], also for a user id of over 1,000 bytes; [pgsession.ErrEncode];
 // [pgsession.ErrConflict]. After an error the visitor has the same session and cookie as before.
 func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string, change func(*V) error, opts ...LogInOption) error {
@@ -40,7 +41,7 @@ func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string
 		return err
 	}
 	defer leave()
-	if st.userEnded {
+	if st.userEnded || st.current.Load().hasMoved {
 		return pgsession.ErrNotFound
 	}
 	if err := m.end(ctx, st.others); err != nil {
@@ -93,7 +94,7 @@ func (m *Manager[V]) renewOrCreate(ctx context.Context, r *http.Request, userID 
 		}
 		return m.data(ctx, r, userID, l, c, stored)
 	})
-	isOver := errors.Is(err, pgsession.ErrNotFound) && before.UserID == ""
+	isOver := errors.Is(err, pgsession.ErrNotFound) && before.UserID == "" && !bridge.HasMoved(err)
 	if isOver || errors.Is(err, pgsession.ErrUnreadable) {
 		return m.create(ctx, r, userID, l, c)
 	}
@@ -156,8 +157,8 @@ func (m *Manager[V]) replaceCookie(w http.ResponseWriter, r *http.Request, st *r
 // changes, as in [Manager.Update]. RenewID is not a log-in, and begins nothing.
 //
 // Call it before the first byte of the response, as LogIn. Errors: [pgsession.ErrNotFound] if there
-// is no session, or it ended meanwhile; those of change; [pgsession.ErrTooLarge],
-// [pgsession.ErrEncode], [pgsession.ErrConflict], [pgsession.ErrTampered],
+// is no session, it ended meanwhile, or it got another id in parallel; those of change;
+// [pgsession.ErrTooLarge], [pgsession.ErrEncode], [pgsession.ErrConflict], [pgsession.ErrTampered],
 // [pgsession.ErrUnknownKey].
 func (m *Manager[V]) RenewID(w http.ResponseWriter, r *http.Request, change func(*V) error) error {
 	st, ctx, leave, err := m.enterToSetCookie(w, r)
@@ -191,14 +192,19 @@ func (m *Manager[V]) RenewID(w http.ResponseWriter, r *http.Request, change func
 // guest, to say "you are logged out" on the next page for instance.
 //
 // Call LogOut before the first byte of the response. Later, the cookie stays and opens nothing.
-// After an error, which comes from the database, the cookie stays and the visitor may still be
-// logged in: do not tell them otherwise.
+//
+// Errors: [pgsession.ErrNotFound] if the session got another id in parallel, by RenewID or a LogIn
+// of the same user, and so goes on; those of the database. The cookie then stays and the visitor may
+// still be logged in: do not tell them otherwise.
 func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	st, err := m.enter(r)
 	if err != nil {
 		return err
 	}
 	defer m.leave(r, st)
+	if st.current.Load().hasMoved {
+		return pgsession.ErrNotFound
+	}
 	ctx, cancel := bridge.Within(context.WithoutCancel(r.Context()), m.store)
 	defer cancel()
 	ids := st.others
@@ -218,15 +224,15 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// end ends sessions for good, all at once.
+// end ends sessions for good, all at once. The error is ErrNotFound if one goes on under another id.
 func (m *Manager[V]) end(ctx context.Context, ids []pgsession.ID) error {
 	if len(ids) == 1 {
-		return m.store.Delete(ctx, ids[0])
+		return bridge.End(ctx, m.store, ids[0])
 	}
 	errs := make([]error, len(ids))
 	var wg sync.WaitGroup
 	for i, id := range ids {
-		wg.Go(func() { errs[i] = m.store.Delete(ctx, id) })
+		wg.Go(func() { errs[i] = bridge.End(ctx, m.store, id) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)

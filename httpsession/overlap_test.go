@@ -1,15 +1,19 @@
 package httpsession_test
 
 import (
+	"context"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/httpsession"
 )
 
 // The tests in this file have requests of one browser overlap.
@@ -246,6 +250,142 @@ func TestOverlap_GuestMoved(t *testing.T) {
 			require.Equal(t, "ann", b.get().UserID)
 			require.Equal(t, http.StatusOK, stale.do("POST /add").StatusCode)
 		}
+	})
+}
+
+// A session gets another id, and the visitor stays who they are. What comes with the old id meanwhile
+// takes no cookie away, begins nothing and is told no lie.
+func TestOverlap_NewID(t *testing.T) {
+	for name, tc := range map[string]struct{ before, meanwhile, userID string }{
+		"a guest's":             {"POST /add", "POST /renew", ""},
+		"a user's":              {"POST /login?user=ann", "POST /renew", "ann"},
+		"a user's, by a log-in": {"POST /login?user=ann", "POST /login?user=ann", "ann"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, newFixture makeFixture) {
+				f := newFixture(t)
+				mux := f.app()
+				g := newGate()
+				late := func(loaded bool) http.HandlerFunc {
+					return func(w http.ResponseWriter, r *http.Request) {
+						if loaded {
+							g.wait(r)
+						}
+						change := func(v *Values) error { v.Count++; return nil }
+						var err error
+						switch r.FormValue("late") {
+						case "update":
+							err = f.Update(w, r, change)
+						case "log in":
+							err = f.LogIn(w, r, "ann", change)
+						case "renew":
+							err = f.RenewID(w, r, change)
+						case "log out":
+							err = f.LogOut(w, r)
+						case "reload":
+							_, err = f.Reload(r)
+						}
+						f.answer(w, r, err)
+					}
+				}
+				mux.HandleFunc("POST /late", late(false))
+				mux.HandleFunc("POST /loaded", late(true))
+				mux.Handle("POST /users", f.RequireUser(http.NotFoundHandler()))
+				server := f.serve(t, mux)
+				for _, call := range []string{"read", "reload", "update", "log in", "renew", "log out"} {
+					for _, isLoaded := range []bool{true, false} {
+						b := server.another()
+						b.do(tc.before)
+						stale, answers := b.stale(), make(chan response, 1)
+						query := "?" + url.Values{"late": {call}}.Encode()
+						if isLoaded {
+							go func() {
+								answer, err := stale.try("POST /loaded" + query)
+								require.NoError(t, err)
+								answers <- answer
+							}()
+							g.await(t)
+						}
+						b.do(tc.meanwhile)
+						before, count := b.get(), f.count(t)
+						if isLoaded {
+							g.leave <- struct{}{}
+						} else {
+							answers <- stale.do("POST /late" + query)
+						}
+						answer := receive(t, answers)
+						require.Empty(t, answer.setCookies(), call)
+						if call == "read" || call == "reload" {
+							require.False(t, answer.session(t).Ended, "it goes on")
+						} else {
+							require.Equal(t, http.StatusConflict, answer.StatusCode, "%s: %s", call, answer.body)
+						}
+						require.Equal(t, before, b.get(), call)
+						require.Equal(t, count, f.count(t), call)
+						require.Equal(t, tc.userID, before.UserID)
+						require.Equal(t, http.StatusConflict, stale.do("POST /users").StatusCode)
+					}
+				}
+			})
+		})
+	}
+}
+
+// The answer with the new id may be lost. The visitor is not shut out for longer than a minute.
+func TestOverlap_NewIDLost(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		guest, user := b.another(), b.another()
+		guest.do("POST /add")
+		user.do("POST /login?user=ann")
+		guest.stale().do("POST /renew")
+		user.stale().do("POST /renew")
+		f.clock.Advance(59 * time.Second)
+		require.Equal(t, http.StatusConflict, guest.do("POST /add").StatusCode)
+		require.Equal(t, http.StatusConflict, user.do("POST /login?user=ann").StatusCode)
+		f.clock.Advance(time.Second)
+		require.Equal(t, []string{"clear session-guest"}, guest.do("GET /session").setCookies())
+		require.Equal(t, 1, guest.do("POST /add").session(t).Values.Count)
+		require.True(t, user.get().Ended)
+		require.Equal(t, "ann", user.do("POST /login?user=ann").session(t).UserID)
+	})
+}
+
+// A user's late request with the old id has a guest's cookie as well. The user's new one would hide what
+// it changes there.
+func TestOverlap_NewIDBesideGuest(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		b.do("POST /login?user=ann")
+		planted := f.plant(t, "session", "")
+		stale := b.stale()
+		stale.Jar.SetCookies(b.address(), []*http.Cookie{{Name: "session-guest", Value: planted.ID.Token()}})
+		b.do("POST /renew")
+		require.Equal(t, http.StatusConflict, stale.do("POST /add").StatusCode)
+		require.Zero(t, stale.get().Values)
+		f.clock.Advance(time.Minute)
+		require.Equal(t, 6, stale.do("POST /add").session(t).Values.Count)
+	})
+}
+
+// Events tell of no session that it was ended, if it has only another id.
+func TestOverlap_NewIDEvents(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		var mu sync.Mutex
+		var kinds []httpsession.EventKind
+		f := newFixture(t, httpsession.WithEvents(func(_ context.Context, e httpsession.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			kinds = append(kinds, e.Kind)
+		}))
+		b := f.serve(t, f.app())
+		b.do("POST /login?user=ann")
+		stale := b.stale()
+		b.do("POST /renew")
+		stale.do("POST /add")
+		require.Equal(t, []httpsession.EventKind{httpsession.UserLoggedIn, httpsession.IDChanged}, kinds)
 	})
 }
 

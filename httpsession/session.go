@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 )
 
 // A Session is what the session of a request is when [Manager.Get] or [Manager.Reload] returns it.
@@ -38,8 +39,9 @@ type Session[V any] struct {
 
 // A snapshot is a session as it is stored. Its values are decoded by the first Get.
 type snapshot[V any] struct {
-	stored *pgsession.Session // nil: there is none
-	ended  bool
+	stored   *pgsession.Session // nil: there is none
+	ended    bool
+	hasMoved bool // the session goes on under another id, whose cookie the visitor has or will have soon
 
 	once   sync.Once
 	values V
@@ -80,13 +82,13 @@ type requestState[V any] struct {
 	others     []pgsession.ID     // of further cookies, unless their sessions are known to be over
 	cookies    uint               // the places of names that the request came with, or its response sets
 	userEnded  bool               // the session was a user's, and this request has found it over
-	guestMoved bool               // the session was a guest's, and a log-in, most likely, has ended it
+	guestEnded bool               // the session was a guest's, and a log-in, most likely, has ended it
 	events     []Event            // to be told when the call that writes has ended
 }
 
 // set notes which session the request has; nil is none.
 func (st *requestState[V]) set(stored *pgsession.Session) {
-	st.stored, st.guestMoved = stored, false
+	st.stored, st.guestEnded = stored, false
 	st.current.Store(&snapshot[V]{stored: stored})
 }
 
@@ -100,8 +102,9 @@ func (st *requestState[V]) setValues(stored *pgsession.Session, values V) {
 // setEnded notes that the session is over. It stays there, so that no later call of this request
 // begins another session: the response to a log-in in parallel may have set a newer cookie.
 func (st *requestState[V]) setEnded(err error) {
-	st.userEnded = st.stored.UserID != ""
-	st.current.Store(&snapshot[V]{ended: st.userEnded})
+	hasMoved := bridge.HasMoved(err)
+	st.userEnded = st.stored.UserID != "" && !hasMoved
+	st.current.Store(&snapshot[V]{ended: st.userEnded, hasMoved: hasMoved})
 	if st.userEnded {
 		st.events = append(st.events, Event{Kind: endedBy(err), Handle: st.stored.Handle, UserID: st.stored.UserID})
 	}

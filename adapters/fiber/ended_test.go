@@ -107,6 +107,42 @@ func TestSessions_EndedWhileRegenerated(t *testing.T) {
 	}
 }
 
+// A request that comes with the old id, after another one has changed it, puts nothing in place of the
+// session.
+func TestSessions_OldID(t *testing.T) {
+	t.Parallel()
+	for kind, store := range map[string]*pgsession.Store{"memory": pgsession.InMemory(), "postgres": storeOf(newStore(t))} {
+		for _, before := range []string{"/set/a/1", "/login/ann"} {
+			t.Run(kind+before, func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t, fiberstore.NewSessions(store, "session_id"))
+				b := s.newBrowser(t)
+				b.mustDo(t, before)
+				late := b.another()
+				logOut := b.another().begin(t, "/logout")
+				b.mustDo(t, "/regenerate")
+				for path, want := range map[string]int{"/get/a": 200, "/set/b/2": 409} {
+					status, _ := late.do(t, path)
+					require.Equal(t, want, status, path)
+					require.Zero(t, late.sentCookies, path)
+				}
+				status, _ := logOut()
+				if before == "/login/ann" {
+					require.Equal(t, http.StatusServiceUnavailable, status, "nobody is told that they are logged out")
+					require.Equal(t, "ann", b.mustDo(t, "/user"))
+				} else {
+					require.Equal(t, "1", b.mustDo(t, "/get/a"))
+				}
+				require.Equal(t, "<nil>", b.mustDo(t, "/get/b"))
+				late.mustDo(t, "/login/bob") // with bob's password
+				require.Equal(t, "bob", late.mustDo(t, "/user"))
+			})
+		}
+	}
+}
+
+func storeOf(store *pgsession.Store, _ any) *pgsession.Store { return store }
+
 // A log-out ends the session at once, and leaves nothing behind.
 func TestSessions_Destroy(t *testing.T) {
 	t.Parallel()

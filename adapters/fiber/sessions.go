@@ -12,6 +12,7 @@ import (
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/extractors"
 	"github.com/gofiber/fiber/v3/log"
+	"github.com/gofiber/fiber/v3/middleware/session"
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/bridge"
@@ -129,6 +130,7 @@ type request struct {
 	seen     map[pgsession.Handle]*seen
 	others   []string // the ids of further live sessions that its cookies name
 	refused  error    // why no session can be loaded
+	hasMoved bool     // another request has just given the session another id
 
 	left   handover.Left // the session that it deleted: Regenerate goes on with its values under a new id
 	before []byte        // the values of that one, as the request had seen them
@@ -173,6 +175,7 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 	loaded, err := s.store.Load(requestContext(ctx), id)
 	switch {
 	case errors.Is(err, pgsession.ErrNotFound):
+		r.hasMoved = r.hasMoved || bridge.HasMoved(err)
 		return nil, nil
 	case errors.Is(err, pgsession.ErrUnreadable):
 		s.logs.By(log.Errorw, "fiberstore: a session does not open", "session", id.String(), "error", err.Error())
@@ -205,10 +208,10 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 // fiber has put it. The browser keeps the cookie that it has, which may be a later log-in's.
 //
 // Errors: [pgsession.ErrNotFound] if the session ended while the request ran, and then nothing is
-// stored ([pgsession.ErrRevoked], which is also ErrNotFound, if it was deleted);
-// [pgsession.ErrUserChanged]; [pgsession.ErrEncode] for values that would not decode again;
-// [pgsession.ErrConflict], [pgsession.ErrInvalidTTL], [pgsession.ErrTooLarge], and those of the
-// database and of the context.
+// stored ([pgsession.ErrRevoked], which is also ErrNotFound, if it was deleted, or if another
+// request has just given it another id, unless this one logs a user in); [pgsession.ErrUserChanged];
+// [pgsession.ErrEncode] for values that would not decode again; [pgsession.ErrConflict],
+// [pgsession.ErrInvalidTTL], [pgsession.ErrTooLarge], and those of the database and of the context.
 func (s *Sessions) SetWithContext(ctx context.Context, sessionID string, encoded []byte, expiration time.Duration) error {
 	if sessionID == "" || len(encoded) == 0 {
 		return nil
@@ -232,6 +235,10 @@ func (s *Sessions) SetWithContext(ctx context.Context, sessionID string, encoded
 func (s *Sessions) set(ctx context.Context, r *request, id pgsession.ID, mine map[any]any, ttl time.Duration) (setsCookie bool, err error) {
 	before := r.seen[id.Handle()]
 	if before == nil {
+		if r.hasMoved && r.left == (handover.Left{}) && userOf(mine) == "" {
+			// The visitor would find it in place of their session.
+			return false, refuseUnlessEmpty(mine)
+		}
 		err = s.create(ctx, r, id, mine, ttl)
 		return err == nil, err
 	}
@@ -245,6 +252,16 @@ func (s *Sessions) set(ctx context.Context, r *request, id pgsession.ID, mine ma
 	}
 	expiresAt, err := s.store.Touch(ctx, before.Session, 0)
 	return err == nil && (before.isNew || expiresAt.After(before.ExpiresAt)), ignoreNotFound(err)
+}
+
+// refuseUnlessEmpty returns an error for values that the application has set.
+func refuseUnlessEmpty(values map[any]any) error {
+	for key := range values {
+		if reflect.TypeOf(key).PkgPath() != reflect.TypeFor[session.Config]().PkgPath() {
+			return pgsession.ErrRevoked
+		}
+	}
+	return nil
 }
 
 func (s *Sessions) create(ctx context.Context, r *request, id pgsession.ID, mine map[any]any, ttl time.Duration) error {

@@ -64,6 +64,45 @@ func TestStore_Purposes(t *testing.T) {
 	require.True(t, thief.see(t, f).IsNew)
 }
 
+// A request that comes with the old token, after another one has changed it, takes nothing away.
+func TestStore_OldToken(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, store := range []*gorillastore.Store{f.Store, gorillastore.New(f.sealed), gorillastore.New(pgsession.InMemory(), gorillastore.WithUserKey("user"))} {
+		for key, value := range map[string]string{"a": "1", "user": "ann"} {
+			b := newBrowser()
+			b.set(t, store, key, value)
+			late, held := b.clone(), b.clone().request()
+			loaded := held.get(t, store)
+			b.change(t, store, func(s *sessions.Session) { s.ID = "" })
+			for name, change := range map[string]func(*sessions.Session){
+				"changes":  func(s *sessions.Session) { s.Values["b"] = "2" },
+				"logs in":  func(s *sessions.Session) { s.Values["user"] = "ann" },
+				"logs out": func(s *sessions.Session) { s.Options.MaxAge = -1 },
+			} {
+				r := late.request()
+				session := r.get(t, store)
+				require.True(t, session.IsNew)
+				change(session)
+				require.ErrorIs(t, session.Save(r.Request, r.ResponseRecorder), pgsession.ErrRevoked, name)
+				require.Empty(t, r.setCookies(), name)
+			}
+			loaded.Values["user"] = "ann"
+			require.ErrorIs(t, loaded.Save(held.Request, held.ResponseRecorder), pgsession.ErrRevoked, "it was loaded before")
+			require.Equal(t, map[any]any{key: value}, b.see(t, store).Values)
+		}
+	}
+	b := newBrowser()
+	b.set(t, f, "a", "1")
+	late := b.clone()
+	b.change(t, f, func(s *sessions.Session) { s.ID = "" })
+	f.clock.Advance(time.Minute)
+	r := late.request()
+	require.ErrorIs(t, r.get(t, f).Save(r.Request, r.ResponseRecorder), pgsession.ErrRevoked)
+	require.Negative(t, r.respond()[sessionName+"-guest"].MaxAge, "the answer with the new token was lost")
+	late.set(t, f, "a", "2")
+}
+
 // A host beside this one can set cookies of the session's name, which browsers send first.
 func TestStore_TossedCookies(t *testing.T) {
 	t.Parallel()

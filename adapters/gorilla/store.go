@@ -143,8 +143,12 @@ type loaded struct {
 	values  []byte             // the values as this request last saw them stored, encoded
 	oldKey  string             // the key of a pgstore session; "" for one of ours
 	inOld   bool               // the session is still in pgstore's table
-	moved   string             // the guest's cookie, if its session was ended: a log-in may have moved it
+	ended   string             // the guest's cookie, if its session was ended: a log-in may have moved it
 	err     error              // why the session could not be loaded
+
+	// hasMoved says that another request has just given the session another token. What this one would
+	// begin, the visitor would find in place of their session, or not at all.
+	hasMoved bool
 }
 
 // remember keeps l as long as session is reachable.
@@ -207,8 +211,11 @@ func (s *Store) load(r *http.Request, name string) (loaded, map[any]any, error) 
 	if err != nil {
 		return loaded{err: err}, nil, err
 	}
-	moved := ""
+	var over loaded
 	for _, cookie := range named {
+		if over.hasMoved && s.userKey != nil && cookie.name != name {
+			continue // the user's cookie hides the guest's
+		}
 		l, values, err := s.loadCookie(r.Context(), name, cookie)
 		switch {
 		case err == nil:
@@ -218,11 +225,13 @@ func (s *Store) load(r *http.Request, name string) (loaded, map[any]any, error) 
 			s.logs.Log(r.Context(), s.logger, slog.LevelError, "gorillastore: session does not open", "error", err)
 		case !errors.Is(err, pgsession.ErrNotFound):
 			return loaded{err: err}, nil, err
+		case bridge.HasMoved(err):
+			over.hasMoved = true
 		case errors.Is(err, pgsession.ErrRevoked) && s.userKey != nil && cookie.name != name:
-			moved = cookie.name
+			over.ended = cookie.name
 		}
 	}
-	return loaded{moved: moved}, nil, nil
+	return over, nil, nil
 }
 
 func (s *Store) loadCookie(ctx context.Context, name string, cookie cookie) (loaded, map[any]any, error) {
@@ -333,9 +342,10 @@ func (s *Store) maxAge(session *pgsession.Session) int {
 // Errors: that of [Store.New], if it returned one; [pgsession.ErrNotFound] if the session was ended
 // or has expired since it was loaded, and then the cookie stays as it is; [pgsession.ErrRevoked],
 // which is that too, if a guest's session was ended before it was loaded, since a log-in may have
-// moved it, and then the guest's cookie is cleared; [pgsession.ErrEncode] if gob cannot encode the
-// values, or could not decode them again; [pgsession.ErrTooLarge], [pgsession.ErrConflict],
-// [pgsession.ErrInvalidTTL]; those of the database.
+// moved it, and then the guest's cookie is cleared; the same, with no cookie cleared and also from a
+// log-out, if another request has just moved the session to a new token, under which it goes on;
+// [pgsession.ErrEncode] if gob cannot encode the values, or could not decode them again;
+// [pgsession.ErrTooLarge], [pgsession.ErrConflict], [pgsession.ErrInvalidTTL]; those of the database.
 func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	l := s.recall(session)
 	if session.Options.MaxAge < 0 {
@@ -357,8 +367,11 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 		}
 	}
 	userID, ttl := s.userID(session.Values), s.ttlOf(session.Options.MaxAge)
-	if l.moved != "" && userID == "" {
-		s.clearCookie(w, l.moved, session.Options)
+	switch {
+	case l.hasMoved:
+		return pgsession.ErrRevoked
+	case l.ended != "" && userID == "":
+		s.clearCookie(w, l.ended, session.Options)
 		return pgsession.ErrRevoked
 	}
 	stored, isDue, err := s.keep(ctx, session, l, userID, values, ttl)
@@ -400,7 +413,7 @@ func (s *Store) keep(ctx context.Context, session *sessions.Session, l loaded, u
 			merged, err := merge(l.values, stored, session.Values)
 			return pgsession.Data{UserID: userID, Values: merged}, err
 		})
-		if before.UserID != "" || userID == "" || !errors.Is(err, pgsession.ErrNotFound) {
+		if before.UserID != "" || userID == "" || !errors.Is(err, pgsession.ErrNotFound) || bridge.HasMoved(err) {
 			return stored, true, err
 		}
 		// Another request of the guest has logged in, or out, and has taken the values along.
@@ -453,7 +466,7 @@ func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Se
 		if err := s.endOld(ctx, session.Name(), c.oldKey); err != nil {
 			return err
 		}
-		if err := s.store.Delete(ctx, c.id); err != nil {
+		if err := bridge.End(ctx, s.store, c.id); err != nil {
 			return err
 		}
 	}

@@ -98,6 +98,50 @@ func TestLoadAndSave_EndedWhileRenewed(t *testing.T) {
 	}
 }
 
+// A request that comes with the old token, after another one has renewed it, puts nothing in place of the
+// session.
+func TestLoadAndSave_OldToken(t *testing.T) {
+	onEach(t, func(t *testing.T, store *pgsession.Store) {
+		for _, before := range []string{"/put?key=a&value=1", "/login?user=ann"} {
+			app := newApp(t, store)
+			app.on("/renew", func(w http.ResponseWriter, r *http.Request) {
+				if err := app.RenewToken(r.Context()); err != nil {
+					app.ErrorFunc(w, r, err)
+				}
+			})
+			begun, goOn := app.held("/slow-logout", func(w http.ResponseWriter, r *http.Request) {
+				if err := app.Destroy(r.Context()); err != nil {
+					app.ErrorFunc(w, r, err)
+				}
+			})
+			ann := app.newBrowser(t)
+			ann.ok(before)
+			want := ann.ok("/get")
+			late := ann.same()
+			slow := late.inBackground("/slow-logout")
+			<-begun
+			ann.ok("/renew")
+			for _, path := range []string{"/put?key=b&value=2", "/renew"} {
+				got := late.get(path)
+				require.Equal(t, http.StatusConflict, got.status, path)
+				require.Empty(t, got.cookie)
+			}
+			got := late.get("/get")
+			require.Empty(t, got.body+got.cookie)
+			goOn()
+			if before != "/put?key=a&value=1" {
+				got := <-slow
+				require.Equal(t, http.StatusConflict, got.status, "nobody is told that they are logged out")
+				require.Empty(t, got.cookie)
+			} else {
+				<-slow
+			}
+			require.Equal(t, want, ann.ok("/get"))
+			late.ok("/login?user=bob") // with bob's password
+		}
+	})
+}
+
 // A log-in keeps what another request changes at the same time.
 func TestLoadAndSave_ChangeWhileRenewed(t *testing.T) {
 	onEach(t, func(t *testing.T, store *pgsession.Store) {

@@ -160,6 +160,10 @@ type request struct {
 	found   map[string]found // by token
 	cookies []string         // the tokens of those sessions that its cookies name, if these are several
 
+	// hasMoved says that another request has just renewed the token of this one. What this one would
+	// begin, the visitor would find in place of their session.
+	hasMoved bool
+
 	left   handover.Left // the last session that the request left
 	before []byte        // what that one held when the request found it; nil if there is none
 	theirs []byte        // what it held when the request left it
@@ -184,6 +188,15 @@ func (r *request) remember(token string, f found) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.found[token] = f
+}
+
+func (r *request) noteMove() {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hasMoved = true
 }
 
 // leave ends a session, and the others that the request's cookies name.
@@ -292,6 +305,9 @@ func (c change) commit(ctx context.Context) error {
 // create begins a session under a token that scs has just made. If the session that it goes on with
 // was ended by somebody else, it is refused: it would bring that one back.
 func (c change) create(ctx context.Context, ours map[string]any) error {
+	if c.hasMoved && c.left == (handover.Left{}) && c.userID == "" {
+		return pgsession.ErrRevoked
+	}
 	if c.moving.CreateInOld {
 		return c.createInOld(ctx, ours)
 	}

@@ -127,6 +127,9 @@ func (s *Store) FindCtx(ctx context.Context, token string) (data []byte, isFound
 	defer markError(&err)
 	f, err := s.find(ctx, token)
 	if errors.Is(err, pgsession.ErrNotFound) {
+		if bridge.HasMoved(err) {
+			requestOf(ctx, s).noteMove()
+		}
 		return nil, false, nil
 	}
 	if err != nil {
@@ -192,9 +195,10 @@ var (
 // exists: until it would have expired, and for an hour at least.
 //
 // Errors: [pgsession.ErrNotFound] if the session was ended or has expired since it was loaded, also
-// if this request has renewed its token. [pgsession.ErrUserChanged] if the user changed without a
-// RenewToken. [pgsession.ErrExists] under a token that is in use, and that this request did not
-// find. [pgsession.ErrEncode] for values that would not decode again. [pgsession.ErrUnreadable] and
+// if this request has renewed its token; and if another request had renewed it before this one was
+// loaded with the old token, unless this one logs a user in. [pgsession.ErrUserChanged] if the user
+// changed without a RenewToken. [pgsession.ErrExists] under a token that is in use, and that this
+// request did not find. [pgsession.ErrEncode] for values that would not decode again. [pgsession.ErrUnreadable] and
 // [pgsession.ErrDecode] if the session does not open any more. [pgsession.ErrTooLarge],
 // [pgsession.ErrConflict], [pgsession.ErrInvalidTTL].
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) (err error) {

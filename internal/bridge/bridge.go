@@ -63,6 +63,14 @@ var (
 	// Row returns the row that session, a *pgsession.Session, was read from, without its payload.
 	Row func(session any) rows.Row
 
+	// HasMoved reports whether err, a pgsession.ErrRevoked, says that a session of the same user's, or
+	// the same guest's, has got another id within the last minute. A request with the old id may then
+	// be one that its visitor sent before.
+	HasMoved func(err error) bool
+
+	// End is Store.Delete, but it returns an error for which HasMoved is true instead of nil.
+	End func(ctx context.Context, store any, id any) error
+
 	// WithSlowAfter returns the pgsession.Option that sets when a statement stops counting towards
 	// pgsession.WithCoalescing.
 	WithSlowAfter func(d time.Duration) any

@@ -21,9 +21,9 @@ const (
 	patience = 100
 )
 
-func (t *Table) End(ctx context.Context, key rows.Key) error {
-	_, _, err := t.change(ctx, t.deletions, &change{w: rows.Write{Key: key}})
-	return err
+func (t *Table) End(ctx context.Context, key rows.Key) (rows.Row, error) {
+	row, _, err := t.change(ctx, t.deletions, &change{w: rows.Write{Key: key}})
+	return row, err
 }
 
 var endKind = &kind{
@@ -37,7 +37,9 @@ var endKind = &kind{
 	},
 	becomes:     func(c *change, _ time.Time) rows.Row { return rows.Row{Key: c.w.Key} },
 	answerOther: func(_, _ *change, _ rows.Row, _ time.Time) answer { return answer{known: true} },
-	judge:       func(row rows.Row, _ *change, _ time.Time) answer { return answer{known: row.State != rows.Stored} },
+	judge: func(row rows.Row, _ *change, _ time.Time) answer {
+		return answer{known: row.State != rows.Stored, row: row}
+	},
 }
 
 var endSQL = register(`

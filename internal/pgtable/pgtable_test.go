@@ -78,7 +78,8 @@ func TestRenewMany_TakenKey(t *testing.T) {
 	table := newTable(t)
 	seen := insert(t, table, 1, 2, 3, 4)
 	insert(t, table, 12, 13)
-	require.NoError(t, table.End(t.Context(), key(13)))
+	_, err := table.End(t.Context(), key(13))
+	require.NoError(t, err)
 	var changes []*change
 	for _, row := range seen {
 		changes = append(changes, &change{seen: row, w: write(10 + row.Key[0])})
@@ -284,7 +285,8 @@ func TestLoadOutcomes(t *testing.T) {
 	insert(t, table, 1, 2, 3, 4)
 	keys := []rows.Key{key(1), key(2), key(3), key(4), key(5), {}}
 	for _, ended := range keys[2:4] {
-		require.NoError(t, table.End(t.Context(), ended))
+		_, err := table.End(t.Context(), ended)
+		require.NoError(t, err)
 	}
 	for _, expired := range []rows.Key{keys[1], keys[3]} {
 		_, err := table.pool.Exec(t.Context(), `UPDATE sessions SET expires_at = $1 WHERE key = $2`, epoch, expired.Bytes())

@@ -21,15 +21,15 @@ var renewKind = &kind{
 	many: renewManySQL,
 	args: func(d *database, now time.Time, l *lists, made []*change) []any {
 		versions, created := seenLists(made)
-		keys := make(list[[]byte], len(made))
+		keys, sameUser := make(list[[]byte], len(made)), make(list[bool], len(made))
 		for i, c := range made {
-			keys[i] = c.seen.Key.Bytes()
+			keys[i], sameUser[i] = c.seen.Key.Bytes(), c.w.IsUser(c.seen.UserKey)
 		}
-		return d.listArgs(now, l, versions, created, keys, l.created)
+		return d.listArgs(now, l, versions, created, keys, l.created, sameUser)
 	},
 	becomes: func(c *change, now time.Time) rows.Row { return c.seen.Move(c.w, now) },
 	answerOther: func(other, made *change, _ rows.Row, now time.Time) answer {
-		return judgeSwap(made.seen.End(now), other, now)
+		return judgeSwap(made.seen.Leave(made.w, now), other, now)
 	},
 	judge: judgeSwap,
 }
@@ -41,7 +41,7 @@ func (t local) renew(ctx context.Context, c *change) (answer, error) {
 func (t *Table) renewBy(ctx context.Context, sql statement, c *change) (answer, error) {
 	return t.exec(ctx, sql, func(now time.Time) ([]any, rows.Row) {
 		row := c.seen.Move(c.w, now)
-		return t.rowArgs(now, &row, c.seen.Version, c.seen.CreatedAt, c.seen.Key.Bytes(), row.CreatedAt), row
+		return t.rowArgs(now, &row, c.seen.Version, c.seen.CreatedAt, c.seen.Key.Bytes(), row.CreatedAt, c.w.IsUser(c.seen.UserKey)), row
 	})
 }
 
@@ -53,7 +53,9 @@ var renewSQL = register(renewText)
 const renewText = `
 	WITH pgsession_ended AS (
 		UPDATE sessions AS s
-		SET ` + tombstone + `
+		SET ` + tombstone + `,
+			idle_timeout = CASE WHEN $14 THEN interval '0' ELSE s.idle_timeout END,
+			created_at = CASE WHEN $14 THEN $1 ELSE s.created_at END
 		WHERE s.key = $12 AND ` + asSeen + ` AND ` + whileLocal + `
 		RETURNING s.key
 	)
@@ -72,7 +74,9 @@ var renewManySQL = register(`
 		` + skipLocked + `
 	), pgsession_ended AS (
 		UPDATE sessions AS s
-		SET ` + tombstone + `
+		SET ` + tombstone + `,
+			idle_timeout = CASE WHEN ($16::boolean[])[new.n] THEN interval '0' ELSE s.idle_timeout END,
+			created_at = CASE WHEN ($16::boolean[])[new.n] THEN $1 ELSE s.created_at END
 		FROM pgsession_held AS new
 		WHERE s.key = new.seen_key AND ` + listedAsSeen + `
 		RETURNING new.key, new.user_key, new.n

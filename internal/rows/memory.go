@@ -144,9 +144,9 @@ func (m *Memory) Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, er
 	return to.Clone(), outcome, nil
 }
 
-func (m *Memory) End(ctx context.Context, key Key) error {
-	_, _, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.End(now), OK })
-	return err
+func (m *Memory) End(ctx context.Context, key Key) (Row, error) {
+	row, _, err := m.change(ctx, key, func(r Row, now time.Time) (Row, Outcome) { return r.End(now), OK })
+	return row, err
 }
 
 func (m *Memory) Revoke(ctx context.Context, key Key, userKeys [][]byte) (outcome Outcome, err error) {

@@ -26,6 +26,10 @@ const (
 	// tombstoneLife is how long a tombstone stays at least.
 	tombstoneLife = time.Hour
 
+	// overlap is how long after a session got another id requests with the old one may still come
+	// from its visitor.
+	overlap = time.Minute
+
 	maxVersion = 1<<62 - 1
 )
 
@@ -77,6 +81,9 @@ const (
 )
 
 // A Row is one row of the table. The zero Row is absent. Times are in UTC and whole microseconds.
+//
+// If a session has moved to another key and its user stayed the same, the tombstone that it left
+// has an IdleTimeout of 0, and its CreatedAt is the time of that.
 type Row struct {
 	Key         Key
 	State       State
@@ -169,6 +176,13 @@ func (r Row) Load(now time.Time) Outcome {
 		return NotFound
 	}
 	return OK
+}
+
+// HasMoved reports whether the row is the tombstone of a session that has just moved to another
+// key, and whose user stayed the same. After a minute it is a tombstone like any other: a visitor
+// who has still not heard of the new id never will.
+func (r Row) HasMoved(now time.Time) bool {
+	return r.State == Ended && r.IdleTimeout == 0 && now.Sub(r.CreatedAt) < overlap
 }
 
 // Insert makes a session where there is no row.
@@ -290,7 +304,16 @@ func Renew(from, to, seen Row, w Write, now time.Time) (newFrom, newTo Row, outc
 	if to.State != Absent {
 		return from, to, Exists
 	}
-	return from.End(now), from.Move(w, now), OK
+	return from.Leave(w, now), from.Move(w, now), OK
+}
+
+// Leave returns what Renew leaves at the old key.
+func (r Row) Leave(w Write, now time.Time) Row {
+	left := r.End(now)
+	if w.IsUser(r.UserKey) {
+		left.IdleTimeout, left.CreatedAt = 0, now
+	}
+	return left
 }
 
 // Move returns what Renew stores under the new key. The log-in begins anew if the user changes. It

@@ -51,8 +51,9 @@ type Table interface {
 	// Renew returns the row under the new key. If the old row is not as it was seen, it is as in Swap.
 	Renew(ctx context.Context, seen Row, w Write) (Row, Outcome, error)
 
-	// End leaves a tombstone at key, if a session is stored there.
-	End(ctx context.Context, key Key) error
+	// End leaves a tombstone at key, if a session is stored there. Otherwise it returns the row that
+	// is there.
+	End(ctx context.Context, key Key) (Row, error)
 
 	Revoke(ctx context.Context, key Key, userKeys [][]byte) (Outcome, error)
 

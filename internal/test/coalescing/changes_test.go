@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/pgtest"
 	"github.com/pgsession/pgsession/internal/test"
 )
@@ -99,8 +100,10 @@ func TestCoalescing_Renew(t *testing.T) {
 			renew(0, guest, 0, test.LogIn(test.Ann(2))), renew(1, guest, 0, test.LogIn(test.Bob)),
 			renew(2, ann, time.Hour, keep), renew(3, ended, 0, keep), renew(4, stale, 0, keep))
 		test.RequireErrors(t, errs, nil, pgsession.ErrRevoked, nil, pgsession.ErrRevoked, nil)
-		for _, old := range []*pgsession.Session{guest, ann, stale} {
-			require.ErrorIs(t, test.Err(g.Load(ctx, old.ID)), pgsession.ErrRevoked)
+		for old, hasMoved := range map[*pgsession.Session]bool{guest: false, ann: true, stale: true} {
+			err := test.Err(g.Load(ctx, old.ID))
+			require.ErrorIs(t, err, pgsession.ErrRevoked)
+			require.Equal(t, hasMoved, bridge.HasMoved(err), "its user stayed")
 		}
 		loggedIn := g.MustLoad(t, renewed[0].ID)
 		require.Equal(t, "ann", loggedIn.UserID)
@@ -116,6 +119,11 @@ func TestCoalescing_Renew(t *testing.T) {
 		errs, sent := g.Together(t, func() error { return test.Err(g.Renew(ctx, zero, 0, keep)) }, renew(0, one, 0, keep), renew(1, two, 0, keep))
 		test.RequireErrors(t, errs, nil, nil)
 		require.Equal(t, 1, sent)
+
+		zero, one = load(t, g.Store, test.Guest), load(t, g.Store, test.Guest)
+		errs, _ = g.Together(t, func() error { return test.Err(g.Renew(ctx, zero, 0, keep)) }, renew(0, one, 0, keep), renew(1, one, 0, keep))
+		test.RequireErrors(t, errs, nil, pgsession.ErrRevoked)
+		require.True(t, bridge.HasMoved(errs[1]), "the one that lost is told so")
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/test"
 )
 
@@ -141,6 +142,54 @@ var renewCases = []useCase{
 		require.NoError(t, f.eitherSessionOrError(t.Context(), session, err))
 		require.Equal(t, time.Hour, session.Remaining())
 		require.Equal(t, test.Epoch.Add(time.Minute), session.CreatedAt)
+	}},
+	// A request with the old id may be one that the visitor sent before they had the new one.
+	{"Renew/tells for a minute that the session has another id", nil, func(t *testing.T, f *subject) {
+		ctx := t.Context()
+		move := func(data pgsession.Data) func(*pgsession.Session) error {
+			return func(session *pgsession.Session) error {
+				return test.Err(f.Renew(ctx, session, 0, test.LogIn(data)))
+			}
+		}
+		for name, c := range map[string]struct {
+			before pgsession.Data
+			end    func(*pgsession.Session) error
+			tells  bool
+		}{
+			"a guest":        {test.Guest, move(test.Guest), true},
+			"a user":         {test.Ann(1), move(test.Ann(2)), true},
+			"a log-in":       {test.Guest, move(test.Ann(1)), false},
+			"another user":   {test.Ann(1), move(test.Bob), false},
+			"a user no more": {test.Ann(1), move(test.Guest), false},
+			"a cycle": {test.Ann(1), func(session *pgsession.Session) error {
+				return f.Cycle(ctx, session.ID, pgsession.NewID(), test.Ann(2), time.Hour)
+			}, true},
+			"a log-out": {test.Ann(1), func(session *pgsession.Session) error { return f.Delete(ctx, session.ID) }, false},
+		} {
+			session := f.MustLoad(t, f.Begin(t, c.before, time.Hour))
+			f.Clock.Advance(2 * time.Minute)
+			require.NoError(t, c.end(session), name)
+			require.NoError(t, f.Delete(ctx, session.ID), "%s: it leaves the tombstone as it is", name)
+			tells := func() []bool {
+				errs := []error{
+					test.Err(f.Load(ctx, session.ID)),
+					test.Err(f.Update(ctx, session, 0, test.Keep(3))),
+					test.Err(f.Renew(ctx, session, 0, test.LogIn(c.before))),
+				}
+				var told []bool
+				for _, err := range errs {
+					require.ErrorIs(t, err, pgsession.ErrRevoked, name)
+					told = append(told, bridge.HasMoved(err))
+				}
+				err := bridge.End(ctx, f.Store.Store, session.ID)
+				require.Equal(t, bridge.HasMoved(err), err != nil, name)
+				return append(told, bridge.HasMoved(err))
+			}
+			f.Clock.Advance(59 * time.Second)
+			require.Equal(t, []bool{c.tells, c.tells, c.tells, c.tells}, tells(), name)
+			f.Clock.Advance(time.Second)
+			require.Equal(t, make([]bool, 4), tells(), "%s: it is a tombstone like any other", name)
+		}
 	}},
 }
 

@@ -103,7 +103,7 @@ var mutants = []mutant{
 		{"internal/pgtable/swap.go", "AND s.version = ($12::bigint[])[new.n] AND s.created_at = ($13::timestamptz[])[new.n]", "AND (s.version = ($12::bigint[])[new.n] OR ($13::timestamptz[]) IS NOT NULL)"},
 	}},
 	{name: "several renewals of a batch win", flags: []string{"-profile", "renew", "-coalescing", "on"}, edits: []edit{
-		{"internal/pgtable/renew.go", "return judgeSwap(made.seen.End(now), other, now)", "return answer{known: true, row: other.seen.Move(other.w, now)}"},
+		{"internal/pgtable/renew.go", "return judgeSwap(made.seen.Leave(made.w, now), other, now)", "return answer{known: true, row: other.seen.Move(other.w, now)}"},
 	}},
 	{name: "a turn hands nothing on", tests: []string{"./internal/test/coalescing", "-run", "TestUpdate_Turns"}, edits: []edit{
 		{"store.go", "turn.Leave(next)", "turn.Leave(nil)"},
