@@ -21,7 +21,8 @@ const bearerPurpose = "bearer:"
 //
 // IssueToken does not know of the request in which it is called. That one's user may have been
 // logged out since it came: reading a slow form takes long. So call [Manager.Reload] of the Manager
-// that knows the user just before, and issue no token if it shows no user. LogIn needs no such call.
+// that knows the user just before, and issue no token if it shows no user. LogIn needs no such
+// call.
 //
 // Errors: one of its own if userID is empty, or if the Manager is not WithBearer;
 // [pgsession.ErrTooLarge], [pgsession.ErrEncode].

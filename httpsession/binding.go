@@ -73,10 +73,7 @@ func cutBinding(encoded bridge.JSON) (own bridge.JSON, binding []byte) {
 			binding = value
 			continue
 		}
-		if len(own) > 1 {
-			own = append(own, ',')
-		}
-		own = append(append(append(own, name...), ':'), value...)
+		own = append(appendName(own, name), value...)
 	}
 	if binding == nil {
 		return encoded, nil // it stands further in
@@ -88,7 +85,7 @@ func cutBinding(encoded bridge.JSON) (own bridge.JSON, binding []byte) {
 func addBinding(encoded bridge.JSON, binding []byte) bridge.JSON {
 	bound := bridge.JSON("{")
 	for name, value := range members(encoded) {
-		bound = append(append(append(append(bound, name...), ':'), value...), ',')
+		bound = append(appendName(bound, name), value...)
 	}
-	return append(append(append(bound, `"`+bindingMember+`":`...), binding...), '}')
+	return append(append(appendName(bound, []byte(`"`+bindingMember+`"`)), binding...), '}')
 }

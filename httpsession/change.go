@@ -19,8 +19,9 @@ import (
 // exists, w is not used.
 //
 // Errors: those of change; [pgsession.ErrNotFound] if the session ended after the request had
-// loaded it, or got another id in parallel, by a LogIn or a RenewID: nobody would see the change; [pgsession.ErrTooLarge]; [pgsession.ErrEncode], also for values that would
-// not decode again; [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
+// loaded it, or got another id in parallel, by a LogIn or a RenewID: nobody would see the change;
+// [pgsession.ErrTooLarge]; [pgsession.ErrEncode], also for values that would not decode again;
+// [pgsession.ErrConflict], [pgsession.ErrTampered], [pgsession.ErrUnknownKey].
 func (m *Manager[V]) Update(w http.ResponseWriter, r *http.Request, change func(*V) error) error {
 	st, err := m.enter(r)
 	if err != nil {

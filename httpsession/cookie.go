@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgsession/pgsession"
+	responses "github.com/pgsession/pgsession/internal/cookies"
 )
 
 const (
@@ -151,8 +152,8 @@ func (t token) isSame(other token) bool {
 	return t.isGuest == other.isGuest && t.id.Handle() == other.id.Handle()
 }
 
-// set lets the response set a cookie, in place of one of that name which it sets already (RFC 6265
-// allows one). A maxAge of 0 is as long as the browser runs, and a negative one clears the cookie.
+// set lets the response set a cookie. A maxAge of 0 is as long as the browser runs, and a negative
+// one clears the cookie.
 func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.Duration) {
 	cookie := c.attributes
 	cookie.Name, cookie.Value, cookie.MaxAge = n.text, token, int(maxAge.Seconds())
@@ -162,12 +163,7 @@ func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.D
 	case n.prefix != c.prefix:
 		cookie.Domain, cookie.Path = "", "/"
 	}
-	header := w.Header()
-	header["Set-Cookie"] = slices.DeleteFunc(header["Set-Cookie"], func(line string) bool {
-		return strings.HasPrefix(line, n.text+"=")
-	})
-	http.SetCookie(w, &cookie)
-	header.Set("Cache-Control", "no-store")
+	responses.Set(w, &cookie)
 }
 
 // clear lets the response clear a cookie. Another release may have set it with a Domain or a Path
@@ -260,9 +256,6 @@ func (m *Manager[V]) setCookie(w http.ResponseWriter, r *http.Request, st *reque
 
 // hint logs once what a developer over plain HTTP should know.
 func (m *Manager[V]) hint(r *http.Request) {
-	if r.TLS != nil {
-		return
-	}
 	hint := plainHTTPHint(r)
 	if hint == "" {
 		return

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"sync"
-	"time"
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/bridge"
@@ -73,49 +71,7 @@ func (m *Manager[V]) logFailure(r *http.Request, err error) {
 	}
 }
 
-// logInterval is how often the same trouble is logged.
-const logInterval = time.Second
-
-// A logLimit keeps the same message from being logged for each request. The zero value is ready.
-type logLimit struct {
-	mu       sync.Mutex
-	messages map[string]*logged
-}
-
-type logged struct {
-	last   time.Time
-	unsaid int // times since then
-}
-
-// allows reports whether a message may be logged now, and how often it was left out before.
-func (l *logLimit) allows(message string) (ok bool, unsaid int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.messages == nil {
-		l.messages = make(map[string]*logged)
-	}
-	before := l.messages[message]
-	switch {
-	case before == nil:
-		before = &logged{}
-		l.messages[message] = before
-	case time.Since(before.last) < logInterval:
-		before.unsaid++
-		return false, 0
-	}
-	unsaid = before.unsaid
-	*before = logged{last: time.Now()}
-	return true, unsaid
-}
-
 // log logs a message, which is one of few, unless it did so within the last second.
-func (m *Manager[V]) log(ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
-	ok, unsaid := m.logLimit.allows(message)
-	if !ok {
-		return
-	}
-	if unsaid > 0 {
-		attrs = append(attrs, slog.Int("not_logged_before", unsaid))
-	}
-	m.logger.LogAttrs(ctx, level, message, attrs...)
+func (m *Manager[V]) log(ctx context.Context, level slog.Level, message string, attrs ...any) {
+	m.logs.Log(ctx, m.logger, level, message, attrs...)
 }

@@ -29,9 +29,10 @@ import (
 // Errors: [pgsession.ErrNotFound] if the request came with the session of a user who was logged out
 // meanwhile; there is no new session then, since nobody has proven again who they are. The same if
 // the session got another id in parallel, by RenewID or a LogIn of the same user: its values would
-// be lost. If a guest's session ended, LogIn makes a new one. One of its own if userID is empty; those of change;
-// [pgsession.ErrTooLarge], also for a user id of over 1,000 bytes; [pgsession.ErrEncode];
-// [pgsession.ErrConflict]. After an error the visitor has the same session and cookie as before.
+// be lost. If a guest's session ended, LogIn makes a new one. One of its own if userID is empty;
+// those of change; [pgsession.ErrTooLarge], also for a user id of over 1,000 bytes;
+// [pgsession.ErrEncode]; [pgsession.ErrConflict]. After an error the visitor has the same session
+// and cookie as before.
 func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string, change func(*V) error, opts ...LogInOption) error {
 	if userID == "" {
 		return errNoUserID
@@ -194,8 +195,8 @@ func (m *Manager[V]) RenewID(w http.ResponseWriter, r *http.Request, change func
 // Call LogOut before the first byte of the response. Later, the cookie stays and opens nothing.
 //
 // Errors: [pgsession.ErrNotFound] if the session got another id in parallel, by RenewID or a LogIn
-// of the same user, and so goes on; those of the database. The cookie then stays and the visitor may
-// still be logged in: do not tell them otherwise.
+// of the same user, and so goes on; those of the database. The cookie then stays and the visitor
+// may still be logged in: do not tell them otherwise.
 func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	st, err := m.enter(r)
 	if err != nil {
@@ -224,7 +225,8 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// end ends sessions for good, all at once. The error is ErrNotFound if one goes on under another id.
+// end ends sessions for good, all at once. The error is ErrNotFound if one goes on under another
+// id.
 func (m *Manager[V]) end(ctx context.Context, ids []pgsession.ID) error {
 	if len(ids) == 1 {
 		return bridge.End(ctx, m.store, ids[0])

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/quiet"
 )
 
 // A Manager gives requests their sessions, each with values of type V. It is made by [New] and safe
@@ -18,12 +19,12 @@ import (
 // staff, give each realm a table of its own: FindByUser and DeleteByUser find both otherwise.
 type Manager[V any] struct {
 	options
-	store    *pgsession.Store
-	shape    *shape
-	cookies  cookies
-	purpose  string // of the ids
-	logLimit logLimit
-	hints    sync.Map // those that were logged
+	store   *pgsession.Store
+	shape   *shape
+	cookies cookies
+	purpose string // of the ids
+	logs    quiet.Limiter
+	hints   sync.Map // those that were logged
 }
 
 // New returns a Manager of sessions that store keeps. V is the application's own type for what a

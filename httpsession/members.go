@@ -119,17 +119,9 @@ func (s *shape) merge(dst, encoded, stored []byte) []byte {
 	if !isObject(encoded) {
 		return append(dst, encoded...)
 	}
-	begin := len(dst)
-	add := func(name []byte) {
-		if len(dst) > begin {
-			dst = append(dst, ',')
-		} else {
-			dst = append(dst, '{')
-		}
-		dst = append(append(dst, name...), ':')
-	}
+	dst = append(dst, '{')
 	for name, value := range members(encoded) {
-		add(name)
+		dst = appendName(dst, name)
 		member, _ := s.member(name)
 		before, ok := find(stored, name)
 		if ok && member != nil {
@@ -141,14 +133,18 @@ func (s *shape) merge(dst, encoded, stored []byte) []byte {
 	for name, value := range members(stored) {
 		_, isOwn := s.member(name)
 		if _, isThere := find(encoded, name); !isOwn && !isThere {
-			add(name)
-			dst = append(dst, value...)
+			dst = append(appendName(dst, name), value...)
 		}
 	}
-	if len(dst) == begin {
-		dst = append(dst, '{')
-	}
 	return append(dst, '}')
+}
+
+// appendName appends the name of a member to an object that has no closing brace yet.
+func appendName(object, quoted []byte) []byte {
+	if object[len(object)-1] != '{' {
+		object = append(object, ',')
+	}
+	return append(append(object, quoted...), ':')
 }
 
 // find returns a member of an object. Of several it is the last, as in encoding/json.

@@ -253,8 +253,8 @@ func TestOverlap_GuestMoved(t *testing.T) {
 	})
 }
 
-// A session gets another id, and the visitor stays who they are. What comes with the old id meanwhile
-// takes no cookie away, begins nothing and is told no lie.
+// A session gets another id, and the visitor stays who they are. What comes with the old id
+// meanwhile takes no cookie away, begins nothing and is told no lie.
 func TestOverlap_NewID(t *testing.T) {
 	for name, tc := range map[string]struct{ before, meanwhile, userID string }{
 		"a guest's":             {"POST /add", "POST /renew", ""},
@@ -352,8 +352,8 @@ func TestOverlap_NewIDLost(t *testing.T) {
 	})
 }
 
-// A user's late request with the old id has a guest's cookie as well. The user's new one would hide what
-// it changes there.
+// A user's late request with the old id has a guest's cookie as well. The user's new one would hide
+// what it changes there.
 func TestOverlap_NewIDBesideGuest(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		f := newFixture(t)

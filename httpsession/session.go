@@ -33,7 +33,8 @@ type Session[V any] struct {
 
 	// Ended says that the request has the cookie of a user whose session is over: it expired, or
 	// was logged out elsewhere. The rest is zero, as for a guest. A page may say "please log in
-	// again". Guests who never logged in do not see it.
+	// again". Guests who never logged in do not see it, nor does a request whose session has just
+	// got another id.
 	Ended bool
 }
 

@@ -107,8 +107,8 @@ func TestSessions_EndedWhileRegenerated(t *testing.T) {
 	}
 }
 
-// A request that comes with the old id, after another one has changed it, puts nothing in place of the
-// session.
+// A request that comes with the old id, after another one has changed it, puts nothing in place of
+// the session.
 func TestSessions_OldID(t *testing.T) {
 	t.Parallel()
 	for kind, store := range map[string]*pgsession.Store{"memory": pgsession.InMemory(), "postgres": storeOf(newStore(t))} {

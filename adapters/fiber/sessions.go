@@ -209,9 +209,10 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 //
 // Errors: [pgsession.ErrNotFound] if the session ended while the request ran, and then nothing is
 // stored ([pgsession.ErrRevoked], which is also ErrNotFound, if it was deleted, or if another
-// request has just given it another id, unless this one logs a user in); [pgsession.ErrUserChanged];
-// [pgsession.ErrEncode] for values that would not decode again; [pgsession.ErrConflict],
-// [pgsession.ErrInvalidTTL], [pgsession.ErrTooLarge], and those of the database and of the context.
+// request has just given it another id, unless this one logs a user in);
+// [pgsession.ErrUserChanged]; [pgsession.ErrEncode] for values that would not decode again;
+// [pgsession.ErrConflict], [pgsession.ErrInvalidTTL], [pgsession.ErrTooLarge], and those of the
+// database and of the context.
 func (s *Sessions) SetWithContext(ctx context.Context, sessionID string, encoded []byte, expiration time.Duration) error {
 	if sessionID == "" || len(encoded) == 0 {
 		return nil
@@ -368,8 +369,9 @@ func withholdCookie(ctx context.Context, sessionID string) {
 }
 
 // DeleteWithContext ends a session for good. Deleting one that is not there is no error. Errors are
-// [pgsession.ErrConflict], and those of the database and of the context; the session may then live
-// on.
+// [pgsession.ErrRevoked] for a user's session that this request has loaded, if another one has just
+// given it another id, under which it goes on; [pgsession.ErrConflict], and those of the database
+// and of the context. In each case the session may then live on.
 //
 // Fiber calls it for Destroy, Reset and Regenerate, and does not say which. So the user's log-in is
 // kept until the request is over, under an id that nobody knows. Until then FindByUser lists it. If

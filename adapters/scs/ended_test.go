@@ -98,8 +98,8 @@ func TestLoadAndSave_EndedWhileRenewed(t *testing.T) {
 	}
 }
 
-// A request that comes with the old token, after another one has renewed it, puts nothing in place of the
-// session.
+// A request that comes with the old token, after another one has renewed it, puts nothing in place
+// of the session.
 func TestLoadAndSave_OldToken(t *testing.T) {
 	onEach(t, func(t *testing.T, store *pgsession.Store) {
 		for _, before := range []string{"/put?key=a&value=1", "/login?user=ann"} {

@@ -198,9 +198,9 @@ var (
 // if this request has renewed its token; and if another request had renewed it before this one was
 // loaded with the old token, unless this one logs a user in. [pgsession.ErrUserChanged] if the user
 // changed without a RenewToken. [pgsession.ErrExists] under a token that is in use, and that this
-// request did not find. [pgsession.ErrEncode] for values that would not decode again. [pgsession.ErrUnreadable] and
-// [pgsession.ErrDecode] if the session does not open any more. [pgsession.ErrTooLarge],
-// [pgsession.ErrConflict], [pgsession.ErrInvalidTTL].
+// request did not find. [pgsession.ErrEncode] for values that would not decode again.
+// [pgsession.ErrUnreadable] and [pgsession.ErrDecode] if the session does not open any more.
+// [pgsession.ErrTooLarge], [pgsession.ErrConflict], [pgsession.ErrInvalidTTL].
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) (err error) {
 	if time.Until(expiry) <= 0 {
 		return s.DeleteCtx(ctx, token)
@@ -231,7 +231,8 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 func (s *Store) Delete(token string) error { return s.DeleteCtx(context.Background(), token) }
 
 // DeleteCtx ends a session for good. It goes on if ctx is cancelled. Ending one that is not there
-// is no error.
+// is no error. It returns [pgsession.ErrRevoked] for a user's session that this request has found,
+// if another one has just renewed its token: the session goes on.
 //
 // scs calls it for Destroy and for RenewToken, and does not say which. So under [LoadAndSave] the
 // user's log-in is kept until the end of the request, under an id that nobody knows. Until then

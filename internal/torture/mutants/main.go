@@ -257,7 +257,20 @@ var mutants = []mutant{
 		{"httpsession/values.go", "encoded = c.m.keep(encoded, stored)", "_ = c.m.keep(encoded, stored)"},
 	}},
 	{name: "a late request begins a session that no page shows", program: "./web", flags: []string{"-only", "shop,admin"}, edits: []edit{
-		{"httpsession/change.go", "case m.bearer || c.st.guestMoved:", "case m.bearer:"},
+		{"httpsession/change.go", "case m.bearer || c.st.guestEnded || c.st.current.Load().hasMoved:", "case m.bearer:"},
+	}},
+	{name: "a session that has only another id is taken for one that has ended", program: "./web", flags: []string{"-only", "shop,gorilla,scs,fiber"}, edits: []edit{
+		{"bridge.go", "return errors.Is(err, errMoved)", "return false"},
+	}},
+	{name: "a log-out says it is done, though the session has another id", program: "./web", flags: []string{"-only", "shop"}, edits: []edit{
+		{"httpsession/login.go", "return bridge.End(ctx, m.store, ids[0])", "return m.store.Delete(ctx, ids[0])"},
+		{"httpsession/login.go", "\tif st.current.Load().hasMoved {", "\tif false {"},
+	}},
+	{name: "who has missed their new id is shut out for ever", tests: []string{"-run", "TestOverlap_NewIDLost", "./httpsession"}, edits: []edit{
+		{"internal/rows/rows.go", "now.Sub(r.CreatedAt) < overlap", "now.Sub(r.CreatedAt) < overlap<<20"},
+	}},
+	{name: "a batch of renewals tells one session's news of another", tests: []string{"-run", "TestCoalescing_Renew", "./internal/test/coalescing"}, edits: []edit{
+		{"internal/pgtable/renew.go", "CASE WHEN ($16::boolean[])[new.n] THEN interval", "CASE WHEN ($16::boolean[])[1] THEN interval"},
 	}},
 	{name: "the scs managers and fiber storages of one store accept each other's tokens", program: "./web", flags: []string{"-only", "scs,desk,fiber,forum"}, edits: []edit{
 		{"adapters/scs/store.go", "\"scs \" + strconv.Quote(s.name) + token", "strconv.Quote(s.name)[:0] + token"},

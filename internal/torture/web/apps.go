@@ -55,8 +55,9 @@ type application struct {
 	// isBearer says that requests have a token in a header, and no cookie.
 	isBearer bool
 
-	// losesLogOuts says that a log-out with an old id is told to be done, though another request has just given the session a
-	// new one. scs and fiber do not say whether a session without values is left or begun.
+	// losesLogOuts says that a log-out with an old id is told to be done, though another request
+	// has just given the session a new one. scs and fiber do not say whether a session without
+	// values is left or begun.
 	losesLogOuts bool
 }
 
@@ -93,7 +94,8 @@ func respond(w http.ResponseWriter, v view) {
 	json.NewEncoder(w).Encode(v)
 }
 
-// The values of two releases of the application on httpsession. The first does not know the field of the second.
+// The values of two releases of the application on httpsession. The first does not know the field
+// of the second.
 type (
 	first struct {
 		Root  int64   `json:"root,omitempty"`
@@ -194,7 +196,8 @@ func newHTTPSession[V any, R release[V]](web *web, store *pgsession.Store, name 
 			return err
 		}
 		err = m.LogIn(w, r, visit.user, change)
-		// A user's session goes on, or the log-in is refused because the session was ended while the request ran.
+		// A user's session goes on, or the log-in is refused because the session was ended while
+		// the request ran.
 		if after := show(m.Get(r)); err == nil && before.User == visit.user && after.Root != before.Root {
 			o.complain(&o.revived, visit.tab, "a log-in began a session in place of one that was ended: %+v; before: %+v", after, before)
 		}
@@ -208,7 +211,8 @@ func newHTTPSession[V any, R release[V]](web *web, store *pgsession.Store, name 
 	return all
 }
 
-// Where values are a map, the user is kept under the first of these keys, and each number has one of its own.
+// Where values are a map, the user is kept under the first of these keys, and each number has one
+// of its own.
 const (
 	userKey      = "user"
 	namedKey     = "named"

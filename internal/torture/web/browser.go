@@ -25,7 +25,8 @@ type browser struct {
 	tabs   []*tab
 }
 
-// A tab is one application in one browser, with a session of its own. What it asks for comes in bursts of parallel requests.
+// A tab is one application in one browser, with a session of its own. What it asks for comes in
+// bursts of parallel requests.
 type tab struct {
 	number  int
 	browser *browser
@@ -230,8 +231,8 @@ func (t *tab) newBurst(before view, random *rand.Rand) (burst []*request) {
 	return burst
 }
 
-// conclude says what the next page must show. It is not certain after some bursts: of two log-ins, for instance, the later answer
-// decides which cookie stays.
+// conclude says what the next page must show. It is not certain after some bursts: of two log-ins,
+// for instance, the later answer decides which cookie stays.
 func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 	o := t.browser.web.oracle
 	t.before = ""
@@ -360,8 +361,9 @@ func (t *tab) remember(v view) {
 	}
 }
 
-// useOld asks for pages with cookies that a thief or a restored browser has: they open nothing after the session has moved, and
-// nothing at any time under the name of another application's cookie.
+// useOld asks for pages with cookies that a thief or a restored browser has: they open nothing
+// after the session has moved, and nothing at any time under the name of another application's
+// cookie.
 func (t *tab) useOld(ctx context.Context, random *rand.Rand) {
 	if len(t.old) == 0 {
 		return

@@ -142,8 +142,8 @@ func run(ctx context.Context, o options) (summary string, err error) {
 
 func userName(group string, i int) string { return fmt.Sprintf("%s-%d", group, i%users) }
 
-// checkLimit counts the sessions of those who may have one, after one more log-in: the database may have failed just after the
-// last one.
+// checkLimit counts the sessions of those who may have one, after one more log-in: the database may
+// have failed just after the last one.
 func (w *web) checkLimit(ctx context.Context) {
 	for _, app := range w.apps {
 		if app.name != clubName {
@@ -217,7 +217,8 @@ func (w *web) openStores(ctx context.Context, memory bool) (cut func(context.Con
 	}, stop, nil
 }
 
-// choose chooses the applications that there are: those that are named, with commas between, or all.
+// choose chooses the applications that there are: those that are named, with commas between, or
+// all.
 func (w *web) choose(only string) error {
 	w.apps = []*application{
 		{name: shopName, group: everybody, newNode: func(w *web, store *pgsession.Store, node int) http.Handler {
