@@ -53,10 +53,10 @@
 // see [WithRemember]. And if a guest's request arrives with the old cookie after a log-in has moved
 // the session, that cookie is cleared, and Update returns ErrNotFound: nobody would see the change.
 //
-// RenewID, and a LogIn of the same user, give a session another id while the visitor stays the same.
-// A request that arrives with the old id afterwards finds no session. Its Update, LogIn, RenewID and
-// LogOut return ErrNotFound, and no cookie is cleared: the browser has the new one, or will have it
-// soon. If the answer with the new cookie was lost, the visitor has the old one. It is treated in
+// RenewID, and a LogIn of the same user, give a session another id while the visitor stays the
+// same. A request that arrives with the old id afterwards finds no session. Its Update, LogIn,
+// RenewID and LogOut return ErrNotFound, and no cookie is cleared: the browser has the new one, or
+// will have it soon. If the answer with the new cookie was lost, the visitor has the old one. It is treated in
 // this way for a minute, and then as one whose session has ended.
 //
 // If a guest's first requests run in parallel and call Update, each begins a session. The browser

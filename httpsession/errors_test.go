@@ -105,8 +105,8 @@ func TestManager_LogsAreBounded(t *testing.T) {
 		}
 		lines := strings.Split(strings.TrimSpace(f.logs.String()), "\n")
 		require.Len(t, lines, 10)
-		require.NotContains(t, lines[0], "left_out")
-		require.Contains(t, lines[1], "left_out=99")
+		require.NotContains(t, lines[0], "not_logged_before")
+		require.Contains(t, lines[1], "not_logged_before=99")
 	})
 }
 

@@ -17,8 +17,8 @@ const nextParameter = "next"
 // log-in page for their answer. What opens a page is told by Sec-Fetch-Mode, and in its absence by
 // an Accept header that names text/html.
 //
-// A request whose session has just got another id, by [Manager.RenewID] for instance, is answered as
-// [Manager.Error] answers [pgsession.ErrNotFound].
+// A request whose session has just got another id, by [Manager.RenewID] for instance, is answered
+// as [Manager.Error] answers [pgsession.ErrNotFound].
 //
 // RequireUser includes [Manager.Handler]. It may be around the whole application: requests for the
 // log-in page itself are let through, of whatever method.

@@ -42,7 +42,7 @@ type Session[V any] struct {
 type snapshot[V any] struct {
 	stored   *pgsession.Session // nil: there is none
 	ended    bool
-	hasMoved bool // the session goes on under another id, whose cookie the visitor has or will have soon
+	hasMoved bool // the session goes on under another id: the visitor has its cookie, or will soon
 
 	once   sync.Once
 	values V
