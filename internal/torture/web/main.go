@@ -1,10 +1,24 @@
 // Program web lets browsers collide in applications on httpsession and on the adapters for scs,
 // gorilla and fiber: several applications and two releases on one table, two nodes, parallel
-// requests, log-ins, log-outs everywhere, clients that hang up and connections that are cut. It
-// ends with status 1 if a page shows what it must not: a session that was ended, another's user or
+// requests, log-ins, log-outs everywhere, clients that hang up and connections that are cut. It ends
+// with status 1 if a page shows what it must not: a session that was ended, another's user or
 // values, or a session without a change that was acknowledged.
 //
 //	go run ./web -duration 10m -seed 42
+//
+// Every page is judged by that (oracle.go). Two more rules hold from one burst of requests to the
+// next (tab.conclude): the session is still there, and a log-out that said it was done has ended it.
+// They are not applied where what must come is not certain:
+//
+//   - The session need not be there after a log-out, a log-out everywhere, a second log-in or one as
+//     another user, and if a request failed that gives the session another id: the answer with the
+//     new cookie may be lost.
+//   - A guest's log-out beside a log-in may end nothing: the log-in may have come first.
+//   - With scs and fiber, a log-out beside a request that gives the session another id may end
+//     nothing: if it comes late with the old id, these frameworks call the store as they do for a
+//     visitor who never had a session.
+//   - If a user may have one session, the one before it is over only if the database did not fail
+//     just after the log-in.
 package main
 
 import (
