@@ -87,7 +87,7 @@ func TestStore_OldToken(t *testing.T) {
 				require.ErrorIs(t, session.Save(r.Request, r.ResponseRecorder), pgsession.ErrRevoked, name)
 				require.Empty(t, r.setCookies(), name)
 			}
-			loaded.Values["user"] = "ann"
+			loaded.Values["user"], loaded.Values["c"] = "ann", "3"
 			require.ErrorIs(t, loaded.Save(held.Request, held.ResponseRecorder), pgsession.ErrRevoked, "it was loaded before")
 			require.Equal(t, map[any]any{key: value}, b.see(t, store).Values)
 		}

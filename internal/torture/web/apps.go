@@ -182,20 +182,20 @@ func newHTTPSession[V any, R release[V]](web *web, store *pgsession.Store, name 
 			token, err := m.IssueToken(r.Context(), visit.user, values)
 			w.Header().Set("Token", token)
 			return err
-		case isLimited && before.User != visit.user:
+		case isLimited:
 			o.endAll(visit.user, func() error {
 				if err = m.LogIn(w, r, visit.user, change); err != nil {
 					return err
 				}
 				found, err := store.FindByUser(r.Context(), visit.user, 0)
-				if err == nil && len(found) > 1 {
-					err = errors.New("the database failed, or there is a later log-in")
+				if err == nil && (len(found) > 1 || before.User == visit.user) {
+					err = errors.New("the database failed, or there is a later log-in, or this one went on")
 				}
 				return err
 			})
-			return err
+		default:
+			err = m.LogIn(w, r, visit.user, change)
 		}
-		err = m.LogIn(w, r, visit.user, change)
 		// A user's session goes on, or the log-in is refused because the session was ended while
 		// the request ran.
 		if after := show(m.Get(r)); err == nil && before.User == visit.user && after.Root != before.Root {
