@@ -56,8 +56,8 @@
 // RenewID, and a LogIn of the same user, give a session another id while the visitor stays the
 // same. A request that arrives with the old id afterwards finds no session. Its Update, LogIn,
 // RenewID and LogOut return ErrNotFound, and no cookie is cleared: the browser has the new one, or
-// will have it soon. If the answer with the new cookie was lost, the visitor has the old one. It is treated in
-// this way for a minute, and then as one whose session has ended.
+// will have it soon. If the answer with the new cookie was lost, the visitor has the old one. It is
+// treated in this way for a minute, and then as one whose session has ended.
 //
 // If a guest's first requests run in parallel and call Update, each begins a session. The browser
 // keeps one, and the others expire unused.
