@@ -369,9 +369,8 @@ func withholdCookie(ctx context.Context, sessionID string) {
 }
 
 // DeleteWithContext ends a session for good. Deleting one that is not there is no error. Errors are
-// [pgsession.ErrRevoked] for a user's session that this request has loaded, if another one has just
-// given it another id, under which it goes on; [pgsession.ErrConflict], and those of the database
-// and of the context. In each case the session may then live on.
+// [pgsession.ErrConflict], and those of the database and of the context; the session may then live
+// on.
 //
 // Fiber calls it for Destroy, Reset and Regenerate, and does not say which. So the user's log-in is
 // kept until the request is over, under an id that nobody knows. Until then FindByUser lists it. If

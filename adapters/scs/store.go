@@ -231,8 +231,7 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 func (s *Store) Delete(token string) error { return s.DeleteCtx(context.Background(), token) }
 
 // DeleteCtx ends a session for good. It goes on if ctx is cancelled. Ending one that is not there
-// is no error. It returns [pgsession.ErrRevoked] for a user's session that this request has found,
-// if another one has just renewed its token: the session goes on.
+// is no error.
 //
 // scs calls it for Destroy and for RenewToken, and does not say which. So under [LoadAndSave] the
 // user's log-in is kept until the end of the request, under an id that nobody knows. Until then

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/internal/bridge"
 )
 
 // patience is how long after the first step the second one may come.
@@ -31,9 +30,7 @@ type Left struct {
 
 var noValues = []byte{}
 
-// Leave ends a session. If it is a user's, call [Left.Arrive] or [Left.End] afterwards. If another
-// request has just given the user's session another id, Leave returns [pgsession.ErrRevoked]: it
-// lives on there, and nobody may be told that they are logged out.
+// Leave ends a session. If it is a user's, call [Left.Arrive] or [Left.End] afterwards.
 func Leave(ctx context.Context, store *pgsession.Store, session *pgsession.Session) (left Left, err error) {
 	ttl := patience
 	if session.UserID == "" {
@@ -47,10 +44,7 @@ func Leave(ctx context.Context, store *pgsession.Store, session *pgsession.Sessi
 	case errors.Is(err, pgsession.ErrUnreadable): // since it was loaded; it must not go on
 		return Left{IsOver: true}, store.Delete(ctx, session.ID)
 	case errors.Is(err, pgsession.ErrNotFound):
-		if session.UserID == "" || !bridge.HasMoved(err) {
-			err = nil
-		}
-		return Left{IsOver: true}, err
+		return Left{IsOver: true}, nil
 	case session.UserID == "":
 		left.kept = nil
 	}

@@ -15,8 +15,7 @@
 //     new cookie may be lost.
 //   - A guest's log-out beside a log-in may end nothing: the log-in may have come first.
 //   - With scs and fiber, a log-out beside a request that gives the session another id may end
-//     nothing: if it comes late with the old id, these frameworks call the store as they do for a
-//     visitor who never had a session.
+//     nothing: these frameworks delete an id in the same way for both.
 //   - If a user may have one session, the one before it is over only if the database did not fail
 //     just after the log-in.
 package main
