@@ -55,10 +55,11 @@ type application struct {
 	// isBearer says that requests have a token in a header, and no cookie.
 	isBearer bool
 
-	// losesLogOuts says that a log-out with an old id is told to be done, though another request
-	// has just given the session a new one. scs and fiber do not say whether a session without
-	// values is left or begun.
-	losesLogOuts bool
+	// isExact says that the visitor keeps a session that gets another id beside other requests, and
+	// that a log-out beside them is told to be done only if it is. With scs and fiber, the answer of
+	// a request that has changed the session before puts the old id back if it arrives late, and a
+	// log-out cannot be told apart from a change of the id.
+	isExact bool
 }
 
 // The groups of users.

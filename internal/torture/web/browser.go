@@ -272,7 +272,7 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 		}
 	}
 	// A guest's log-out beside a log-in comes before it, or after it and ends nothing.
-	if moves == 0 || !t.app.losesLogOuts && (before.User != "" || logIns == 0) {
+	if moves == 0 || t.app.isExact && (before.User != "" || logIns == 0) {
 		for _, q := range burst {
 			if q.page == logOutPage && q.isDone() {
 				o.end(before.Root)
@@ -280,7 +280,7 @@ func (t *tab) conclude(before view, burst []*request, ends map[string]int) {
 		}
 	}
 	unmoved := o.endsOf(before.User) == ends[before.User]
-	t.certain = before.Root != 0 && !uncertain && logOuts == 0 && (logIns == 0 || moves == 1) && unmoved
+	t.certain = before.Root != 0 && !uncertain && logOuts == 0 && (logIns == 0 || moves == 1) && (moves == 0 || t.app.isExact) && unmoved
 	t.shows, t.ends = after, ends[after.User]
 	if !t.certain {
 		return
