@@ -298,7 +298,7 @@ var mutants = []mutant{
 		{"elsewhere.go", "\tendThere()\n\treturn ended, err", "\treturn ended, err"},
 	}},
 	{name: "an outage is taken for no session", flags: []string{"-faults", "on"}, edits: []edit{
-		{"store.go", "if err := result(operation, row.Load(now), err); err != nil {", "if err != nil {\n\t\treturn nil, ErrNotFound\n\t}\n\tif err := result(operation, row.Load(now), nil); err != nil {"},
+		{"store.go", "return nil, wrap(operation, err)\n\t}\n\tif err := rowError", "return nil, ErrNotFound\n\t}\n\tif err := rowError"},
 	}},
 }
 

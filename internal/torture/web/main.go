@@ -247,8 +247,8 @@ func (w *web) choose(only string) error {
 	}
 	// Two of each framework, on one store.
 	for _, framework := range []struct {
-		names        []string
-		newNode      func(*web, *pgsession.Store, string) http.Handler
+		names   []string
+		newNode func(*web, *pgsession.Store, string) http.Handler
 		isExact bool
 	}{
 		{[]string{"scs", "desk"}, newSCS, false}, {[]string{"gorilla", "goods"}, newGorilla, true}, {[]string{"fiber", "forum"}, newFiber, false},
