@@ -323,7 +323,7 @@ func TestOverlap_NewID(t *testing.T) {
 						require.Equal(t, before, b.get(), call)
 						require.Equal(t, count, f.count(t), call)
 						require.Equal(t, tc.userID, before.UserID)
-						require.Equal(t, http.StatusConflict, stale.do("POST /users").StatusCode)
+						require.Equal(t, http.StatusUnauthorized, stale.do("POST /users").StatusCode)
 					}
 				}
 			})

@@ -4,8 +4,6 @@ import (
 	"mime"
 	"net/http"
 	"strings"
-
-	"github.com/pgsession/pgsession"
 )
 
 const nextParameter = "next"
@@ -17,22 +15,15 @@ const nextParameter = "next"
 // log-in page for their answer. What opens a page is told by Sec-Fetch-Mode, and in its absence by
 // an Accept header that names text/html.
 //
-// A request whose session has just got another id, by [Manager.RenewID] for instance, is answered
-// as [Manager.Error] answers [pgsession.ErrNotFound].
-//
 // RequireUser includes [Manager.Handler]. It may be around the whole application: requests for the
 // log-in page itself are let through, of whatever method.
 func (m *Manager[V]) RequireUser(next http.Handler) http.Handler {
 	return m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		current := m.state(r).current.Load()
-		switch {
-		case current.stored != nil && current.stored.UserID != "" || m.isLogInPage(r):
+		if stored := m.state(r).current.Load().stored; stored != nil && stored.UserID != "" || m.isLogInPage(r) {
 			next.ServeHTTP(w, r)
-		case current.hasMoved:
-			m.errorHandler(w, r, pgsession.ErrNotFound)
-		default:
-			m.askToLogIn(w, r)
+			return
 		}
+		m.askToLogIn(w, r)
 	}))
 }
 

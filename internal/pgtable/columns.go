@@ -102,8 +102,7 @@ func (s *scanner) scan(result pgx.Rows) (rows.Row, error) {
 	}
 	row.IdleTimeout = readDuration(&row, s.idle)
 	if s.payload == nil && !s.otherKind {
-		// A tombstone's user_key names no user; see movedTo. Its idle_timeout may be 0.
-		row.State, s.userKey, row.Malformed = rows.Ended, nil, false
+		row.State, s.userKey = rows.Ended, nil // a tombstone's user_key names no user; see movedTo
 	}
 	key, ok := rows.ParseKey(s.key)
 	row.Key, row.Malformed = key, row.Malformed || !ok

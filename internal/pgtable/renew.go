@@ -54,7 +54,7 @@ const renewText = `
 	WITH pgsession_ended AS (
 		UPDATE sessions AS s
 		SET ` + tombstone + `,
-			idle_timeout = CASE WHEN $14 THEN interval '0' ELSE s.idle_timeout END,
+			idle_timeout = CASE WHEN $14 THEN interval '1 microsecond' ELSE s.idle_timeout END,
 			created_at = CASE WHEN $14 THEN $1 ELSE s.created_at END
 		WHERE s.key = $12 AND ` + asSeen + ` AND ` + whileLocal + `
 		RETURNING s.key
@@ -75,7 +75,7 @@ var renewManySQL = register(`
 	), pgsession_ended AS (
 		UPDATE sessions AS s
 		SET ` + tombstone + `,
-			idle_timeout = CASE WHEN ($16::boolean[])[new.n] THEN interval '0' ELSE s.idle_timeout END,
+			idle_timeout = CASE WHEN ($16::boolean[])[new.n] THEN interval '1 microsecond' ELSE s.idle_timeout END,
 			created_at = CASE WHEN ($16::boolean[])[new.n] THEN $1 ELSE s.created_at END
 		FROM pgsession_held AS new
 		WHERE s.key = new.seen_key AND ` + listedAsSeen + `

@@ -30,6 +30,10 @@ const (
 	// from its visitor.
 	overlap = time.Minute
 
+	// movedMark is the IdleTimeout in the tombstone of a session that has moved. It is not 0: as
+	// text, PostgreSQL may write that in a form that pgx does not read.
+	movedMark = time.Microsecond
+
 	maxVersion = 1<<62 - 1
 )
 
@@ -83,7 +87,7 @@ const (
 // A Row is one row of the table. The zero Row is absent. Times are in UTC and whole microseconds.
 //
 // If a session has moved to another key and its user stayed the same, the tombstone that it left
-// has an IdleTimeout of 0, and its CreatedAt is the time of that.
+// has an IdleTimeout of one microsecond, and its CreatedAt is the time of that.
 type Row struct {
 	Key         Key
 	State       State
@@ -182,7 +186,7 @@ func (r Row) Load(now time.Time) Outcome {
 // key, and whose user stayed the same. After a minute it is a tombstone like any other: a visitor
 // who has still not heard of the new id never will.
 func (r Row) HasMoved(now time.Time) bool {
-	return r.State == Ended && r.IdleTimeout == 0 && now.Sub(r.CreatedAt) < overlap
+	return r.State == Ended && r.IdleTimeout == movedMark && now.Sub(r.CreatedAt) < overlap
 }
 
 // Insert makes a session where there is no row.
@@ -311,7 +315,7 @@ func Renew(from, to, seen Row, w Write, now time.Time) (newFrom, newTo Row, outc
 func (r Row) Leave(w Write, now time.Time) Row {
 	left := r.End(now)
 	if w.IsUser(r.UserKey) {
-		left.IdleTimeout, left.CreatedAt = 0, now
+		left.IdleTimeout, left.CreatedAt = movedMark, now
 	}
 	return left
 }
