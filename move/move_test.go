@@ -55,11 +55,16 @@ const (
 
 func newStore(t testing.TB, pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
 	t.Helper()
+	return newStoreOf(t, pool, "moved_sessions", opts...)
+}
+
+func newStoreOf(t testing.TB, pool *pgxpool.Pool, table string, opts ...pgsession.Option) *pgsession.Store {
+	t.Helper()
 	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	require.NoError(t, err)
-	store := pgsession.New(pool, keys, append([]pgsession.Option{pgsession.WithTable("moved_sessions")}, opts...)...)
+	store := pgsession.New(pool, keys, append(opts, pgsession.WithTable(table))...)
 	require.NoError(t, store.Init(t.Context()))
-	pgtest.AfterInit(t, pool, "moved_sessions")
+	pgtest.AfterInit(t, pool, table)
 	return store
 }
 
@@ -185,7 +190,7 @@ func TestImport_Left(t *testing.T) {
 	require.Equal(t, 2, count(t, pool, `sessions WHERE token IN ('token-7', 'token-8')`))
 	require.Equal(t, 2, count(t, pool, `sessions`))
 
-	done, err = move.Import(t.Context(), newStore(t, pool, pgsession.WithTable("larger_sessions")), from, raw, nil)
+	done, err = move.Import(t.Context(), newStoreOf(t, pool, "larger_sessions"), from, raw, nil)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, done.Left)
 	require.ErrorIs(t, done.Reason, errUnreadable)

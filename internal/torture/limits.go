@@ -86,7 +86,7 @@ const (
 
 	// shortestStall is short, since those that an operation meets on its way add up: at two looks
 	// at its context, and at each goroutine that wakes another one.
-	shortestStall = 5 * time.Millisecond
+	shortestStall = time.Millisecond
 )
 
 func (s *stalls) watch(ctx context.Context) {
