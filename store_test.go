@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -236,6 +238,35 @@ func TestStore_Update(t *testing.T) {
 		}
 		group.Wait()
 		require.Equal(t, writers*rounds, s.Number(t, id))
+	})
+	t.Run("a change that panics or ends its goroutine gives back its turn", func(t *testing.T) {
+		t.Parallel()
+		for name, end := range map[string]func(){"panic": func() { panic("of the application") }, "Goexit": runtime.Goexit} {
+			synctest.Test(t, func(t *testing.T) {
+				s, ctx := pgsession.InMemory(), t.Context()
+				stale, err := s.Create(ctx, test.Ann(1), time.Hour)
+				require.NoError(t, err)
+				require.NoError(t, test.Err(s.Update(ctx, stale, 0, test.Increment)))
+				runs, ended := 0, make(chan struct{})
+				go func() {
+					defer close(ended)
+					defer func() { recover() }()
+					s.Update(ctx, stale, 0, func(session *pgsession.Session) (any, error) {
+						if runs++; runs == 2 { // after a conflict, and so in its turn
+							end()
+						}
+						return test.Increment(session)
+					})
+				}()
+				<-ended
+				require.Equal(t, 2, runs, name)
+				began := time.Now()
+				updated, err := s.Update(ctx, stale, 0, test.Increment)
+				require.NoError(t, err, name)
+				require.Zero(t, time.Since(began), "%s: it has waited for the turn", name)
+				require.Equal(t, 3, test.Decode[int](t, updated), name)
+			})
+		}
 	})
 	t.Run("writes nothing for nothing", func(t *testing.T) {
 		t.Parallel()
