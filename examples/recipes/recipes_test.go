@@ -170,7 +170,8 @@ func TestOAuth(t *testing.T) {
 		}
 		return "ann", nil
 	}
-	app := OAuth(pgsession.InMemory(), "https://other.example/authorize", "client", userOf)
+	clock := pgsession.NewManualClock(time.Now())
+	app := OAuth(pgsession.InMemory(pgsession.WithClock(clock)), "https://other.example/authorize", "client", userOf)
 	begin := func(v *visitor) (state string) {
 		location := v.send(t, "POST /login", nil, http.StatusSeeOther, "https://other.example/authorize?").Header().Get("Location")
 		address, err := url.Parse(location)
@@ -189,6 +190,9 @@ func TestOAuth(t *testing.T) {
 	ann.send(t, "GET /callback?code=code&state="+mallorys, nil, http.StatusBadRequest, "not begun here")
 	state := begin(planted)
 	ann.send(t, "GET /callback?code=code&state="+state, nil, http.StatusBadRequest, "not begun here")
+	ann.send(t, "POST /login", nil, http.StatusConflict, "reload") // she may have the new cookie in a moment
+	clock.Advance(time.Minute)
+	ann.send(t, "GET /", nil, http.StatusOK, "user ")
 
 	state = begin(ann)
 	callback := "GET /callback?code=code&state=" + state
