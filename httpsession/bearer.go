@@ -25,7 +25,8 @@ const bearerPurpose = "bearer:"
 // call.
 //
 // Errors: one of its own if userID is empty, or if the Manager is not WithBearer;
-// [pgsession.ErrTooLarge], [pgsession.ErrEncode].
+// [pgsession.ErrNotFound] if ctx is that of a request whose session, of any Manager, was the same
+// user's and has ended meanwhile; [pgsession.ErrTooLarge], [pgsession.ErrEncode].
 func (m *Manager[V]) IssueToken(ctx context.Context, userID string, values V, opts ...LogInOption) (token string, err error) {
 	if !m.bearer {
 		return "", errNoBearer
@@ -44,7 +45,11 @@ func (m *Manager[V]) IssueToken(ctx context.Context, userID string, values V, op
 	if err != nil {
 		return "", err
 	}
-	m.limit(ctx, userID)
+	if err := checkUser(ctx, userID); err != nil {
+		m.store.Delete(context.WithoutCancel(ctx), stored.ID) // if that fails: nobody knows the token
+		return "", err
+	}
+	m.limit(ctx, stored, false)
 	m.tell(ctx, Event{Kind: SessionBegun, Handle: stored.Handle, UserID: userID})
 	return stored.ID.Token(), nil
 }

@@ -2,6 +2,7 @@ package httpsession_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -65,6 +66,48 @@ func TestManager_Bearer(t *testing.T) {
 		require.Empty(t, answer.setCookies())
 		require.Equal(t, http.StatusUnauthorized, b.do("GET /in", user).StatusCode)
 		require.True(t, b.do("GET /session", user).session(t).Ended)
+	})
+}
+
+// A request whose user was logged out meanwhile gets no token, whichever Manager its session is of.
+func TestManager_IssueToken_SessionEnded(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		tokens := httpsession.New[Values](f.store, httpsession.WithBearer())
+		for name, present := range map[string]func(r *http.Request){
+			"a token": func(r *http.Request) {
+				issued, err := tokens.IssueToken(t.Context(), "ann", Values{})
+				require.NoError(t, err)
+				r.Header.Set("Authorization", "Bearer "+issued)
+			},
+			"a cookie": func(r *http.Request) {
+				r.AddCookie(&http.Cookie{Name: "session", Value: f.plant(t, "session", "ann").ID.Token()})
+			},
+		} {
+			r := httptest.NewRequest("POST", "/", nil)
+			present(r)
+			called := false
+			f.Handler(tokens.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				called = true
+				token, err := tokens.IssueToken(r.Context(), "ann", Values{})
+				require.NoError(t, err, name)
+				require.NotEmpty(t, token)
+				_, err = f.store.DeleteByUser(r.Context(), "ann")
+				require.NoError(t, err)
+				_, err = tokens.IssueToken(r.Context(), "ann", Values{})
+				require.ErrorIs(t, err, pgsession.ErrNotFound, name)
+				require.Zero(t, f.count(t))
+				f.Reload(r)
+				tokens.Reload(r)
+				_, err = tokens.IssueToken(r.Context(), "ann", Values{})
+				require.ErrorIs(t, err, pgsession.ErrNotFound, name)
+				_, err = tokens.IssueToken(r.Context(), "bob", Values{})
+				require.NoError(t, err, "another user's")
+				_, err = f.store.DeleteByUser(r.Context(), "bob")
+				require.NoError(t, err)
+			}))).ServeHTTP(httptest.NewRecorder(), r)
+			require.True(t, called)
+		}
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/httpsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 // Only what the store returns is an outage. What the application returns is its own.
@@ -169,4 +170,36 @@ func TestManager_CallsInAChange(t *testing.T) {
 		b.do("POST /login?user=ann")
 		require.Equal(t, 15+8, b.do("POST /nested").session(t).Values.Count)
 	})
+}
+
+// A call of another goroutine that a change function waits for ends in time.
+func TestManager_CallsInAChange_OtherGoroutine(t *testing.T) {
+	t.Parallel()
+	wait := func(t *testing.T, store *pgsession.Store, isDone bool) error {
+		m := httpsession.New[Values](store)
+		r := httptest.NewRequest("POST", "/", nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var err error
+		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			err = m.Update(w, r, func(*Values) error {
+				errs := make(chan error, 1)
+				go func() { errs <- m.Update(w, r.WithContext(ctx), nil) }()
+				if isDone {
+					cancel()
+				}
+				return receive(t, errs)
+			})
+		})).ServeHTTP(httptest.NewRecorder(), r)
+		require.ErrorIs(t, err, pgsession.ErrConflict)
+		return err
+	}
+	require.ErrorIs(t, wait(t, pgsession.InMemory(), true), context.Canceled)
+	synctest.Test(t, func(t *testing.T) {
+		require.ErrorIs(t, wait(t, pgsession.InMemory(), false), context.DeadlineExceeded)
+	})
+	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
+	require.NoError(t, err)
+	store := pgsession.New(pgtest.Pool(t), crypto, pgsession.WithTimeout(50*time.Millisecond))
+	require.ErrorIs(t, wait(t, store, false), context.DeadlineExceeded)
 }

@@ -164,6 +164,16 @@ func TestManager_Watch(t *testing.T) {
 				require.Equal(t, pgsession.ErrRevoked.Error(), string(cause))
 			})
 		}
+		mux.HandleFunc("POST /late", func(w http.ResponseWriter, r *http.Request) {
+			require.NoError(t, f.store.RevokeAny(r.Context(), f.Get(r).Handle))
+			require.ErrorIs(t, f.Update(w, r, nil), pgsession.ErrNotFound)
+			receive(t, f.Watch(r).Done())
+		})
+		for _, begin := range []string{"POST /add", "POST /login?user=ann"} {
+			b := server.another()
+			b.do(begin)
+			require.Equal(t, http.StatusOK, b.do("POST /late").StatusCode, "a session that the request has found over")
+		}
 	})
 }
 

@@ -53,7 +53,7 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 				st.others = append(st.others, other.id)
 			}
 			st.others = slices.DeleteFunc(st.others, func(id pgsession.ID) bool { return id.Handle() == l.session.Handle })
-			m.prolong(w, r, st, l.session)
+			m.prolong(r.Context(), w, r, st, l.session)
 			st.set(l.session)
 			return nil
 		case l.err == nil:
@@ -117,13 +117,13 @@ func (m *Manager[V]) logUnreadable(ctx context.Context, handle pgsession.Handle,
 }
 
 // prolong lets a session live on if that is due, and sets the cookie of a remembered one anew.
-func (m *Manager[V]) prolong(w http.ResponseWriter, r *http.Request, st *requestState[V], stored *pgsession.Session) {
+func (m *Manager[V]) prolong(ctx context.Context, w http.ResponseWriter, r *http.Request, st *requestState[V], stored *pgsession.Session) {
 	if st.passive {
 		return
 	}
 	now := stored.ExpiresAt.Add(-stored.Remaining())
 	before := stored.ExpiresAt
-	m.touch(r.Context(), stored)
+	m.touch(ctx, stored)
 	if w != nil && stored.ExpiresAt.After(before) && stored.UserID != "" && m.isRemembered(stored.IdleTimeout) &&
 		now.Sub(stored.CreatedAt) > rememberedAge/2 {
 		m.setCookie(w, r, st, stored.ID, false, rememberedAge)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,9 +23,9 @@ import (
 // LogIn ends the sessions of all other cookies of the Manager's that the browser sent, for example
 // of one for another path.
 //
-// Call LogIn before the first byte of the response. Later it is an error, if the ResponseWriter is
-// the server's own; of other ones LogIn cannot know, and the browser gets no cookie. The whole call
-// is bounded by [pgsession.WithTimeout].
+// Call LogIn before the first byte of the response, and before Hijack. Later it is an error, if the
+// ResponseWriter is the server's own; of other ones LogIn cannot know, and the browser gets no
+// cookie. The whole call is bounded by [pgsession.WithTimeout].
 //
 // Errors: [pgsession.ErrNotFound] if the request came with the session of a user who was logged out
 // meanwhile; there is no new session then, since nobody has proven again who they are. The same if
@@ -49,16 +50,19 @@ func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string
 		return err
 	}
 	st.others = nil
-	var before pgsession.Handle
+	var (
+		before pgsession.Handle
+		goesOn bool
+	)
 	if st.stored != nil {
-		before = st.stored.Handle
+		before, goesOn = st.stored.Handle, st.stored.UserID == userID
 	}
 	l, c := m.logIn(opts), &revision[V]{m: m, st: st, change: change}
 	stored, err := m.renewOrCreate(ctx, r, userID, l, c)
 	if err != nil {
 		return err
 	}
-	m.limit(ctx, userID)
+	m.limit(ctx, stored, goesOn)
 	m.replaceCookie(w, r, st, stored, l.remember)
 	m.clearCookies(w, r, st, true)
 	c.done(stored)
@@ -72,16 +76,18 @@ func (m *Manager[V]) enterToSetCookie(w http.ResponseWriter, r *http.Request) (s
 	if m.bearer {
 		return nil, nil, nil, errBearer
 	}
-	st, err = m.enter(r)
+	within, cancel := bridge.Within(r.Context(), m.store)
+	st, ctx, end, err := m.enter(within, r)
 	if err != nil {
+		cancel()
 		return nil, nil, nil, err
 	}
+	leave = func() { cancel(); end() }
 	if hasBegun(w) {
-		m.leave(r, st)
+		leave()
 		return nil, nil, nil, errBegun
 	}
-	ctx, cancel := bridge.Within(r.Context(), m.store)
-	return st, ctx, func() { cancel(); m.leave(r, st) }, nil
+	return st, ctx, leave, nil
 }
 
 func (m *Manager[V]) renewOrCreate(ctx context.Context, r *http.Request, userID string, l logIn, c *revision[V]) (*pgsession.Session, error) {
@@ -96,7 +102,13 @@ func (m *Manager[V]) renewOrCreate(ctx context.Context, r *http.Request, userID 
 		return m.data(ctx, r, userID, l, c, stored)
 	})
 	isOver := errors.Is(err, pgsession.ErrNotFound) && before.UserID == "" && !bridge.HasMoved(err)
-	if isOver || errors.Is(err, pgsession.ErrUnreadable) {
+	if errors.Is(err, pgsession.ErrUnreadable) { // other nodes may have its key
+		if err := m.store.Delete(ctx, before.ID); err != nil {
+			return nil, err
+		}
+		isOver = true
+	}
+	if isOver {
 		return m.create(ctx, r, userID, l, c)
 	}
 	if err != nil {
@@ -123,8 +135,9 @@ func (m *Manager[V]) data(ctx context.Context, r *http.Request, userID string, l
 	return pgsession.Data{UserID: userID, Lifetime: l.lifetime, Values: values}, err
 }
 
-// limit ends a user's oldest log-ins beyond the limit. It goes on if the client hangs up.
-func (m *Manager[V]) limit(ctx context.Context, userID string) {
+// limit ends the oldest log-ins of a session's user beyond the limit. A log-in that goes on may be
+// the oldest, and is spared. It goes on if the client hangs up.
+func (m *Manager[V]) limit(ctx context.Context, stored *pgsession.Session, goesOn bool) {
 	if m.maxSessions == 0 {
 		return
 	}
@@ -135,9 +148,30 @@ func (m *Manager[V]) limit(ctx context.Context, userID string) {
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	if _, err := m.store.LimitByUser(ctx, userID, m.maxSessions); err != nil {
+	var err error
+	if goesOn {
+		err = m.limitOthers(ctx, stored)
+	} else {
+		_, err = m.store.LimitByUser(ctx, stored.UserID, m.maxSessions)
+	}
+	if err != nil {
 		m.log(ctx, slog.LevelWarn, "httpsession: a user may have more sessions than WithMaxSessions allows", slog.Any("error", err))
 	}
+}
+
+func (m *Manager[V]) limitOthers(ctx context.Context, stored *pgsession.Session) error {
+	const mostEnded = 100
+	list, err := m.store.FindByUser(ctx, stored.UserID, m.maxSessions+mostEnded)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(list, func(s *pgsession.Session) bool { return s.Handle == stored.Handle })
+	for _, other := range others[min(m.maxSessions-1, len(others)):] {
+		if err := m.store.RevokeAny(ctx, other.Handle); err != nil && !errors.Is(err, pgsession.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // replaceCookie lets the response set the cookie of a session that has a new id, in place of all
@@ -198,16 +232,16 @@ func (m *Manager[V]) RenewID(w http.ResponseWriter, r *http.Request, change func
 // of the same user, and so goes on; those of the database. The cookie then stays and the visitor
 // may still be logged in: do not tell them otherwise.
 func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
-	st, err := m.enter(r)
+	within, cancel := bridge.Within(context.WithoutCancel(r.Context()), m.store)
+	defer cancel()
+	st, ctx, leave, err := m.enter(within, r)
 	if err != nil {
 		return err
 	}
-	defer m.leave(r, st)
+	defer leave()
 	if st.current.Load().hasMoved {
 		return pgsession.ErrNotFound
 	}
-	ctx, cancel := bridge.Within(context.WithoutCancel(r.Context()), m.store)
-	defer cancel()
 	ids := st.others
 	if st.stored != nil {
 		ids = append(ids, st.stored.ID)
@@ -217,7 +251,7 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	}
 	m.clearCookies(w, r, st, false)
 	m.clearCookies(w, r, st, true)
-	if st.stored != nil {
+	if st.stored != nil && st.current.Load().over == nil {
 		st.events = append(st.events, Event{Kind: LoggedOut, Handle: st.stored.Handle, UserID: st.stored.UserID})
 	}
 	st.others = nil

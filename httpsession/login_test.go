@@ -16,6 +16,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/httpsession"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 func TestManager_LogIn(t *testing.T) {
@@ -230,6 +231,37 @@ func TestManager_LogIn_SessionEnded(t *testing.T) {
 	})
 }
 
+// A session that does not open any more at the log-in is ended: other nodes may have its key.
+func TestManager_LogIn_UnknownKey(t *testing.T) {
+	t.Parallel()
+	pool, key := pgtest.Pool(t), pgsession.GenerateKey()
+	storeOf := func(primary pgsession.Key, others ...pgsession.Key) *pgsession.Store {
+		crypto, err := pgsession.NewCrypto(primary, others...)
+		require.NoError(t, err)
+		store := pgsession.New(pool, crypto)
+		require.NoError(t, store.Init(t.Context()))
+		return store
+	}
+	store, newer := storeOf(key), storeOf(pgsession.GenerateKey(), key)
+	for _, user := range []string{"", "ann"} {
+		planted, err := store.CreateAs(t.Context(), pgsession.NewIDFor("session"), pgsession.Data{UserID: user}, time.Hour)
+		require.NoError(t, err)
+		name := "__Host-session"
+		if user == "" {
+			name += "-guest"
+		}
+		node := newRelease[Values](t, store, map[string]string{name: planted.ID.Token()})
+		require.NoError(t, node.do(func(w http.ResponseWriter, r *http.Request) error {
+			_, err := newer.Update(r.Context(), planted, 0, func(*pgsession.Session) (any, error) { return Values{Count: 1}, nil })
+			require.NoError(t, err)
+			return node.LogIn(w, r, "ann", nil)
+		}))
+		require.Equal(t, "ann", node.get().UserID)
+		_, err = newer.Load(t.Context(), planted.ID)
+		require.ErrorIs(t, err, pgsession.ErrRevoked)
+	}
+}
+
 func TestManager_RenewID(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		f := newFixture(t)
@@ -292,6 +324,13 @@ func TestManager_ResponseHasBegun(t *testing.T) {
 			if r.FormValue("wrapped") != "" {
 				w = wrapped{w}
 			}
+			if r.FormValue("hijacked") != "" {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				require.NoError(t, err)
+				defer conn.Close()
+				fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%v", calls[r.PathValue("call")](w, r))
+				return
+			}
 			io.WriteString(w, "begun ")
 			if r.FormValue("flushed") != "" {
 				http.NewResponseController(w).Flush()
@@ -310,6 +349,9 @@ func TestManager_ResponseHasBegun(t *testing.T) {
 					require.Contains(t, b.do("POST /call/"+call+how).body, "the response has begun", call)
 				}
 			}
+		}
+		for call := range calls {
+			require.Contains(t, plain.do("POST /call/"+call+"?hijacked=1&wrapped=1").body, "the response has begun", call)
 		}
 		require.Zero(t, f.count(t))
 		w, r := httptest.NewRecorder(), httptest.NewRequest("POST", "/call/Update", nil)
@@ -360,6 +402,20 @@ func TestWithMaxSessions(t *testing.T) {
 		}
 		wg.Wait()
 		require.Equal(t, 2, f.count(t))
+
+		f = newFixture(t, httpsession.WithMaxSessions(2))
+		b := f.serve(t, f.app())
+		b.do("POST /login?user=ann")
+		var planted []*pgsession.Session // by a Manager without the limit
+		for range 3 {
+			f.clock.Advance(time.Second)
+			planted = append(planted, f.plant(t, "session", "ann"))
+		}
+		b.do("POST /login?user=ann")
+		require.Equal(t, "ann", b.get().UserID, "a log-in does not end itself")
+		require.Equal(t, 2, f.count(t))
+		_, err := f.store.Load(t.Context(), planted[2].ID)
+		require.NoError(t, err)
 	})
 }
 

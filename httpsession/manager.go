@@ -1,6 +1,7 @@
 package httpsession
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -98,7 +99,7 @@ func (m *Manager[V]) handler(next http.Handler, passive bool) http.Handler {
 		}
 		st := &requestState[V]{passive: passive}
 		st.current.Store(&st.none)
-		r = r.WithContext(context.WithValue(r.Context(), m, st))
+		r = r.WithContext(&requestContext[V]{r.Context(), m, st})
 		switch err := m.begin(w, r, st); err {
 		case nil:
 			next.ServeHTTP(w, r)
@@ -131,7 +132,8 @@ func (m *Manager[V]) state(r *http.Request) *requestState[V] {
 // all methods that take a request, if the request did not come through [Manager.Handler] or one
 // that includes it.
 func (m *Manager[V]) Get(r *http.Request) Session[V] {
-	return m.state(r).current.Load().session(r.Context(), m)
+	st := m.state(r)
+	return st.current.Load().session(r.Context(), m, st)
 }
 
 // Reload loads the session of the request anew. Handlers that go on for long may call it now and
@@ -142,15 +144,15 @@ func (m *Manager[V]) Get(r *http.Request) Session[V] {
 // Reload does not prolong the session, so that a page which is merely open does not keep its user
 // logged in. Update prolongs it.
 func (m *Manager[V]) Reload(r *http.Request) (Session[V], error) {
-	st, err := m.enter(r)
+	st, ctx, leave, err := m.enter(r.Context(), r)
 	if err != nil {
 		return Session[V]{}, err
 	}
-	defer m.leave(r, st)
+	defer leave()
 	if st.stored == nil {
 		return m.Get(r), nil
 	}
-	stored, err := m.store.Load(r.Context(), st.stored.ID)
+	stored, err := m.store.Load(ctx, st.stored.ID)
 	switch {
 	case err == nil:
 		st.set(stored)
@@ -174,10 +176,11 @@ func (m *Manager[V]) Reload(r *http.Request) (Session[V], error) {
 // It ends with the request, so there is nothing to cancel.
 func (m *Manager[V]) Watch(r *http.Request) context.Context {
 	current := m.state(r).current.Load()
-	if current.stored == nil {
+	stored := cmp.Or(current.stored, current.over)
+	if stored == nil {
 		return r.Context()
 	}
-	watched, cancel := m.store.Watch(r.Context(), current.stored.Handle)
+	watched, cancel := m.store.Watch(r.Context(), stored.Handle)
 	context.AfterFunc(r.Context(), cancel)
 	return watched
 }

@@ -121,8 +121,9 @@ func WithBearer() Option {
 
 // WithMaxSessions sets how many sessions a user may have. [Manager.LogIn] and [Manager.IssueToken]
 // end the oldest log-ins beyond that, by [pgsession.Store.LimitByUser]. The default is any number.
-// If log-ins race, no more than n are left when the last one has returned. A visitor whose session
-// was ended sees [Session.Ended].
+// If log-ins race, no more than n are left when the last one has returned. A log-in of the same
+// user that goes on is as old as it was, but does not end itself. A visitor whose session was ended
+// sees [Session.Ended].
 //
 // It counts all sessions of a user id in the table, whichever Manager made them. If the database
 // fails just after a log-in, the log-in stands, a warning is logged, and the next log-in ends what

@@ -5,10 +5,10 @@ import (
 	"reflect"
 )
 
-// hasBegun reports whether the header of a response is written, so that a cookie would be lost
-// without a word. net/http has no method for that question. It keeps the answer in a field of its
-// ResponseWriters, and net/http/httptest in one of its recorder. Of other writers, and if these
-// change, nothing is known, and the answer is no.
+// hasBegun reports whether the header of a response is written, or its connection hijacked, so that
+// a cookie would be lost without a word. net/http has no method for that question. It keeps the
+// answer in a field of its ResponseWriters, and net/http/httptest in one of its recorder. Of other
+// writers, and if these change, nothing is known, and the answer is no.
 func hasBegun(w http.ResponseWriter) bool {
 	for {
 		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -22,7 +22,12 @@ func hasBegun(w http.ResponseWriter) bool {
 		return false
 	}
 	switch v.Type().String() {
-	case "*http.response", "*httptest.ResponseRecorder":
+	case "*http.response":
+		v = v.Elem()
+		if hijacked := reflect.Indirect(v.FieldByName("conn")).FieldByName("hijackedv"); hijacked.Kind() == reflect.Bool && hijacked.Bool() {
+			return true
+		}
+	case "*httptest.ResponseRecorder":
 		v = v.Elem()
 	case "*http.http2responseWriter":
 		v = reflect.Indirect(v.Elem().FieldByName("rws"))

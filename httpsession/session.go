@@ -1,11 +1,12 @@
 package httpsession
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,19 +43,20 @@ type Session[V any] struct {
 type snapshot[V any] struct {
 	stored   *pgsession.Session // nil: there is none
 	ended    bool
-	hasMoved bool // the session goes on under another id: the visitor has its cookie, or will soon
+	hasMoved bool               // the session goes on under another id: the visitor has its cookie, or will soon
+	over     *pgsession.Session // what stored was before this request found it over
 
 	once   sync.Once
 	values V
 }
 
-func (s *snapshot[V]) session(ctx context.Context, m *Manager[V]) Session[V] {
+func (s *snapshot[V]) session(ctx context.Context, m *Manager[V], st *requestState[V]) Session[V] {
 	if s.stored == nil {
 		return Session[V]{Ended: s.ended}
 	}
 	s.once.Do(func() {
 		var isReadable bool
-		if s.values, isReadable = m.decode(ctx, s.stored); !isReadable {
+		if s.values, isReadable = m.decode(ctx, s.stored); !isReadable && !st.unreadable.Swap(true) {
 			m.tell(ctx, Event{Kind: ValuesUnreadable, Handle: s.stored.Handle, UserID: s.stored.UserID})
 		}
 	})
@@ -77,14 +79,68 @@ type requestState[V any] struct {
 	outage  error       // why the session is not known; nil if it is
 	passive bool        // the request prolongs nothing
 
-	mu         sync.Mutex         // serialises the calls that write
-	isChanging atomic.Bool        // a change function runs, under mu
+	unreadable atomic.Bool // it was told that values begin anew
+
+	turn       chan struct{}      // of the calls that write: there is room for the one that has it
+	hasTurn    sync.Once          // the channel is made
+	isChanging atomic.Bool        // a change function runs, in its call's turn
 	stored     *pgsession.Session // as it was last seen alive; it may have ended since; nil: there is none
 	others     []pgsession.ID     // of further cookies, unless their sessions are known to be over
 	cookies    uint               // the places of names that the request came with, or its response sets
 	userEnded  bool               // the session was a user's, and this request has found it over
 	guestEnded bool               // the session was a guest's, and a log-in, most likely, has ended it
 	events     []Event            // to be told when the call that writes has ended
+}
+
+// A requestContext is the context of a request that came through a Handler.
+type requestContext[V any] struct {
+	context.Context
+	m  *Manager[V]
+	st *requestState[V]
+}
+
+// innermost is the key under which a request's context has its requestContext, and the first of them
+// if the request came through Handlers of several Managers.
+type innermost struct{}
+
+func (c *requestContext[V]) Value(key any) any {
+	switch key {
+	case any(c.m):
+		return c.st
+	case innermost{}:
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+func (c *requestContext[V]) outer() context.Context { return c.Context }
+
+func (c *requestContext[V]) check(ctx context.Context, userID string) error {
+	current := c.st.current.Load()
+	stored := cmp.Or(current.stored, current.over)
+	if stored == nil || stored.UserID != userID {
+		return nil
+	}
+	_, err := c.m.store.Load(ctx, stored.ID)
+	return err
+}
+
+// checkUser returns an error if ctx is that of a request with a session of a user's which has ended
+// meanwhile, whichever Manager's it is.
+func checkUser(ctx context.Context, userID string) error {
+	for request := ctx; ; {
+		c, ok := request.Value(innermost{}).(interface {
+			check(ctx context.Context, userID string) error
+			outer() context.Context
+		})
+		if !ok {
+			return nil
+		}
+		if err := c.check(ctx, userID); err != nil {
+			return err
+		}
+		request = c.outer()
+	}
 }
 
 // set notes which session the request has; nil is none.
@@ -104,42 +160,71 @@ func (st *requestState[V]) setValues(stored *pgsession.Session, values V) {
 // begins another session: the response to a log-in in parallel may have set a newer cookie.
 func (st *requestState[V]) setEnded(err error) {
 	hasMoved := bridge.HasMoved(err)
-	st.userEnded = st.stored.UserID != "" && !hasMoved
-	st.current.Store(&snapshot[V]{ended: st.userEnded, hasMoved: hasMoved})
-	if st.userEnded {
+	isUser, isKnown := st.stored.UserID != "" && !hasMoved, st.userEnded
+	st.userEnded = isUser || isKnown
+	st.current.Store(&snapshot[V]{ended: isUser, hasMoved: hasMoved, over: st.stored})
+	if isUser && !isKnown {
 		st.events = append(st.events, Event{Kind: endedBy(err), Handle: st.stored.Handle, UserID: st.stored.UserID})
 	}
 }
 
-// unreadable notes that values begin anew.
-func (st *requestState[V]) unreadable(stored *pgsession.Session) {
-	event := Event{Kind: ValuesUnreadable, Handle: stored.Handle, UserID: stored.UserID}
-	if !slices.Contains(st.events, event) {
-		st.events = append(st.events, event)
+// tellUnreadable notes that values begin anew, once.
+func (st *requestState[V]) tellUnreadable(stored *pgsession.Session) {
+	if !st.unreadable.Swap(true) {
+		st.events = append(st.events, Event{Kind: ValuesUnreadable, Handle: stored.Handle, UserID: stored.UserID})
 	}
 }
 
 var errInChange = errors.New("httpsession: a change function called a method of its Manager; it must only change the values that it is given")
 
-// enter begins a call that writes. The caller must call leave.
-func (m *Manager[V]) enter(r *http.Request) (*requestState[V], error) {
-	st := m.state(r)
+// turnPatience is how long a call waits for its turn where neither its context nor
+// [pgsession.WithTimeout] says.
+const turnPatience = 5 * time.Second
+
+// enter begins a call that writes. The caller must call leave. The calls of a request take turns.
+// One that waits for its turn has the time of one operation for that and for its work: a change
+// function may wait for it.
+func (m *Manager[V]) enter(ctx context.Context, r *http.Request) (st *requestState[V], bounded context.Context, leave func(), err error) {
+	st = m.state(r)
 	if st.outage != nil {
-		return nil, st.outage
+		return nil, nil, nil, st.outage
 	}
-	if !st.mu.TryLock() {
+	st.hasTurn.Do(func() { st.turn = make(chan struct{}, 1) })
+	cancel := func() {}
+	select {
+	case st.turn <- struct{}{}:
+	default:
 		if st.isChanging.Load() && isCalledByChange() {
-			return nil, errInChange
+			return nil, nil, nil, errInChange
 		}
-		st.mu.Lock()
+		if ctx, cancel, err = m.await(ctx, st); err != nil {
+			return nil, nil, nil, err
+		}
 	}
-	return st, nil
+	return st, ctx, func() { cancel(); m.leave(r, st) }, nil
+}
+
+// await waits for a call's turn, and returns the context for its work.
+func (m *Manager[V]) await(ctx context.Context, st *requestState[V]) (context.Context, context.CancelFunc, error) {
+	bounded, cancel := bridge.Within(ctx, m.store)
+	waiting, stop := bounded, context.CancelFunc(func() {})
+	if _, ok := bounded.Deadline(); !ok {
+		waiting, stop = context.WithTimeout(bounded, turnPatience)
+	}
+	defer stop()
+	select {
+	case st.turn <- struct{}{}:
+		return bounded, cancel, nil
+	case <-waiting.Done():
+		cancel()
+		return nil, nil, fmt.Errorf("%w: another call of this request is still at work: %w", pgsession.ErrConflict, waiting.Err())
+	}
 }
 
 func (m *Manager[V]) leave(r *http.Request, st *requestState[V]) {
 	events := st.events
 	st.events = nil
-	st.mu.Unlock()
+	<-st.turn
 	for _, event := range events {
 		m.tell(r.Context(), event)
 	}

@@ -87,7 +87,7 @@ func (c *revision[V]) apply(ctx context.Context, stored *pgsession.Session) (any
 	)
 	if stored != nil {
 		if values, isReadable = c.m.decode(ctx, stored); !isReadable {
-			c.st.unreadable(stored)
+			c.st.tellUnreadable(stored)
 		}
 	}
 	if c.change != nil {
