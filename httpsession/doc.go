@@ -115,15 +115,17 @@
 //
 // Values are stored as JSON. During a deployment, releases with different types run side by side.
 // What a release does not know of the stored object, it keeps: members that V has no field for stay
-// through Update, LogIn and RenewID, also those of structs inside V. So a field that an application
-// no longer has stays in its sessions until they end. A field that is added is zero in earlier
-// sessions. A nil change function leaves the stored values as they are, byte for byte.
+// through Update, LogIn and RenewID, also those of structs inside V and of the elements of its maps
+// and lists. An element of a list keeps them wherever it goes, and if it is changed itself, as long
+// as the list has the same length. So a field that an application no longer has stays in its
+// sessions until they end. A field that is added is zero in earlier sessions. A nil change function
+// leaves the stored values as they are, byte for byte.
 //
-// A V that is no struct has all members to itself, and so has one with methods such as
-// UnmarshalJSON. With UnmarshalJSON, V converts what earlier releases wrote. Values that do not
-// decode into V begin anew, and a warning is logged, without them. The user stays logged in. Values
-// that would not decode again are refused with [pgsession.ErrEncode]: those with a field of type
-// error, for instance, or of a type that has MarshalText alone.
+// A type with methods such as UnmarshalJSON has all members to itself. With UnmarshalJSON, V
+// converts what earlier releases wrote. Values that do not decode into V begin anew, and a warning
+// is logged, without them. The user stays logged in. Values that would not decode again are refused
+// with [pgsession.ErrEncode]: those with a field of type error, for instance, or of a type that has
+// MarshalText alone.
 //
 // # Errors
 //

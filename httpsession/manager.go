@@ -22,6 +22,7 @@ type Manager[V any] struct {
 	options
 	store   *pgsession.Store
 	shape   *shape
+	hasList bool // the shape has
 	cookies cookies
 	purpose string // of the ids
 	logs    quiet.Limiter
@@ -36,6 +37,7 @@ func New[V any](store *pgsession.Store, opts ...Option) *Manager[V] {
 		panic("httpsession: New: nil store")
 	}
 	m := &Manager[V]{options: newOptions(opts), store: store, shape: checkedShape[V]()}
+	m.hasList = m.shape.hasList(make(map[*shape]bool))
 	m.cookies = newCookies(checkedCookie(m.cookie), m.plainHTTP)
 	m.purpose = m.cookies.base
 	if m.bearer {

@@ -47,11 +47,11 @@ func TestShape_Keep(t *testing.T) {
 		"in another case, in":   {`{"inner":{"a":1}}`, `{"Inner":{"A":2,"New":3}}`, `{"inner":{"a":1,"New":3}}`},
 		"a pointer":             {`{"ptr":{"a":1}}`, `{"ptr":{"new":3}}`, `{"ptr":{"a":1,"new":3}}`},
 		"a pointer, nil now":    {`{"ptr":null}`, `{"ptr":{"new":3}}`, `{"ptr":null}`},
-		"any, map, list":        {`{"any":{},"map":{},"list":[{}]}`, `{"any":{"x":1},"map":{"x":1},"list":[{"x":1}]}`, `{"any":{},"map":{},"list":[{}]}`},
+		"any and map":           {`{"any":{},"map":{}}`, `{"any":{"x":1},"map":{"x":1}}`, `{"any":{},"map":{}}`},
 		"space":                 {`{"Plain":1}`, " { \"new\" :\n\t1.5e3 , \"b\" : true } ", `{"Plain":1,"new":1.5e3,"b":true}`},
 		"escapes":               {`{"Plain":1}`, `{"\u006eame":"x","a\"}\\":"\"}"}`, `{"Plain":1,"a\"}\\":"\"}"}`},
 		"the last of several":   {`{"inner":{"a":1}}`, `{"inner":{"x":1},"inner":{"y":1}}`, `{"inner":{"a":1,"y":1}}`},
-		"encoded is no object":  {`null`, `{"new":1}`, `null`},
+		"encoded is no object":  {`null`, `{"new":1}`, `{"new":1}`},
 		"numbers at the end":    {`{"Plain":-1}`, `{"new":-1}`, `{"Plain":-1,"new":-1}`},
 		"the long s is an s":    {`{"Plain":1}`, `{"li` + "\u017f" + `t":1}`, `{"Plain":1}`},
 		"unknown, but encoded":  {`{"Plain":1,"new":2}`, `{"new":1}`, `{"Plain":1,"new":2}`},
@@ -60,10 +60,76 @@ func TestShape_Keep(t *testing.T) {
 		"brackets in strings":   {`{"Plain":1}`, `{"a":"[{","b":["]"]}`, `{"Plain":1,"a":"[{","b":["]"]}`},
 		"a name with a newline": {`{"Plain":1}`, `{"a\n":1}`, `{"Plain":1,"a\n":1}`},
 	} {
-		require.Equal(t, tc.want, string(shape.keep([]byte(tc.encoded), []byte(tc.stored))), name)
+		require.Equal(t, tc.want, string(shape.keep([]byte(tc.encoded), nil, []byte(tc.stored))), name)
 	}
 	shape = shapeOf(reflect.TypeFor[map[string]int](), nil)
-	require.Equal(t, `{"a":1}`, string(shape.keep([]byte(`{"a":1}`), []byte(`{"b":1}`))), "a map has all members to itself")
+	require.Equal(t, `{"a":1}`, string(shape.keep([]byte(`{"a":1}`), nil, []byte(`{"b":1}`))), "a map has all members to itself")
+}
+
+// What belongs to an element of a list goes where the element goes.
+func TestShape_Keep_Elements(t *testing.T) {
+	t.Parallel()
+	shape := shapeOf(reflect.TypeFor[struct {
+		List []part           `json:"list"`
+		Map  map[string]*part `json:"map"`
+	}](), make(map[reflect.Type]*shape))
+	require.True(t, shape.hasList(make(map[*shapeType]bool)))
+	const (
+		before = `{"list":[{"a":1},{"a":2},{"a":2}]}`
+		stored = `{"list":[{"a":1,"x":1}, {"a":2,"x":2},{"a":2,"x":3}]}`
+	)
+	for name, tc := range map[string]struct{ encoded, before, stored, want string }{
+		"not changed":      {before, before, stored, `{"list":[{"a":1,"x":1},{"a":2,"x":2},{"a":2,"x":3}]}`},
+		"one changed":      {`{"list":[{"a":1},{"a":9},{"a":2}]}`, before, stored, `{"list":[{"a":1,"x":1},{"a":9,"x":2},{"a":2,"x":3}]}`},
+		"appended":         {`{"list":[{"a":1},{"a":2},{"a":2},{"a":2}]}`, before, stored, `{"list":[{"a":1,"x":1},{"a":2,"x":2},{"a":2,"x":3},{"a":2}]}`},
+		"removed":          {`{"list":[{"a":2},{"a":2}]}`, before, stored, `{"list":[{"a":2,"x":2},{"a":2,"x":3}]}`},
+		"changed, shorter": {`{"list":[{"a":9}]}`, before, stored, `{"list":[{"a":9}]}`},
+		"moved":            {`{"list":[{"a":2},{"a":2},{"a":1}]}`, before, stored, `{"list":[{"a":2,"x":2},{"a":2,"x":3},{"a":1,"x":1}]}`},
+		"emptied":          {`{"list":[]}`, before, stored, `{"list":[]}`},
+		"null":             {`{"list":null}`, before, stored, `{"list":null}`},
+		"not known before": {`{"list":[{"a":1}]}`, ``, `{"list":[{"a":1,"x":1}]}`, `{"list":[{"a":1}]}`},
+		"a map":            {`{"map":{"k":{"a":2},"K":{"a":3}}}`, `{}`, `{"map":{"k":{"a":1,"x":1},"gone":{"a":1,"x":2}}}`, `{"map":{"k":{"a":2,"x":1},"K":{"a":3}}}`},
+	} {
+		require.Equal(t, tc.want, string(shape.keep([]byte(tc.encoded), []byte(tc.before), []byte(tc.stored))), name)
+	}
+}
+
+type (
+	shapeType = shape
+	first     struct{ A, Both int }
+	second    struct {
+		B, Both int
+		Tagged  int `json:"Wins"`
+	}
+	deep struct {
+		second
+		Wins int `json:"deep"`
+	}
+	pointer struct{ P int }
+	odd     struct {
+		first
+		second
+		deep     `json:"inner"`
+		*pointer `json:",omitempty"`
+		NotAName int    `json:"it's"`
+		Name     int    `json:"a name!"`
+		Wins     string // no tag, but further out
+	}
+)
+
+// What a struct has a place for is what encoding/json says.
+func TestFieldsOf(t *testing.T) {
+	t.Parallel()
+	encoded, err := json.Marshal(odd{pointer: new(pointer)})
+	require.NoError(t, err)
+	var members map[string]any
+	require.NoError(t, json.Unmarshal(encoded, &members))
+	fields := fieldsOf(reflect.TypeFor[odd]())
+	for name := range members {
+		require.Contains(t, fields, name)
+	}
+	require.Len(t, fields, len(members), "%v", fields)
+	require.Equal(t, reflect.TypeFor[string](), fields["Wins"])
 }
 
 // FuzzShape_Keep holds what is kept to what encoding/json says: the known values are those that
@@ -82,14 +148,14 @@ func FuzzShape_Keep(f *testing.F) {
 		}
 		encoded, err := json.Marshal(&v)
 		require.NoError(t, err)
-		kept := shape.keep(encoded, []byte(stored))
+		kept := shape.keep(encoded, encoded, []byte(stored))
 		require.True(t, json.Valid(kept), "%s", kept)
 		var again known
 		require.NoError(t, json.Unmarshal(kept, &again))
 		reencoded, err := json.Marshal(&again)
 		require.NoError(t, err)
 		require.JSONEq(t, string(encoded), string(reencoded))
-		require.Equal(t, string(kept), string(shape.keep(encoded, kept)), "twice is once")
+		require.Equal(t, string(kept), string(shape.keep(encoded, encoded, kept)), "twice is once")
 
 		var before, after map[string]json.RawMessage
 		require.NoError(t, json.Unmarshal(kept, &after))

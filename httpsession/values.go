@@ -19,10 +19,10 @@ func checkedShape[V any]() *shape {
 	if _, err := json.Marshal(&zero); errors.As(err, new(*json.UnsupportedTypeError)) {
 		panic(fmt.Sprintf("httpsession: New: encoding/json has no form for a value of type %s", t))
 	}
-	structs := make(map[reflect.Type]*shape)
-	s := shapeOf(t, structs)
-	for t, s := range structs {
-		if len(s.members) == 0 && t.NumField() > 0 {
+	shapes := make(map[reflect.Type]*shape)
+	s := shapeOf(t, shapes)
+	for t, s := range shapes {
+		if t.Kind() == reflect.Struct && len(s.members) == 0 && t.NumField() > 0 {
 			panic(fmt.Sprintf("httpsession: New: nothing of type %s would be stored: it has no exported field", t))
 		}
 	}
@@ -83,11 +83,14 @@ func (c *revision[V]) apply(ctx context.Context, stored *pgsession.Session) (any
 	}
 	var (
 		values     V
+		before     bridge.JSON
 		isReadable bool
 	)
 	if stored != nil {
 		if values, isReadable = c.m.decode(ctx, stored); !isReadable {
 			c.st.tellUnreadable(stored)
+		} else if c.m.hasList {
+			before, _ = bridge.Marshal(&values)
 		}
 	}
 	if c.change != nil {
@@ -100,7 +103,7 @@ func (c *revision[V]) apply(ctx context.Context, stored *pgsession.Session) (any
 		return nil, err
 	}
 	if stored != nil && (isReadable || isValid(stored)) {
-		encoded = c.m.keep(encoded, stored)
+		encoded = c.m.keep(encoded, before, stored)
 	}
 	c.values, c.isKnown = again, true
 	return encoded, nil
@@ -145,9 +148,9 @@ func isValid(stored *pgsession.Session) bool {
 }
 
 // keep returns encoded values with what is stored beside those of V.
-func (m *Manager[V]) keep(encoded bridge.JSON, stored *pgsession.Session) bridge.JSON {
-	before, binding := cutBinding(bridge.Values(stored).(bridge.JSON))
-	encoded = m.shape.keep(encoded, before)
+func (m *Manager[V]) keep(encoded, before bridge.JSON, stored *pgsession.Session) bridge.JSON {
+	own, binding := cutBinding(bridge.Values(stored).(bridge.JSON))
+	encoded = m.shape.keep(encoded, before, own)
 	if binding != nil {
 		encoded = addBinding(encoded, binding)
 	}

@@ -76,6 +76,15 @@ type (
 		Security struct {
 			Password bool `json:"password"`
 		} `json:"security"`
+		Items []olderItem          `json:"items,omitempty"`
+		ByID  map[string]olderItem `json:"by_id,omitempty"`
+	}
+	olderItem struct {
+		Name string `json:"name"`
+	}
+	newerItem struct {
+		olderItem
+		IsGift bool `json:"is_gift"`
 	}
 	newerValues struct {
 		Cart     []string `json:"cart"`
@@ -85,7 +94,9 @@ type (
 			Password bool           `json:"password"`
 			Keys     map[string]int `json:"keys"`
 		} `json:"security"`
-		Notes []string `json:"notes,omitempty"`
+		Notes []string             `json:"notes,omitempty"`
+		Items []newerItem          `json:"items,omitempty"`
+		ByID  map[string]newerItem `json:"by_id,omitempty"`
 	}
 )
 
@@ -93,7 +104,10 @@ type (
 func TestValues_ReleasesSideBySide(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		store := newFixture(t).store
-		add := func(v *olderValues) error { v.Cart = append(v.Cart, "ink"); v.Language = ""; return nil }
+		add := func(v *olderValues) error {
+			v.Cart, v.Items, v.Language = append(v.Cart, "ink"), append(v.Items, olderItem{"ink"}), ""
+			return nil
+		}
 		for name, write := range map[string]func(older release[olderValues]) error{
 			"Update":      func(older release[olderValues]) error { return older.update(add) },
 			"Update, nil": func(older release[olderValues]) error { return older.update(nil) },
@@ -110,6 +124,8 @@ func TestValues_ReleasesSideBySide(t *testing.T) {
 						v.Cart, v.Language, v.MFA = []string{"pen"}, "en", true
 						v.Security.Password, v.Security.Keys = true, map[string]int{"<yubi>": 7}
 						v.Notes = []string{"é"}
+						v.Items = []newerItem{{olderItem{"pen"}, true}}
+						v.ByID = map[string]newerItem{"1": {olderItem{"pen"}, true}}
 						return nil
 					}
 					if user == "" {
@@ -124,6 +140,7 @@ func TestValues_ReleasesSideBySide(t *testing.T) {
 						require.Equal(t, before, newer.stored(store), "byte for byte")
 					} else {
 						want.Cart, want.Language = []string{"pen", "ink"}, ""
+						want.Items = append(want.Items, newerItem{olderItem: olderItem{"ink"}})
 						require.NotContains(t, newer.stored(store), "language", "what became empty goes")
 					}
 					require.Equal(t, want, newer.get().Values)
@@ -131,6 +148,7 @@ func TestValues_ReleasesSideBySide(t *testing.T) {
 					want.Notes, want.Security.Keys = nil, nil
 					require.NoError(t, older.update(add))
 					want.Cart, want.Language = append(want.Cart, "ink"), ""
+					want.Items = append(want.Items, newerItem{olderItem: olderItem{"ink"}})
 					require.Equal(t, want, newer.get().Values, "and what the newer one removed stays away")
 				})
 			}
@@ -288,7 +306,8 @@ type (
 		*self
 		Count int
 	}
-	list struct {
+	pointers *pointers
+	list     struct {
 		Next *list
 		Name string
 	}
@@ -300,7 +319,13 @@ func TestNew_Values(t *testing.T) {
 	for name, make := range map[string]func(){
 		"no exported field": func() { httpsession.New[struct{ count int }](store) },
 		"a pointer to such": func() { httpsession.New[*struct{ count int }](store) },
-		"a part of it":      func() { httpsession.New[struct{ Part *struct{ count int } }](store) },
+		"a list of such":    func() { httpsession.New[[]struct{ count int }](store) },
+		"a map of such": func() {
+			httpsession.New[struct {
+				Parts map[string]*struct{ count int }
+			}](store)
+		},
+		"a part of it": func() { httpsession.New[struct{ Part *struct{ count int } }](store) },
 		"all left out": func() {
 			httpsession.New[struct {
 				Count int `json:"-"`
@@ -312,16 +337,22 @@ func TestNew_Values(t *testing.T) {
 		require.Panics(t, make, name)
 	}
 	for name, make := range map[string]func(){
-		"nothing":          func() { httpsession.New[struct{}](store) },
-		"a number":         func() { httpsession.New[int](store) },
-		"anything":         func() { httpsession.New[any](store) },
-		"a map":            func() { httpsession.New[map[string]any](store) },
-		"raw":              func() { httpsession.New[json.RawMessage](store) },
-		"a time":           func() { httpsession.New[time.Time](store) },
-		"methods":          func() { httpsession.New[pointerMethods](store) },
-		"embedded":         func() { httpsession.New[embeds](store) },
+		"nothing":  func() { httpsession.New[struct{}](store) },
+		"a number": func() { httpsession.New[int](store) },
+		"anything": func() { httpsession.New[any](store) },
+		"a map":    func() { httpsession.New[map[string]any](store) },
+		"raw":      func() { httpsession.New[json.RawMessage](store) },
+		"a time":   func() { httpsession.New[time.Time](store) },
+		"methods":  func() { httpsession.New[pointerMethods](store) },
+		"embedded": func() { httpsession.New[embeds](store) },
+		"embedded, a name": func() {
+			httpsession.New[struct {
+				inner `json:"inner"`
+			}](store)
+		},
 		"itself, embedded": func() { httpsession.New[self](store) },
 		"itself":           func() { httpsession.New[list](store) },
+		"pointers":         func() { httpsession.New[pointers](store) },
 	} {
 		require.NotPanics(t, make, name)
 	}
