@@ -178,10 +178,10 @@ func TestManager_CallsInAChange_OtherGoroutine(t *testing.T) {
 	wait := func(t *testing.T, store *pgsession.Store, isDone bool) error {
 		m := httpsession.New[Values](store)
 		r := httptest.NewRequest("POST", "/", nil)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
 		var err error
 		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
 			err = m.Update(w, r, func(*Values) error {
 				errs := make(chan error, 1)
 				go func() { errs <- m.Update(w, r.WithContext(ctx), nil) }()
