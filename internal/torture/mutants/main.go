@@ -147,7 +147,7 @@ var mutants = []mutant{
 	{name: "LimitByUser looks once", flags: []string{"-faults", "ahead"}, edits: []edit{
 		{"internal/pgtable/end.go", "if len(left) == 0 {", "if true {"},
 	}},
-	{name: "LimitByUser keeps what is over", flags: []string{"-profile", "default"}, edits: []edit{
+	{name: "LimitByUser keeps what is over", tests: []string{"-run", "TestUser/encrypted/LimitByUser$", "./internal/test/conformance"}, edits: []edit{
 		{"internal/pgtable/end.go", "AND ($4 = 0 OR s.expires_at > $1)", "AND ($4 = 0 OR $1::timestamptz IS NOT NULL)"},
 	}},
 	{name: "LimitByUser keeps the oldest", flags: []string{"-profile", "limits"}, edits: []edit{
