@@ -60,6 +60,11 @@ type application struct {
 	// a request that has changed the session before puts the old id back if it arrives late, and a
 	// log-out cannot be told apart from a change of the id.
 	isExact bool
+
+	// showsStored says that the page of a log-in shows the session as it is stored. With the other
+	// frameworks it shows what the request has, and of two log-ins of one guest the later one gets
+	// nothing of the guest's.
+	showsStored bool
 }
 
 // The groups of users.

@@ -374,7 +374,7 @@ func (t *tab) useOld(ctx context.Context, random *rand.Rand) {
 	if random.IntN(2) == 0 {
 		q, moved := request{page: ""}, t.moved.Load()
 		t.ask(ctx, &q, random, old.cookies)
-		if q.isDone() && old.moved < moved && q.view.Root == old.root {
+		if q.isDone() && !t.app.isBearer && old.moved < moved && q.view.Root == old.root {
 			o.complain(&o.revived, t, "cookies from before the session moved open it: %+v", q.view)
 		}
 		return

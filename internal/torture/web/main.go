@@ -13,6 +13,7 @@
 //   - The session need not be there after a log-out, a log-out everywhere, a second log-in or one as
 //     another user, and if a request failed that gives the session another id: the answer with the
 //     new cookie may be lost.
+//   - With scs, gorilla and fiber, the page of a log-in does not tell whose the session is.
 //   - A guest's log-out beside a log-in may end nothing: the log-in may have come first.
 //   - With scs and fiber, neither rule holds for a burst in which the session gets another id. Both
 //     send the cookie with each answer that has changed the session, so an answer from before that
@@ -235,15 +236,15 @@ func (w *web) openStores(ctx context.Context, memory bool) (cut func(context.Con
 // all.
 func (w *web) choose(only string) error {
 	w.apps = []*application{
-		{name: shopName, group: everybody, isExact: true, newNode: func(w *web, store *pgsession.Store, node int) http.Handler {
+		{name: shopName, group: everybody, isExact: true, showsStored: true, newNode: func(w *web, store *pgsession.Store, node int) http.Handler {
 			if node == 0 {
 				return newHTTPSession[first](w, store, shopName)
 			}
 			return newHTTPSession[second](w, store, shopName)
 		}},
-		{name: adminName, group: everybody, isExact: true, newNode: onHTTPSession(adminName)},
-		{name: clubName, group: members, isExact: true, newNode: onHTTPSession(clubName, httpsession.WithMaxSessions(1))},
-		{name: apiName, group: robots, isBearer: true, newNode: onHTTPSession(apiName, httpsession.WithBearer())},
+		{name: adminName, group: everybody, isExact: true, showsStored: true, newNode: onHTTPSession(adminName)},
+		{name: clubName, group: members, isExact: true, showsStored: true, newNode: onHTTPSession(clubName, httpsession.WithMaxSessions(1))},
+		{name: apiName, group: robots, isBearer: true, showsStored: true, newNode: onHTTPSession(apiName, httpsession.WithBearer())},
 	}
 	// Two of each framework, on one store.
 	for _, framework := range []struct {

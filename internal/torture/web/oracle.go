@@ -179,7 +179,8 @@ func (o *oracle) judge(t *tab, what string, v view, asked int64) {
 	if r.ended != 0 && r.ended < asked {
 		say(&o.revived, "it shows a session that was over at %d", r.ended)
 	}
-	if v.User != "" && r.users[v.User] == 0 {
+	learns := t.app.showsStored || what != logInPage && what != renewPage
+	if learns && v.User != "" && r.users[v.User] == 0 {
 		r.users[v.User] = o.now
 	}
 	for n, acknowledged := range r.numbers {
