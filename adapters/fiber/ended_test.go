@@ -140,6 +140,45 @@ func TestSessions_OldID(t *testing.T) {
 
 func storeOf(store *pgsession.Store, _ any) *pgsession.Store { return store }
 
+// A request that loads its session again, after that has ended, begins none for the same user.
+func TestSessions_EndedBetweenTwoLoads(t *testing.T) {
+	t.Parallel()
+	store, _ := newStore(t)
+	storage := fiberstore.NewSessions(store, "session_id")
+	sessions := session.NewStore(session.Config{Storage: storage, Extractor: storage.Extractor()})
+	s := newSite(t, storage)
+	b := s.newBrowser(t)
+	app := fiber.New()
+	app.Get("/again/:user", func(c fiber.Ctx) error {
+		before, err := sessions.Get(c)
+		if err != nil {
+			return err
+		}
+		require.Equal(t, "ann", fiberstore.User(before))
+		before.Release()
+		_, err = store.DeleteByUser(t.Context(), "ann")
+		require.NoError(t, err)
+		again, err := sessions.Get(c)
+		if err != nil {
+			return err
+		}
+		defer again.Release()
+		if err := fiberstore.SetUser(again, strings.Clone(c.Params("user"))); err != nil {
+			return err
+		}
+		return again.Save()
+	})
+	for user, status := range map[string]int{"ann": http.StatusInternalServerError, "bob": http.StatusOK} {
+		b.mustDo(t, "/login/ann")
+		again := &browser{site: &site{app: app}, cookie: b.cookie}
+		got, body := again.do(t, "/again/"+user)
+		require.Equal(t, status, got, body)
+		found, err := store.FindByUser(t.Context(), "ann", 0)
+		require.NoError(t, err)
+		require.Empty(t, found)
+	}
+}
+
 // A log-out ends the session at once, and leaves nothing behind.
 func TestSessions_Destroy(t *testing.T) {
 	t.Parallel()

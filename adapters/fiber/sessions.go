@@ -176,6 +176,9 @@ func (s *Sessions) GetWithContext(ctx context.Context, sessionID string) ([]byte
 	switch {
 	case errors.Is(err, pgsession.ErrNotFound):
 		r.hasMoved = r.hasMoved || bridge.HasMoved(err)
+		if found := r.seen[id.Handle()]; found != nil { // it has ended while the request ran
+			r.left.IsOver, r.before = true, found.values
+		}
 		return nil, nil
 	case errors.Is(err, pgsession.ErrUnreadable):
 		s.logs.By(log.Errorw, "fiberstore: a session does not open", "session", id.String(), "error", err.Error())
