@@ -111,6 +111,7 @@ type (
 		second
 		deep     `json:"inner"`
 		*pointer `json:",omitempty"`
+		//lint:ignore SA5008 encoding/json ignores such a name, and so must we
 		NotAName int    `json:"it's"`
 		Name     int    `json:"a name!"`
 		Wins     string // no tag, but further out
