@@ -31,9 +31,12 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 		ctx, cancel = bridge.Within(ctx, m.store)
 		defer cancel()
 	}
-	var loads []loaded // of all tokens but the first
+	var (
+		loads        []loaded // of all tokens but the first
+		hasUserMoved bool
+	)
 	for i, t := range tokens {
-		if st.none.hasMoved && t.isGuest {
+		if hasUserMoved && t.isGuest {
 			st.others = append(st.others, t.id) // the user's cookie hides it from the next request
 			continue
 		}
@@ -60,6 +63,7 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 			st.others = append(st.others, t.id)
 		case bridge.HasMoved(l.err):
 			st.none.hasMoved = true
+			hasUserMoved = hasUserMoved || !t.isGuest
 		case errors.Is(l.err, pgsession.ErrNotFound) && t.isGuest:
 			st.guestEnded = st.guestEnded || errors.Is(l.err, pgsession.ErrRevoked)
 		case errors.Is(l.err, pgsession.ErrNotFound):

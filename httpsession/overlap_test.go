@@ -370,6 +370,23 @@ func TestOverlap_NewIDBesideGuest(t *testing.T) {
 	})
 }
 
+// A browser may keep the cookie with the old id beside that with the new one, for another path.
+func TestOverlap_NewIDBesideOld(t *testing.T) {
+	onEach(t, func(t *testing.T, newFixture makeFixture) {
+		f := newFixture(t)
+		b := f.serve(t, f.app())
+		b.do("POST /add")
+		old := b.token("session-guest")
+		b.do("POST /renew")
+		both := func(r *http.Request) {
+			r.Header.Set("Cookie", "session-guest="+old+"; session-guest="+b.token("session-guest"))
+		}
+		other := b.another()
+		require.Equal(t, 2, other.do("GET /session", both).session(t).Values.Count)
+		require.Equal(t, "ann", other.do("POST /login?user=ann", both).session(t).UserID)
+	})
+}
+
 // Events tell of no session that it was ended, if it has only another id.
 func TestOverlap_NewIDEvents(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
