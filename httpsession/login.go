@@ -46,7 +46,7 @@ func (m *Manager[V]) LogIn(w http.ResponseWriter, r *http.Request, userID string
 	if st.userEnded || st.current.Load().hasMoved {
 		return pgsession.ErrNotFound
 	}
-	if err := m.end(ctx, st.others); err != nil {
+	if err := m.end(ctx, pgsession.ID{}, st.others); err != nil {
 		return err
 	}
 	st.others = nil
@@ -242,11 +242,11 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	if st.current.Load().hasMoved {
 		return pgsession.ErrNotFound
 	}
-	ids := st.others
+	var own pgsession.ID
 	if st.stored != nil {
-		ids = append(ids, st.stored.ID)
+		own = st.stored.ID
 	}
-	if err := m.end(ctx, ids); err != nil {
+	if err := m.end(ctx, own, st.others); err != nil {
 		return err
 	}
 	m.clearCookies(w, r, st, false)
@@ -259,16 +259,16 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// end ends sessions for good, all at once. The error is ErrNotFound if one goes on under another
-// id.
-func (m *Manager[V]) end(ctx context.Context, ids []pgsession.ID) error {
-	if len(ids) == 1 {
-		return bridge.End(ctx, m.store, ids[0])
-	}
-	errs := make([]error, len(ids))
+// end ends the sessions of a request's cookies for good, all at once. The error is ErrNotFound if the
+// request's own goes on under another id.
+func (m *Manager[V]) end(ctx context.Context, own pgsession.ID, others []pgsession.ID) error {
+	errs := make([]error, len(others)+1)
 	var wg sync.WaitGroup
-	for i, id := range ids {
-		wg.Go(func() { errs[i] = bridge.End(ctx, m.store, id) })
+	for i, id := range others {
+		wg.Go(func() { errs[i] = m.store.Delete(ctx, id) })
+	}
+	if !own.IsZero() {
+		errs[len(others)] = bridge.End(ctx, m.store, own)
 	}
 	wg.Wait()
 	return errors.Join(errs...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -374,16 +375,25 @@ func TestOverlap_NewIDBesideGuest(t *testing.T) {
 func TestOverlap_NewIDBesideOld(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
 		f := newFixture(t)
-		b := f.serve(t, f.app())
-		b.do("POST /add")
-		old := b.token("session-guest")
-		b.do("POST /renew")
-		both := func(r *http.Request) {
-			r.Header.Set("Cookie", "session-guest="+old+"; session-guest="+b.token("session-guest"))
+		for _, way := range []string{"POST /login?user=ann", "POST /logout"} {
+			for _, isOldFirst := range []bool{true, false} {
+				b := f.serve(t, f.app())
+				b.do("POST /add")
+				values := []string{b.token("session-guest")}
+				b.do("POST /renew")
+				values = append(values, b.token("session-guest"))
+				if !isOldFirst {
+					slices.Reverse(values)
+				}
+				both := func(r *http.Request) {
+					r.Header.Set("Cookie", "session-guest="+values[0]+"; session-guest="+values[1])
+				}
+				other := b.another()
+				require.Equal(t, 2, other.do("GET /session", both).session(t).Values.Count)
+				require.Equal(t, http.StatusOK, other.do(way, both).StatusCode, way)
+				require.Zero(t, b.get().Values, "the guest's session is over")
+			}
 		}
-		other := b.another()
-		require.Equal(t, 2, other.do("GET /session", both).session(t).Values.Count)
-		require.Equal(t, "ann", other.do("POST /login?user=ann", both).session(t).UserID)
 	})
 }
 
