@@ -263,7 +263,7 @@ var mutants = []mutant{
 		{"bridge.go", "return errors.Is(err, errMoved)", "return false"},
 	}},
 	{name: "a log-out says it is done, though the session has another id", program: "./web", flags: []string{"-only", "shop"}, edits: []edit{
-		{"httpsession/login.go", "return bridge.End(ctx, m.store, ids[0])", "return m.store.Delete(ctx, ids[0])"},
+		{"httpsession/login.go", "errs[len(others)] = bridge.End(ctx, m.store, own)", "errs[len(others)] = m.store.Delete(ctx, own)"},
 		{"httpsession/login.go", "\tif st.current.Load().hasMoved {", "\tif false {"},
 	}},
 	{name: "who has missed their new id is shut out for ever", tests: []string{"-run", "TestOverlap_NewIDLost", "./httpsession"}, edits: []edit{
