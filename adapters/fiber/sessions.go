@@ -12,7 +12,6 @@ import (
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/extractors"
 	"github.com/gofiber/fiber/v3/log"
-	"github.com/gofiber/fiber/v3/middleware/session"
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/bridge"
@@ -258,10 +257,14 @@ func (s *Sessions) set(ctx context.Context, r *request, id pgsession.ID, mine ma
 	return err == nil && (before.isNew || expiresAt.After(before.ExpiresAt)), ignoreNotFound(err)
 }
 
+// sessionPackage is where the types of the keys are declared that fiber itself sets. It is not
+// imported, so that fiber's own tests can run on this storage.
+const sessionPackage = "github.com/gofiber/fiber/v3/middleware/session"
+
 // refuseUnlessEmpty returns an error for values that the application has set.
 func refuseUnlessEmpty(values map[any]any) error {
 	for key := range values {
-		if reflect.TypeOf(key).PkgPath() != reflect.TypeFor[session.Config]().PkgPath() {
+		if reflect.TypeOf(key).PkgPath() != sessionPackage {
 			return pgsession.ErrRevoked
 		}
 	}
