@@ -142,7 +142,9 @@ func TestHTTP(t *testing.T) {
 		"256 clients get %.1f times the pages and %.1f times the changes.", f.toSCS(seconds, skewed, "page"), f.toSCS(seconds, skewed, "change")))
 	for _, clients := range []int{1, 256} {
 		for _, r := range requests {
-			of := func(unit, store string) float64 { return f.median(unit, query+" /store:"+store, "0s", r.query, clients) }
+			of := func(unit, store string) float64 {
+				return f.median(unit, query+" /store:"+store, "0s", r.query, clients)
+			}
 			cpu := func(store string) string {
 				return fmt.Sprintf("%.0f + %.0f", 1e6*of("client-sec/op", store), 1e6*of("server-sec/op", store))
 			}
