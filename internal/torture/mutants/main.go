@@ -260,7 +260,7 @@ var mutants = []mutant{
 		{"httpsession/change.go", "case m.bearer || c.st.guestEnded || c.st.current.Load().hasMoved:", "case m.bearer:"},
 	}},
 	{name: "a session that has only another id is taken for one that has ended", program: "./web", flags: []string{"-only", "shop,gorilla,scs,fiber"}, edits: []edit{
-		{"bridge.go", "return errors.Is(err, errMoved)", "return false"},
+		{"bridge.go", "return errors.Is(err, errMoved)", "return err == nil && errors.Is(err, errMoved)"},
 	}},
 	{name: "a log-out says it is done, though the session has another id", program: "./web", flags: []string{"-only", "shop"}, edits: []edit{
 		{"httpsession/login.go", "errs[len(others)] = bridge.End(ctx, m.store, own)", "errs[len(others)] = m.store.Delete(ctx, own)"},
