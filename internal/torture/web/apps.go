@@ -194,8 +194,9 @@ func newHTTPSession[V any, R release[V]](web *web, store *pgsession.Store, name 
 					return err
 				}
 				found, err := store.FindByUser(r.Context(), visit.user, 0)
-				if err == nil && (len(found) > 1 || before.User == visit.user) {
-					err = errors.New("the database failed, or there is a later log-in, or this one went on")
+				isAlone := len(found) == 1 && found[0].Handle == m.Get(r).Handle
+				if err == nil && (!isAlone || before.User == visit.user) {
+					err = errors.New("the database failed, or there is another log-in, or this one went on")
 				}
 				return err
 			})
