@@ -42,6 +42,9 @@ func init() {
 		}
 		return err
 	}
+	bridge.LimitOthers = func(ctx context.Context, store, session any, keep int) error {
+		return store.(*Store).limitOthers(ctx, session.(*Session), keep)
+	}
 	bridge.WithSlowAfter = func(d time.Duration) any { return Option(func(o *options) { o.slowAfter = d }) }
 	bridge.Reseal = func(ctx context.Context, store any, report func(int64)) (int64, error) {
 		return store.(*Store).reseal(ctx, report)

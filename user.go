@@ -86,8 +86,15 @@ func (s *Store) LimitByUser(ctx context.Context, userID string, keep int) (ended
 	if keep < 1 {
 		return 0, errors.New("pgsession: limit by user: the number of sessions to keep must be positive")
 	}
-	keep = min(keep, math.MaxInt32) // an integer of SQL
 	return s.endByUser(ctx, "limit by user", userID, nil, keep)
+}
+
+// limitOthers is LimitByUser for the user of a session, but it spares that session, and keep counts
+// the others, and may be 0. Package httpsession calls it.
+func (s *Store) limitOthers(ctx context.Context, session *Session, keep int) (err error) {
+	defer s.stats.observe(opLimitByUser, time.Now(), &err)
+	_, err = s.endByUser(ctx, "limit by user", session.user, []rows.Key{session.key()}, keep)
+	return err
 }
 
 func (s *Store) endByUser(ctx context.Context, operation, userID string, except []rows.Key, keep int) (ended int64, err error) {
@@ -97,6 +104,7 @@ func (s *Store) endByUser(ctx context.Context, operation, userID string, except 
 	if userID == "" {
 		return 0, nil
 	}
+	keep = min(keep, math.MaxInt32) // an integer of SQL
 	ctx, cancel := s.table.Within(ctx)
 	defer cancel()
 	err = s.underOneRing(func() error {

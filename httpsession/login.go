@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -150,28 +149,13 @@ func (m *Manager[V]) limit(ctx context.Context, stored *pgsession.Session, goesO
 	}
 	var err error
 	if goesOn {
-		err = m.limitOthers(ctx, stored)
+		err = bridge.LimitOthers(ctx, m.store, stored, m.maxSessions-1)
 	} else {
 		_, err = m.store.LimitByUser(ctx, stored.UserID, m.maxSessions)
 	}
 	if err != nil {
 		m.log(ctx, slog.LevelWarn, "httpsession: a user may have more sessions than WithMaxSessions allows", slog.Any("error", err))
 	}
-}
-
-func (m *Manager[V]) limitOthers(ctx context.Context, stored *pgsession.Session) error {
-	const mostEnded = 100
-	list, err := m.store.FindByUser(ctx, stored.UserID, m.maxSessions+mostEnded)
-	if err != nil {
-		return err
-	}
-	others := slices.DeleteFunc(list, func(s *pgsession.Session) bool { return s.Handle == stored.Handle })
-	for _, other := range others[min(m.maxSessions-1, len(others)):] {
-		if err := m.store.RevokeAny(ctx, other.Handle); err != nil && !errors.Is(err, pgsession.ErrNotFound) {
-			return err
-		}
-	}
-	return nil
 }
 
 // replaceCookie lets the response set the cookie of a session that has a new id, in place of all

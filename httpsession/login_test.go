@@ -416,6 +416,13 @@ func TestWithMaxSessions(t *testing.T) {
 		require.Equal(t, 2, f.count(t))
 		_, err := f.store.Load(t.Context(), planted[2].ID)
 		require.NoError(t, err)
+
+		f.clock.Advance(time.Second)
+		newest := b.another()
+		newest.do("POST /login?user=ann")
+		require.True(t, b.get().Ended)
+		newest.do("POST /login?user=ann")
+		require.Equal(t, 2, f.count(t), "a log-in that goes on counts once")
 	})
 }
 

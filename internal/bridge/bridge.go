@@ -71,6 +71,10 @@ var (
 	// End is Store.Delete, but it returns an error for which HasMoved is true instead of nil.
 	End func(ctx context.Context, store any, id any) error
 
+	// LimitOthers is Store.LimitByUser for the user of session, a *pgsession.Session, but it spares
+	// that session, and keep counts the others, and may be 0.
+	LimitOthers func(ctx context.Context, store, session any, keep int) error
+
 	// WithSlowAfter returns the pgsession.Option that sets when a statement stops counting towards
 	// pgsession.WithCoalescing.
 	WithSlowAfter func(d time.Duration) any

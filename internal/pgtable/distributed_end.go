@@ -39,7 +39,7 @@ func (t distributed) endByUser(ctx context.Context, userKeys [][]byte, except []
 	if err != nil {
 		return 0, err
 	}
-	sessions := newest(found)
+	sessions := slices.DeleteFunc(newest(found), func(s foundSession) bool { return slices.Contains(except, keyOf(s.key)) })
 	return t.endFound(ctx, sessions[min(keep, len(sessions)):], userKeys, except)
 }
 

@@ -57,9 +57,9 @@ type Table interface {
 
 	Revoke(ctx context.Context, key Key, userKeys [][]byte) (Outcome, error)
 
-	// EndByUser ends all sessions that lie under a user's keys, except those at the keys in except,
-	// and except the newest keep live ones. It ends sessions that are moved meanwhile under their
-	// new keys. It returns how many were live, also with an error.
+	// EndByUser ends all sessions that lie under a user's keys, except those at the keys in except.
+	// Of the others, the newest keep live ones stay too. It ends sessions that are moved meanwhile
+	// under their new keys. It returns how many were live, also with an error.
 	EndByUser(ctx context.Context, userKeys [][]byte, except []Key, keep int) (live int64, err error)
 
 	// EndAll ends all sessions, as EndByUser does, or if begunBefore is not the zero time, those
