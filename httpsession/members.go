@@ -254,11 +254,16 @@ func (s *shape) mergeList(dst, encoded, before, stored []byte) []byte {
 	for i, place := len(now)-1, len(then)-1; i >= 0 && place >= 0 && isSame(i, place); i, place = i-1, place-1 {
 		take(i, place)
 	}
-	for i := range now {
-		for place := range then {
-			if isSame(i, place) {
-				take(i, place)
-			}
+	free := make(map[string][]int) // the places of what is not found yet
+	for place, element := range then {
+		if !isTaken[place] {
+			free[string(element)] = append(free[string(element)], place)
+		}
+	}
+	for i, element := range now {
+		if same := free[string(element)]; places[i] < 0 && len(same) > 0 {
+			take(i, same[0])
+			free[string(element)] = same[1:]
 		}
 	}
 	for i := range now {

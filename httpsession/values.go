@@ -82,14 +82,20 @@ func (c *revision[V]) apply(ctx context.Context, stored *pgsession.Session) (any
 		return bridge.Values(stored), nil
 	}
 	var (
-		values     V
-		before     bridge.JSON
-		isReadable bool
+		values  V
+		own     bridge.JSON // what is stored, without the binding; nil: nothing to keep
+		before  bridge.JSON // values, before they are changed
+		binding []byte
 	)
 	if stored != nil {
+		var isReadable bool
 		if values, isReadable = c.m.decode(ctx, stored); !isReadable {
 			c.st.tellUnreadable(stored)
-		} else if c.m.hasList {
+		}
+		if isReadable || isValid(stored) {
+			own, binding = cutBinding(bridge.Values(stored).(bridge.JSON))
+		}
+		if isReadable && c.m.hasList && c.m.shape.lacks(own) {
 			before, _ = bridge.Marshal(&values)
 		}
 	}
@@ -102,8 +108,11 @@ func (c *revision[V]) apply(ctx context.Context, stored *pgsession.Session) (any
 	if err != nil {
 		return nil, err
 	}
-	if stored != nil && (isReadable || isValid(stored)) {
-		encoded = c.m.keep(encoded, before, stored)
+	if own != nil {
+		encoded = c.m.shape.keep(encoded, before, own)
+	}
+	if binding != nil {
+		encoded = addBinding(encoded, binding)
 	}
 	c.values, c.isKnown = again, true
 	return encoded, nil
@@ -145,14 +154,4 @@ func encode[V any](values V) (encoded bridge.JSON, again V, err error) {
 func isValid(stored *pgsession.Session) bool {
 	encoded, isJSON := bridge.Values(stored).(bridge.JSON)
 	return isJSON && json.Valid(encoded)
-}
-
-// keep returns encoded values with what is stored beside those of V.
-func (m *Manager[V]) keep(encoded, before bridge.JSON, stored *pgsession.Session) bridge.JSON {
-	own, binding := cutBinding(bridge.Values(stored).(bridge.JSON))
-	encoded = m.shape.keep(encoded, before, own)
-	if binding != nil {
-		encoded = addBinding(encoded, binding)
-	}
-	return encoded
 }

@@ -254,7 +254,7 @@ var mutants = []mutant{
 		{"httpsession/manager.go", "m.purpose = m.cookies.base", "m.purpose = \"session\""},
 	}},
 	{name: "an older release drops what a newer one has stored", program: "./web", flags: []string{"-only", "shop"}, edits: []edit{
-		{"httpsession/values.go", "encoded = c.m.keep(encoded, before, stored)", "_ = c.m.keep(encoded, before, stored)"},
+		{"httpsession/values.go", "encoded = c.m.shape.keep(encoded, before, own)", "_ = c.m.shape.keep(encoded, before, own)"},
 	}},
 	{name: "a late request begins a session that no page shows", program: "./web", flags: []string{"-only", "shop,admin"}, edits: []edit{
 		{"httpsession/change.go", "case m.bearer || c.st.guestEnded || c.st.current.Load().hasMoved:", "case m.bearer:"},
