@@ -20,7 +20,7 @@ help:
 .PHONY: demo
 demo:
 	@[ -n "$$DATABASE_URL" ] || internal/pgtest/setup
-	@[ -x bin/webapp ] || echo "building the demo: the first time takes a minute or more, and downloads what is not here of some 50 modules"
+	@[ -x bin/webapp ] || echo "building the demo: the first time takes a minute or more, and may download some 50 modules"
 	@cd examples && go build -o ../bin/ ./webapp ./withpostgres
 	@exec bin/withpostgres bin/webapp -addr $(ADDR)
 

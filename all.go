@@ -101,8 +101,9 @@ func (s *Store) Count(ctx context.Context) (counted Count, err error) {
 	return Count(count), wrap("count", err)
 }
 
-// rowsByKey returns how many rows each key of the ring has sealed, in the ring's order, and then what
-// else lies in the table. It reads the whole table. Packages cmd/pgsession and adminpages call it.
+// rowsByKey returns how many rows each key of the ring has sealed, in the ring's order, and then
+// what else lies in the table. It reads the whole table. Packages cmd/pgsession and adminpages call
+// it.
 func (s *Store) rowsByKey(ctx context.Context) (list []bridge.RowsOfKey, err error) {
 	counted, err := s.table.CountByKeyID(ctx)
 	if err != nil {

@@ -231,7 +231,7 @@ func TestPages_CountInterval(t *testing.T) {
 		count := func() string { return f.send(form("action", "count")).Body.String() }
 		count()
 		f.create(t, "ann", "")
-		time.Sleep(59 * time.Second)
+		time.Sleep(59 * time.Second) // of the bubble's clock, as those that follow
 		require.NotContains(t, count(), "<dt>plaintext</dt>")
 		time.Sleep(time.Second)
 		require.Contains(t, count(), "<dt>plaintext</dt><dd>1</dd>")

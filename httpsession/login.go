@@ -243,8 +243,8 @@ func (m *Manager[V]) LogOut(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// end ends the sessions of a request's cookies for good, all at once. The error is ErrNotFound if the
-// request's own goes on under another id.
+// end ends the sessions of a request's cookies for good, all at once. The error is ErrNotFound if
+// the request's own goes on under another id.
 func (m *Manager[V]) end(ctx context.Context, own pgsession.ID, others []pgsession.ID) error {
 	errs := make([]error, len(others)+1)
 	var wg sync.WaitGroup

@@ -140,8 +140,8 @@ func (m *Manager[V]) Get(r *http.Request) Session[V] {
 
 // Reload loads the session of the request anew. Handlers that go on for long may call it now and
 // then, and end if the session has another user or none: the user may have logged out, or in again,
-// elsewhere. [Manager.Watch] tells them without asking. An error means that the store
-// could not be asked, and not that the session is over.
+// elsewhere. [Manager.Watch] tells them without asking. An error means that the store could not be
+// asked, and not that the session is over.
 //
 // Reload does not prolong the session, so that a page which is merely open does not keep its user
 // logged in. Update prolongs it.

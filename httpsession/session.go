@@ -177,13 +177,13 @@ func (st *requestState[V]) tellUnreadable(stored *pgsession.Session) {
 
 var errInChange = errors.New("httpsession: a change function called a method of its Manager; it must only change the values that it is given")
 
-// turnPatience is how long a call waits for its turn where neither its context nor
-// [pgsession.WithTimeout] says.
+// turnPatience is how long a call waits for its turn if neither its context nor
+// [pgsession.WithTimeout] sets a limit.
 const turnPatience = 5 * time.Second
 
-// enter begins a call that writes. The caller must call leave. The calls of a request take turns.
-// One that waits for its turn has the time of one operation for that and for its work: a change
-// function may wait for it.
+// enter begins a call that writes. The caller must call leave. The calls of a request take turns. If
+// a call has to wait, the wait and its work together have the time of one operation: the change
+// function of the call before it may be waiting for it.
 func (m *Manager[V]) enter(ctx context.Context, r *http.Request) (st *requestState[V], bounded context.Context, leave func(), err error) {
 	st = m.state(r)
 	if st.outage != nil {

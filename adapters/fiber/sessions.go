@@ -239,7 +239,7 @@ func (s *Sessions) set(ctx context.Context, r *request, id pgsession.ID, mine ma
 	before := r.seen[id.Handle()]
 	if before == nil {
 		if r.hasMoved && r.left == (handover.Left{}) && userOf(mine) == "" {
-			// The visitor would find it in place of their session.
+			// A new session would take the place of the visitor's own.
 			return false, refuseUnlessEmpty(mine)
 		}
 		err = s.create(ctx, r, id, mine, ttl)

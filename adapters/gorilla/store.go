@@ -146,8 +146,8 @@ type loaded struct {
 	ended   string             // the guest's cookie, if its session was ended: a log-in may have moved it
 	err     error              // why the session could not be loaded
 
-	// hasMoved says that another request has just given the session another token. What this one would
-	// begin, the visitor would find in place of their session, or not at all.
+	// hasMoved says that another request has just given the session another token. A session that
+	// this request began would take the place of the visitor's own, or would never be seen.
 	hasMoved bool
 }
 

@@ -160,8 +160,8 @@ type request struct {
 	found   map[string]found // by token
 	cookies []string         // the tokens of those sessions that its cookies name, if these are several
 
-	// hasMoved says that another request has just renewed the token of this one. What this one
-	// would begin, the visitor would find in place of their session.
+	// hasMoved says that another request has just renewed the token with which this one came. A
+	// session that this one began would take the place of the visitor's own.
 	hasMoved bool
 
 	left   handover.Left // the last session that the request left

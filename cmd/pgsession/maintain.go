@@ -83,7 +83,7 @@ yet, so repeat those that fell into that time.`,
 }
 
 // sealing runs Reseal or SealPlaintext on the rows that are to do, and says what is left of them.
-func (a *app) sealing(ctx context.Context, d *database, verb string, run func(context.Context, any, func(int64)) (int64, error), toDo func(bridge.RowsOfKey) bool) error {
+func (a *app) sealing(ctx context.Context, d *database, verb string, run bridge.Job, toDo func(bridge.RowsOfKey) bool) error {
 	before, err := rowsByKey(ctx, d)
 	if err != nil {
 		return err

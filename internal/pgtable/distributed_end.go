@@ -140,9 +140,9 @@ func (t distributed) follow(ctx context.Context, found map[string]foundSession, 
 	return nil
 }
 
-// settleMoves leaves each session in one place. While a move commits on two shards, the new row may
-// be there already, and the tombstone not yet. A move keeps CreatedAt. So it waits for what holds
-// sessions with the same, and looks for them again.
+// settleMoves leaves each session in found once. While a move commits on two shards, the new row may
+// show before the tombstone of the old one. Both have the same CreatedAt. So if sessions have the
+// same CreatedAt, settleMoves waits for whoever holds their rows, and looks again.
 func (t distributed) settleMoves(ctx context.Context, found map[string]foundSession) error {
 	sessions := newest(found)
 	for i, s := range sessions {
@@ -157,8 +157,8 @@ func (t distributed) settleMoves(ctx context.Context, found map[string]foundSess
 	return nil
 }
 
-// take adds the session that was at a key, where it is now, if it is wanted there. Where it is no
-// more, it removes it.
+// take looks where the session that was at a key is now. It adds it to found there, if it is wanted
+// there, and removes it from the keys that it has left.
 func (t distributed) take(ctx context.Context, found map[string]foundSession, key []byte, wanted func(place) bool) error {
 	at, err := t.whereMoved(ctx, key, func(ctx context.Context, key []byte) (place, error) {
 		at, err := t.endOrLook(ctx, key, list[[]byte]{}) // it is nobody's, so it is not ended
@@ -177,8 +177,8 @@ func newest(found map[string]foundSession) []foundSession {
 	return slices.SortedFunc(maps.Values(found), func(a, b foundSession) int { return rows.Newest(a.row, b.row) })
 }
 
-// endFound ends sessions, where they are or where they are moved meanwhile. Those that lie under
-// other keys than the user's it leaves alone, unless userKeys is nil, and those that are spared.
+// endFound ends sessions, where they are or where they are moved meanwhile. It leaves alone those
+// that are spared, and, unless userKeys is nil, those that lie under other keys than the user's.
 func (t distributed) endFound(ctx context.Context, sessions []foundSession, userKeys [][]byte, spared []rows.Key) (live int64, err error) {
 	var ended atomic.Int64
 	err = forEach(ctx, sessions, func(_ int, s foundSession) error {

@@ -231,7 +231,7 @@ func (m *Memory) Count(ctx context.Context) (count Count, err error) {
 	return count, nil
 }
 
-// CountByKeyID is part of [Table]. There is only one kind of store in memory.
+// CountByKeyID counts all as plaintext: there is only one kind of store in memory.
 func (m *Memory) CountByKeyID(ctx context.Context) (map[string]int64, error) {
 	stored, err := m.find(ctx, func(r Row, _ time.Time) bool { return r.State == Stored })
 	if len(stored) == 0 {
