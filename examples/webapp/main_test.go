@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/examples/internal/programtest"
 )
 
 func TestRun_ServesUntilItIsTold(t *testing.T) {
@@ -31,7 +32,7 @@ func TestRun_ServesUntilItIsTold(t *testing.T) {
 			environment := map[string]string{"DATABASE_URL": test.databaseURL, "SESSION_KEYS": test.keys}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			metrics := freeAddress(t)
+			metrics := programtest.FreeAddress(t)
 			reader, writer := io.Pipe()
 			ended := make(chan error, 1)
 			go func() {
@@ -62,14 +63,6 @@ func TestRun_ServesUntilItIsTold(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "localhost:0")
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
-	return listener.Addr().String()
 }
 
 func TestRun_Refuses(t *testing.T) {

@@ -107,22 +107,9 @@ func newCluster(logf func(format string, args ...any), options ClusterOptions) (
 	if options.TCP {
 		c.host = "127.0.0.1"
 		c.settings["listen_addresses"] = c.host
-		if c.port, err = freePort(); err != nil {
-			c.Stop()
-			return nil, err
-		}
 	}
 	maps.Copy(c.settings, options.Settings)
 	return c, nil
-}
-
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 func (c *Cluster) initialize(ctx context.Context) error {
@@ -155,6 +142,13 @@ func (c *Cluster) asServer(command *exec.Cmd) {
 
 // startFirst starts a new cluster, and removes it if that fails.
 func (c *Cluster) startFirst(ctx context.Context) error {
+	if c.host != c.folder {
+		var err error
+		if c.port, err = FreePort(); err != nil {
+			c.Stop()
+			return err
+		}
+	}
 	if err := c.start(ctx); err != nil {
 		c.Stop()
 		return err

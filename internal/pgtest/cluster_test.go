@@ -122,6 +122,20 @@ func TestCluster_TCP(t *testing.T) {
 	require.Equal(t, "28P01", refusal.Code, "another user of this machine must not get in")
 }
 
+// What asks for any port, another test's listener or a client, must not get one that FreePort
+// returned and that its program does not listen on yet.
+func TestFreePort(t *testing.T) {
+	t.Parallel()
+	given := map[int]bool{}
+	for range 1000 {
+		port, err := pgtest.FreePort()
+		require.NoError(t, err)
+		require.False(t, given[port])
+		require.Less(t, port, 32_768)
+		given[port] = true
+	}
+}
+
 func TestCluster_SocketIsPrivate(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, pgtest.ClusterOptions{})

@@ -38,11 +38,8 @@ func startPgBouncer(t *testing.T, cluster *pgtest.Cluster) string {
 	require.NoError(t, err)
 	password, _ := server.User.Password()
 
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := pgtest.FreePort()
 	require.NoError(t, err)
-	port := listener.Addr().(*net.TCPAddr).Port
-	require.NoError(t, listener.Close())
-
 	folder, err := os.MkdirTemp("/tmp", "torture-pgbouncer-")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(folder)) })

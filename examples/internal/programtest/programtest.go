@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func Start(t *testing.T, environment ...string) string {
 	source, err := os.ReadFile("main.go")
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(string(source), address))
-	free := freeAddress(t)
+	free := FreeAddress(t)
 	temporary := t.TempDir()
 	changed, overlay, program := filepath.Join(temporary, "main.go"), filepath.Join(temporary, "overlay.json"), filepath.Join(temporary, "program")
 	require.NoError(t, os.WriteFile(changed, []byte(strings.ReplaceAll(string(source), address, free)), 0o600))
@@ -59,14 +60,12 @@ func Start(t *testing.T, environment ...string) string {
 	return "http://" + free
 }
 
-func freeAddress(t *testing.T) string {
+// FreeAddress returns an address of localhost for a program that will listen on it.
+func FreeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "localhost:0")
+	port, err := pgtest.FreePort()
 	require.NoError(t, err)
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	require.NoError(t, err)
-	return net.JoinHostPort("localhost", port)
+	return net.JoinHostPort("localhost", strconv.Itoa(port))
 }
 
 // waitUntilReady asks again and again, since the programs do not say when they are ready.
