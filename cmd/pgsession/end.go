@@ -78,6 +78,8 @@ Only --user needs the keys. Entries of the key/value view stay.`,
 			return errors.New("name one thing to end: a handle, --user, --begun-before or --all")
 		case cmd.Flags().Changed("except") && user == "":
 			return errors.New("--except goes with --user")
+		case cmd.Flags().Changed("except") && len(except) == 0: // a shell's variable that is not set
+			return errors.New("--except is empty, and names no session to keep")
 		}
 		return nil
 	}

@@ -32,8 +32,6 @@ the table has only their hashes. It needs the keys. It reads in pages, beside th
 			return a.with(ctx, keys, func(ctx context.Context, d *database) error {
 				out := bufio.NewWriter(a.out)
 				defer out.Flush()
-				encoder := json.NewEncoder(out)
-				encoder.SetEscapeHTML(false)
 				var unreadable int64
 				for session, err := range d.All(ctx) {
 					if err != nil {
@@ -51,7 +49,7 @@ the table has only their hashes. It needs the keys. It reads in pages, beside th
 						line.UserID = nil
 						unreadable++
 					}
-					if err := encoder.Encode(line); err != nil {
+					if err := printJSON(out, line, ""); err != nil {
 						return err
 					}
 				}

@@ -90,7 +90,7 @@ func (s shownSession) values() string {
 	}
 	var shown []string
 	for _, name := range slices.Sorted(maps.Keys(s.Values)) {
-		shown = append(shown, plain(name)+"="+string(s.Values[name]))
+		shown = append(shown, plain(name)+"="+plainJSON(s.Values[name]))
 	}
 	return strings.Join(shown, " ")
 }
@@ -181,7 +181,7 @@ func (a *app) showCommand() *cobra.Command {
 					line(w, "ends", momentOr(s.EndsAt, "never"))
 					line(w, "idle timeout", s.IdleTimeout)
 					for _, name := range slices.Sorted(maps.Keys(s.Values)) {
-						line(w, plain(name), string(s.Values[name]))
+						line(w, plain(name), plainJSON(s.Values[name]))
 					}
 				})
 			})

@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pgsession/pgsession"
@@ -57,7 +60,10 @@ func (a *app) with(ctx context.Context, need needs, do func(ctx context.Context,
 	}
 	config, err := pgxpool.ParseConfig(os.Getenv("DATABASE_URL"))
 	if err != nil {
-		return &exitError{exitUsage, err} // pgx leaves out the password
+		if parsing := (*pgconn.ParseConfigError)(nil); errors.As(err, &parsing) {
+			parsing.ConnString = "DATABASE_URL" // pgx does not find every password in it
+		}
+		return &exitError{exitUsage, err}
 	}
 	if parameters := config.ConnConfig.RuntimeParams; parameters["application_name"] == "" {
 		parameters["application_name"] = "pgsession"
@@ -104,12 +110,14 @@ func (a *app) crypto() (*pgsession.Crypto, error) {
 	ring, from := os.Getenv("SESSION_KEYS"), "SESSION_KEYS"
 	if a.keysFile != "" {
 		content, err := os.ReadFile(a.keysFile)
+		if failed := (*fs.PathError)(nil); errors.As(err, &failed) {
+			err = failed.Err // without the name, which may be a key that was meant for SESSION_KEYS
+		}
 		if err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, usage("--keys-file: %w", err)
 		}
 		ring, from = string(content), a.keysFile
-	}
-	if ring == "" {
+	} else if ring == "" {
 		return nil, nil
 	}
 	crypto, err := pgsession.ParseKeyRing(ring)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf16"
 
 	"github.com/pgsession/pgsession"
 )
@@ -18,14 +20,23 @@ import (
 // print writes a result as JSON, or for people.
 func (a *app) print(result any, people func(w io.Writer)) error {
 	if a.json {
-		encoder := json.NewEncoder(a.out)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		return encoder.Encode(result)
+		return printJSON(a.out, result, "  ")
 	}
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 	people(w)
 	return w.Flush()
+}
+
+func printJSON(w io.Writer, v any, indent string) error {
+	var encoded bytes.Buffer
+	encoder := json.NewEncoder(&encoded)
+	encoder.SetIndent("", indent)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, plainJSON(encoded.Bytes()))
+	return err
 }
 
 // line writes the cells of a table's row.
@@ -47,6 +58,21 @@ func plain(text string) string {
 		}
 	}
 	return text
+}
+
+// plainJSON returns JSON in which is escaped what a terminal might obey.
+func plainJSON(encoded []byte) string {
+	var plain strings.Builder
+	for _, r := range string(encoded) {
+		if strconv.IsPrint(r) || r == '\n' {
+			plain.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&plain, `\u%04x`, unit)
+		}
+	}
+	return plain.String()
 }
 
 // moment is a time as people read it.

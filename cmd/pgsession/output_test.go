@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"os"
 	"strings"
@@ -87,6 +88,15 @@ func TestPlain(t *testing.T) {
 	require.Equal(t, "älice@example.com", plain("älice@example.com"))
 	require.Equal(t, `"a\x1b[2Jb\n"`, plain("a\x1b[2Jb\n"))
 	require.Equal(t, `"\u202eecila"`, plain("\u202eecila"))
+
+	// encoding/json escapes less: not the control characters U+0080 to U+009F, and no marks.
+	values := map[string]string{"device": "Fïrefox\u009b2J\u202e\x7f\U000e0041\x1b[2J"}
+	var printed bytes.Buffer
+	require.NoError(t, printJSON(&printed, values, ""))
+	require.Equal(t, `{"device":"Fïrefox\u009b2J\u202e\u007f\udb40\udc41\u001b[2J"}`+"\n", printed.String())
+	var again map[string]string
+	require.NoError(t, json.Unmarshal(printed.Bytes(), &again))
+	require.Equal(t, values, again)
 }
 
 // go run …@latest refuses a module with such a directive. The go.work beside it has one.
