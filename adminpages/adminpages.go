@@ -20,6 +20,7 @@ package adminpages
 import (
 	"context"
 	_ "embed"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -59,7 +60,8 @@ func WithDevice(describe func(*pgsession.Session) string) Option {
 }
 
 // WithAudit sets what is told of each action, after it was done or has failed, for an audit trail.
-// The default is none.
+// The page is sent after audit has returned. So audit must not take long, and if it panics, nothing
+// is shown, but what was ended stays ended. The default is none.
 func WithAudit(audit func(context.Context, Action)) Option {
 	return func(p *Pages) { p.audit = audit }
 }
@@ -127,6 +129,9 @@ const (
 	actionField = "action"
 	userField   = "user"
 	handleField = "handle"
+
+	// userHexField is a user id in hex. Browsers change other texts: their newlines, for instance.
+	userHexField = "user-hex"
 )
 
 func (p *Pages) get(w http.ResponseWriter, r *http.Request, operator string) {
@@ -147,6 +152,14 @@ func (p *Pages) post(w http.ResponseWriter, r *http.Request, operator string) {
 		return
 	}
 	user, handle := r.PostForm.Get(userField), r.PostForm.Get(handleField)
+	if r.PostForm.Has(userHexField) {
+		exact, err := hex.DecodeString(r.PostForm.Get(userHexField))
+		if err != nil {
+			http.Error(w, "The form could not be read.", http.StatusBadRequest)
+			return
+		}
+		user = string(exact)
+	}
 	// What was begun goes on if the operator's browser hangs up.
 	ctx := context.WithoutCancel(r.Context())
 	switch action := r.PostForm.Get(actionField); action {

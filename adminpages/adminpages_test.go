@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"html"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -275,4 +276,46 @@ func TestPages_Record(t *testing.T) {
 		stop()
 		synctest.Wait()
 	})
+}
+
+// A browser sends the lines of a field with CRLF between, and can send neither NUL nor what is not
+// UTF-8. Users may have chosen such an id.
+func TestPages_OddUserIDs(t *testing.T) {
+	hidden := regexp.MustCompile(`<input type="hidden" name="([^"]*)" value="([^"]*)">`)
+	for _, user := range []string{"a\nb", "a\rb", "a\x00b", "\xff", `"><script>'`, "\u202enna", " ann "} {
+		f := newFixture()
+		sessions := []*pgsession.Session{f.create(t, user, ""), f.create(t, user, ""), f.create(t, user, ""), f.create(t, user, "")}
+		// press sends the last form of a page that has the button, as a browser does.
+		press := func(page, button string) string {
+			for part := range strings.SplitSeq(page, "<form") {
+				if end := strings.Index(part, "</form>"); end < 0 || !strings.Contains(part[:end], `value="`+button+`"`) {
+					continue
+				}
+				fields := []string{"action", button}
+				for _, field := range hidden.FindAllStringSubmatch(part, -1) {
+					value := strings.ToValidUTF8(html.UnescapeString(field[2]), "\ufffd")
+					value = strings.NewReplacer("\r\n", "\r\n", "\r", "\r\n", "\n", "\r\n", "\x00", "\ufffd").Replace(value)
+					fields = append(fields, field[1], value)
+				}
+				return f.send(form(fields...)).Body.String()
+			}
+			require.Fail(t, "no such button", button)
+			return ""
+		}
+		list := press(f.get("?handle="+sessions[0].Handle.String()).Body.String(), "list")
+		require.Contains(t, list, ": 4 live sessions", "%q", user)
+		require.NotContains(t, list, "<script")
+		list = press(list, "end")
+		require.Contains(t, list, "Sessions ended: 1.", "%q", user)
+		list = press(list, "end others")
+		require.Contains(t, list, "Sessions ended: 2.", "%q", user)
+		require.Contains(t, press(list, "end all"), "Sessions ended: 1.", "%q", user)
+		for _, s := range sessions {
+			require.False(t, f.isLive(t, s), "%q", user)
+		}
+		for _, action := range f.done[1:] {
+			require.Equal(t, user, action.UserID)
+		}
+		require.Equal(t, http.StatusBadRequest, f.send(form("action", "end all", "user-hex", "no hex")).Code)
+	}
 }
