@@ -121,6 +121,7 @@ func TestImport_Sources(t *testing.T) {
 				run(t, pool, source.insert, token, source.value, expiry)
 			}
 			run(t, pool, source.insert, "over", source.value, time.Now().Add(-time.Hour))
+			run(t, pool, source.insert, "forever", source.value, "infinity") // no store takes it
 			store := newStore(t, pool)
 			from := source.open(pool, schema+"."+source.table)
 
@@ -134,16 +135,22 @@ func TestImport_Sources(t *testing.T) {
 			_, found, err = from.Load(t.Context(), "over")
 			require.NoError(t, err)
 			require.False(t, found)
+			_, found, err = from.Load(t.Context(), "forever")
+			require.NoError(t, err)
+			require.True(t, found)
 
 			done, err := move.Import(t.Context(), store, from, source.convert, nil)
 			require.NoError(t, err)
-			require.Equal(t, move.Progress{Moved: 4, Total: 4}, done)
+			require.Equal(t, move.Progress{Moved: 4, Left: 1, Total: 5, Reason: pgsession.ErrInvalidTTL}, done)
 			for _, token := range []string{"Zeta", "alpha", "moved", "new"} {
 				session, err := store.Load(t.Context(), pgsession.DeriveID(token))
 				require.NoError(t, err)
 				require.WithinDuration(t, expiry, session.ExpiresAt, 10*time.Second)
 			}
-			require.Equal(t, 1, count(t, pool, source.table)) // the one that is over
+			all, err := from.All(t.Context())
+			require.NoError(t, err)
+			require.Len(t, all, 1)
+			require.Equal(t, 2, count(t, pool, source.table)) // the one that is over, and the one that never is
 			requireNothingReadable(t, pool, "Zeta", "alpha", "tea")
 		})
 	}

@@ -109,6 +109,7 @@ func newTable(pool *pgxpool.Pool, name string, c columns) *Table {
 		"token", c.token,
 		"data", dataAsRead,
 		"payload", c.data,
+		"expiry::timestamptz", "least("+c.expiry+"::timestamptz, '9999-12-31 00:00+00')", // infinity is no time.Time
 		"expiry", c.expiry,
 		"/*, others*/", c.others,
 		"/*, values*/", c.otherValues,
