@@ -2,10 +2,7 @@ package httpsession
 
 import (
 	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -166,54 +163,15 @@ func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.D
 	responses.Set(w, &cookie)
 }
 
-// clear lets the response clear a cookie. Another release may have set it with a Domain or a Path
-// that this one does not know. So clear tries each Domain and Path under which the browser would
-// send it to this address.
+// clear lets the response clear a cookie. Another release may have set it with another Domain or
+// Path, unless its prefix rules these out.
 func (c *cookies) clear(w http.ResponseWriter, r *http.Request, n name) {
 	c.set(w, n, "", -time.Second)
-	if n.prefix != securePrefix || n.prefix == c.prefix {
-		return
+	if n.prefix == securePrefix {
+		cookie := c.attributes
+		cookie.Name = n.text
+		responses.ClearOthers(w, r, cookie)
 	}
-	const most = 4 // of each
-	cookie := c.attributes
-	cookie.Name, cookie.MaxAge = n.text, -1
-	if domain, isAddress, _ := splitHost(r.Host); !isAddress {
-		for i := 0; i < most && strings.Contains(domain, "."); i++ {
-			cookie.Domain = domain
-			http.SetCookie(w, &cookie)
-			_, domain, _ = strings.Cut(domain, ".")
-		}
-	}
-	cookie.Domain = ""
-	path := ""
-	for i, folder := range strings.Split(strings.Trim(askedFor(r).EscapedPath(), "/"), "/") {
-		if path += "/" + folder; i < most && folder != "" {
-			cookie.Path = path
-			http.SetCookie(w, &cookie)
-		}
-	}
-}
-
-// askedFor returns the address that the browser asked for: middleware may have changed r.URL.
-func askedFor(r *http.Request) *url.URL {
-	if asked, err := url.ParseRequestURI(r.RequestURI); err == nil {
-		return asked
-	}
-	return r.URL
-}
-
-// splitHost returns a Host header's name or address, and what it is.
-func splitHost(host string) (text string, isAddress, isLoopback bool) {
-	text = host
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		text = name
-	}
-	text = strings.ToLower(strings.TrimSuffix(text, "."))
-	if text == "localhost" || strings.HasSuffix(text, ".localhost") {
-		return text, false, true
-	}
-	address, err := netip.ParseAddr(strings.Trim(text, "[]"))
-	return text, err == nil, err == nil && address.IsLoopback()
 }
 
 // plainHTTPHint returns what to tell a developer about a Secure cookie that goes over plain HTTP,
@@ -227,7 +185,7 @@ func plainHTTPHint(r *http.Request) string {
 			return ""
 		}
 	}
-	switch _, isAddress, isLoopback := splitHost(r.Host); {
+	switch _, isAddress, isLoopback := responses.SplitHost(r.Host); {
 	case isLoopback:
 		return "httpsession: a Secure cookie was set over plain HTTP to this machine. Chrome, Firefox and Edge keep it, " +
 			"and Safari does not: WithPlainHTTP is for that. Behind a proxy that ends TLS, all is well"

@@ -370,11 +370,20 @@ func TestCookie_OtherAttributes(t *testing.T) {
 	t.Parallel()
 	none := http.Cookie{}
 	for name, tc := range map[string]struct{ before, after http.Cookie }{
-		"a domain":        {none, http.Cookie{Domain: "example.com"}},
-		"a path":          {none, http.Cookie{Path: "/app"}},
-		"no domain":       {http.Cookie{Domain: "example.com"}, none},
-		"no domain, host": {http.Cookie{Domain: "www.example.com"}, none},
-		"no path":         {http.Cookie{Path: "/app"}, none},
+		"a domain":              {none, http.Cookie{Domain: "example.com"}},
+		"a path":                {none, http.Cookie{Path: "/app"}},
+		"no domain":             {http.Cookie{Domain: "example.com"}, none},
+		"no domain, host":       {http.Cookie{Domain: "www.example.com"}, none},
+		"no path":               {http.Cookie{Path: "/app"}, none},
+		"a wider domain":        {http.Cookie{Domain: "www.example.com"}, http.Cookie{Domain: "example.com"}},
+		"a host's domain":       {http.Cookie{Domain: "example.com"}, http.Cookie{Domain: "www.example.com"}},
+		"a domain, no path":     {http.Cookie{Path: "/app"}, http.Cookie{Domain: "example.com"}},
+		"a path, no domain":     {http.Cookie{Domain: "example.com"}, http.Cookie{Path: "/app"}},
+		"both":                  {none, http.Cookie{Domain: "example.com", Path: "/app"}},
+		"neither":               {http.Cookie{Domain: "example.com", Path: "/app"}, none},
+		"a domain, and a path":  {http.Cookie{Path: "/app"}, http.Cookie{Domain: "example.com", Path: "/app"}},
+		"no domain, but a path": {http.Cookie{Domain: "example.com", Path: "/app"}, http.Cookie{Path: "/app"}},
+		"a domain, but no path": {http.Cookie{Domain: "example.com", Path: "/app"}, http.Cookie{Domain: "example.com"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := pgsession.InMemory()
@@ -408,6 +417,12 @@ func TestCookie_OtherAttributes(t *testing.T) {
 				require.Zero(t, b.get())
 			}
 			require.Zero(t, before.count(t))
+			for _, release := range []*fixture{after, before} {
+				serving = release
+				require.Equal(t, http.StatusOK, b.do("POST /add?item=ink").StatusCode, "a guest again")
+				require.Equal(t, []string{"ink"}, b.get().Values.Cart)
+				b.do("POST /logout")
+			}
 		})
 	}
 }

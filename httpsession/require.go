@@ -4,6 +4,8 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+
+	responses "github.com/pgsession/pgsession/internal/cookies"
 )
 
 const nextParameter = "next"
@@ -74,7 +76,7 @@ func (m *Manager[V]) isAddressOfLogInPage(r *http.Request) bool {
 	if m.logInPage == nil || m.bearer {
 		return false
 	}
-	return askedFor(r).Path == m.logInPage.Path && (m.logInPage.Host == "" || m.logInPage.Host == r.Host)
+	return responses.AskedFor(r).Path == m.logInPage.Path && (m.logInPage.Host == "" || m.logInPage.Host == r.Host)
 }
 
 // opensPage reports whether the browser shows the answer as a page.

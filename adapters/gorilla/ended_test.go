@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -342,5 +344,48 @@ func TestPGStore_DeleteByUser(t *testing.T) {
 			}
 			require.True(t, ann.see(t, m.two).IsNew)
 		})
+	}
+}
+
+// A release changes the Domain or the Path of the cookie. A guest who logs in and out in the later
+// one, where the earlier one's cookie stays, is a guest who can save.
+func TestStore_OtherAttributes(t *testing.T) {
+	t.Parallel()
+	address, err := url.Parse("https://www.example.com/shop/cart")
+	require.NoError(t, err)
+	all := map[string]sessions.Options{
+		"neither": {Path: "/"}, "domain": {Path: "/", Domain: "example.com"}, "host": {Path: "/", Domain: "www.example.com"},
+		"path": {Path: "/shop"}, "both": {Path: "/shop", Domain: "example.com"},
+	}
+	for before, optionsBefore := range all {
+		for after, optionsAfter := range all {
+			sealed := pgsession.InMemory()
+			jar, err := cookiejar.New(nil)
+			require.NoError(t, err)
+			options := &optionsBefore
+			save := func(change func(*sessions.Session)) error {
+				store := gorillastore.New(sealed, gorillastore.WithUserKey("user"))
+				store.Options = options
+				r, w := httptest.NewRequest("POST", address.String(), nil), httptest.NewRecorder()
+				for _, cookie := range jar.Cookies(address) {
+					r.AddCookie(cookie)
+				}
+				session, err := store.Get(r, sessionName)
+				require.NoError(t, err)
+				change(session)
+				err = session.Save(r, w)
+				jar.SetCookies(address, w.Result().Cookies())
+				return err
+			}
+			add := func(s *sessions.Session) { s.Values["cart"] = "pen" }
+			require.NoError(t, save(add))
+			options = &optionsAfter
+			require.NoError(t, save(func(s *sessions.Session) { s.Values["user"] = "ann" }))
+			require.NoError(t, save(func(s *sessions.Session) { s.Options.MaxAge = -1 }))
+			if err := save(add); err != nil {
+				require.ErrorIs(t, err, pgsession.ErrRevoked)
+				require.NoError(t, save(add), "from %s to %s", before, after)
+			}
+		}
 	}
 }

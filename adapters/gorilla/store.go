@@ -372,6 +372,7 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 		return pgsession.ErrRevoked
 	case l.ended != "" && userID == "":
 		s.clearCookie(w, l.ended, session.Options)
+		cookies.ClearOthers(w, r, *sessions.NewCookie(l.ended, "", session.Options))
 		return pgsession.ErrRevoked
 	}
 	stored, isDue, err := s.keep(ctx, session, l, userID, values, ttl)
