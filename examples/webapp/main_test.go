@@ -4,16 +4,18 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
-	"github.com/pgsession/pgsession/examples/internal/programtest"
+	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 func TestRun_ServesUntilItIsTold(t *testing.T) {
@@ -32,11 +34,12 @@ func TestRun_ServesUntilItIsTold(t *testing.T) {
 			environment := map[string]string{"DATABASE_URL": test.databaseURL, "SESSION_KEYS": test.keys}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			metrics := programtest.FreeAddress(t)
+			port, err := pgtest.FreePort()
+			require.NoError(t, err)
 			reader, writer := io.Pipe()
 			ended := make(chan error, 1)
 			go func() {
-				ended <- run(ctx, []string{"-addr", "0", "-metrics", metrics}, func(name string) string { return environment[name] }, writer)
+				ended <- run(ctx, []string{"-addr", "0", "-metrics", strconv.Itoa(port)}, func(name string) string { return environment[name] }, writer)
 				writer.Close()
 			}()
 
@@ -51,7 +54,7 @@ func TestRun_ServesUntilItIsTold(t *testing.T) {
 			response.Body.Close()
 			require.Equal(t, http.StatusOK, response.StatusCode)
 
-			response, err = http.Get("http://" + metrics)
+			response, err = http.Get(fmt.Sprint("http://localhost:", port))
 			require.NoError(t, err)
 			defer response.Body.Close()
 			require.NoError(t, json.NewDecoder(response.Body).Decode(new(pgsession.Stats)))

@@ -13,16 +13,14 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
-	"github.com/pgsession/pgsession/examples/internal/programtest"
 	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m, nil) }
 
-// The demo application's tests use no package of this repository that a copy of it could not
-// import, and so no pgtest.
+// The demo application's tests use the database that they are told of, as a copy of it does.
 func TestWebappOnPostgreSQL(t *testing.T) {
-	_, databaseURL := programtest.Schema(t)
+	databaseURL := pgtest.URL(t, pgtest.Pool(t))
 	command := exec.Command("go", "test", "-count=1", "../webapp")
 	command.Env = append(os.Environ(), "WEBAPP_TEST_DATABASE_URL="+databaseURL)
 	output, err := command.CombinedOutput()

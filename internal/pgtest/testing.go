@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -75,6 +76,21 @@ func Schema(t testing.TB) (pool *pgxpool.Pool, schema string) {
 	config := poolConfig(t)
 	schema = setNewSchema(t, config)
 	return openPool(t, config), schema
+}
+
+// URL returns a connection string with which a program works in the schema of a test's pool.
+func URL(t testing.TB, pool *pgxpool.Pool) string {
+	t.Helper()
+	server, schema := pool.Config().ConnString(), pool.Config().ConnConfig.RuntimeParams["search_path"]
+	if !strings.Contains(server, "://") {
+		return server + " search_path=" + schema
+	}
+	database, err := url.Parse(server)
+	require.NoError(t, err)
+	query := database.Query()
+	query.Set("search_path", schema)
+	database.RawQuery = query.Encode()
+	return database.String()
 }
 
 // Pool is Schema for tests that do not need the schema's name, or need another configuration. The

@@ -1,6 +1,6 @@
-// Package programtest runs the example programs, as they are, but for the address that they listen
+// Package examples_test runs the example programs, as they are, but for the address that they listen
 // on.
-package programtest
+package examples_test
 
 import (
 	"encoding/json"
@@ -12,35 +12,72 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
 )
 
+func TestMain(m *testing.M) { pgtest.Main(m, nil) }
+
+func TestPrograms_InMemory(t *testing.T) {
+	t.Parallel()
+	for _, folder := range []string{"minimal", "chi", "echo", "gin", "scs", "gorilla", "fiber"} {
+		t.Run(folder, func(t *testing.T) {
+			t.Parallel()
+			site := start(t, folder, "DATABASE_URL=")
+			requireCounts(t, site)
+			if slices.Contains([]string{"chi", "echo", "gin"}, folder) { // what the middleware refuses, no handler answers
+				response, err := http.Get(site + "/account")
+				require.NoError(t, err)
+				require.NoError(t, response.Body.Close())
+				require.Equal(t, http.StatusUnauthorized, response.StatusCode)
+			}
+		})
+	}
+}
+
+func TestPrograms_PostgreSQL(t *testing.T) {
+	t.Parallel()
+	for _, folder := range []string{"minimal-postgres", "fiber"} {
+		t.Run(folder, func(t *testing.T) {
+			t.Parallel()
+			pool := pgtest.Pool(t)
+			requireCounts(t, start(t, folder, "DATABASE_URL="+pgtest.URL(t, pool), "SESSION_KEYS="+pgsession.GenerateKey().Secret()))
+			var rows int
+			require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM sessions`).Scan(&rows))
+			require.Positive(t, rows)
+		})
+	}
+}
+
 const address = "localhost:8080"
 
-// Start builds main.go of the test's own folder, runs it with an environment, and returns its URL.
-func Start(t *testing.T, environment ...string) string {
+// start builds the program in a folder, which listens on another address then, runs it with an
+// environment, and returns its URL.
+func start(t *testing.T, folder string, environment ...string) string {
 	t.Helper()
-	folder, err := os.Getwd()
+	file, err := filepath.Abs(filepath.Join(folder, "main.go"))
 	require.NoError(t, err)
-	source, err := os.ReadFile("main.go")
+	source, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(string(source), address))
-	free := FreeAddress(t)
+	port, err := pgtest.FreePort()
+	require.NoError(t, err)
+	free := net.JoinHostPort("localhost", strconv.Itoa(port))
 	temporary := t.TempDir()
 	changed, overlay, program := filepath.Join(temporary, "main.go"), filepath.Join(temporary, "overlay.json"), filepath.Join(temporary, "program")
 	require.NoError(t, os.WriteFile(changed, []byte(strings.ReplaceAll(string(source), address, free)), 0o600))
-	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(folder, "main.go"): changed}})
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{file: changed}})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(overlay, replace, 0o600))
-	output, err := exec.Command("go", "build", "-overlay", overlay, "-o", program, ".").CombinedOutput()
+	output, err := exec.Command("go", "build", "-overlay", overlay, "-o", program, "./"+folder).CombinedOutput()
 	require.NoError(t, err, string(output))
 
 	command := exec.Command(program)
@@ -58,14 +95,6 @@ func Start(t *testing.T, environment ...string) string {
 	})
 	waitUntilReady(t, free, ended)
 	return "http://" + free
-}
-
-// FreeAddress returns an address of localhost for a program that will listen on it.
-func FreeAddress(t *testing.T) string {
-	t.Helper()
-	port, err := pgtest.FreePort()
-	require.NoError(t, err)
-	return net.JoinHostPort("localhost", strconv.Itoa(port))
 }
 
 // waitUntilReady asks again and again, since the programs do not say when they are ready.
@@ -89,24 +118,8 @@ func waitUntilReady(t *testing.T, address string, ended <-chan struct{}) {
 	}
 }
 
-// Schema makes a schema for this test alone, and returns a pool and a URL whose search_path it is.
-func Schema(t *testing.T) (pool *pgxpool.Pool, databaseURL string) {
-	t.Helper()
-	pool, schema := pgtest.Schema(t)
-	server := pool.Config().ConnString()
-	if !strings.Contains(server, "://") {
-		return pool, server + " search_path=" + schema
-	}
-	database, err := url.Parse(server)
-	require.NoError(t, err)
-	query := database.Query()
-	query.Set("search_path", schema)
-	database.RawQuery = query.Encode()
-	return pool, database.String()
-}
-
-// RequireCounts lets two browsers count, and requires that GET changes nothing.
-func RequireCounts(t *testing.T, site string) {
+// requireCounts lets two browsers count, and requires that GET changes nothing.
+func requireCounts(t *testing.T, site string) {
 	t.Helper()
 	ann, bob := newBrowser(t), newBrowser(t)
 	for _, visit := range []struct {
@@ -139,11 +152,11 @@ func RequireCounts(t *testing.T, site string) {
 		require.Contains(t, response.Header.Get("Content-Type"), "text/html")
 		require.Equal(t, "private", response.Header.Get("Cache-Control"))
 	}
-	RequireRefusesOtherSites(t, site+"/count")
+	requireRefusesOtherSites(t, site+"/count")
 }
 
-// RequireRefusesOtherSites sends a form from another site.
-func RequireRefusesOtherSites(t *testing.T, address string) {
+// requireRefusesOtherSites sends a form from another site.
+func requireRefusesOtherSites(t *testing.T, address string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address, nil)
 	require.NoError(t, err)
@@ -155,18 +168,13 @@ func RequireRefusesOtherSites(t *testing.T, address string) {
 	require.Empty(t, response.Cookies())
 }
 
-func newBrowser(t *testing.T) *http.Client {
-	t.Helper()
-	return &http.Client{Jar: NewJar(t)}
-}
-
-// NewJar returns a cookie jar that counts http://localhost as secure, as Chrome, Firefox and Edge
+// newBrowser returns a client that counts http://localhost as secure, as Chrome, Firefox and Edge
 // do.
-func NewJar(t *testing.T) http.CookieJar {
+func newBrowser(t *testing.T) *http.Client {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	require.NoError(t, err)
-	return browserJar{jar}
+	return &http.Client{Jar: browserJar{jar}}
 }
 
 type browserJar struct{ jar *cookiejar.Jar }
