@@ -1,7 +1,6 @@
 package fiberstore_test
 
 import (
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
+	"github.com/pgsession/pgsession/internal/doctest"
 )
 
 // The README shows these functions' bodies. Its program is in examples/fiber, whose test runs it.
@@ -29,28 +29,24 @@ func useLimiter(store *pgsession.Store, app *fiber.App) {
 
 func TestREADME_Compiles(t *testing.T) {
 	t.Parallel()
-	read := func(file string) string {
-		content, err := os.ReadFile(file)
-		require.NoError(t, err)
-		return string(content)
-	}
-	program := read("../../examples/fiber/main.go")
-	unindented := strings.ReplaceAll(read("readme_test.go"), "\n\t", "\n")
-	blocks := regexp.MustCompile("(?s)\n```(go|diff)\n(.*?)```").FindAllStringSubmatch(read("README.md"), -1)
-	require.Len(t, blocks, 5)
+	program := doctest.Read(t, "../../examples/fiber/main.go")
+	require.LessOrEqual(t, strings.Count(program, "\n"), 110, "lines")
+	unindented := strings.ReplaceAll(doctest.Read(t, "readme_test.go"), "\n\t", "\n")
+	snippets := doctest.Snippets(t, "README.md", "go", "diff")
+	require.Len(t, snippets, 5)
 	spaces := regexp.MustCompile(`[ \t]+`)
-	for _, block := range blocks {
-		switch code := block[2]; {
-		case block[1] == "diff":
-			for _, added := range regexp.MustCompile(`(?m)^\+(.*)$`).FindAllStringSubmatch(code, -1) {
+	for _, s := range snippets {
+		switch {
+		case s.Language == "diff":
+			for _, added := range regexp.MustCompile(`(?m)^\+(.*)$`).FindAllStringSubmatch(s.Code, -1) {
 				line := spaces.ReplaceAllString(strings.TrimSpace(added[1]), " ")
 				line = strings.ReplaceAll(line, "(store,", "(newStore(),")
 				require.Contains(t, spaces.ReplaceAllString(program, " "), line)
 			}
-		case strings.HasPrefix(code, "// Command"):
-			require.Equal(t, program, code)
+		case strings.HasPrefix(s.Code, "// Command"):
+			require.Equal(t, program, s.Code)
 		default:
-			require.Contains(t, unindented, "\n"+code)
+			require.Contains(t, unindented, "\n"+s.Code)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"regexp"
 	"testing"
 
 	"github.com/exaring/otelpgx"
@@ -12,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/doctest"
 )
 
 func openStore(ctx context.Context, keys *pgsession.Crypto) (*pgsession.Store, error) {
@@ -48,13 +48,9 @@ func Example() {
 // TestReadme wants the README's code in this file.
 func TestReadme(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	example, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(readme, -1)
-	require.NotEmpty(t, blocks)
-	for _, block := range blocks {
-		require.Contains(t, string(example), string(block[1]))
+	snippets := doctest.Snippets(t, "README.md", "go")
+	require.NotEmpty(t, snippets)
+	for _, s := range snippets {
+		require.Contains(t, doctest.Read(t, "example_test.go"), s.Code)
 	}
 }

@@ -2,11 +2,7 @@ package pgsessionprom_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,6 +15,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	pgsessionprom "github.com/pgsession/pgsession/adapters/prometheus"
+	"github.com/pgsession/pgsession/internal/doctest"
 )
 
 // register adds the metrics of a store and of its pool to those of the process.
@@ -76,38 +73,21 @@ func ExampleNewCollector_severalStores() {
 // TestReadme builds the README's program, and wants its other code in this file.
 func TestReadme(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	examples, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.Len(t, blocks, 3)
-	for _, block := range blocks {
-		if !strings.Contains(block[1], "package main") {
-			unindented := strings.ReplaceAll(string(examples), "\n\t", "\n")
-			require.Contains(t, unindented, strings.TrimSpace(block[1]))
+	snippets := doctest.Snippets(t, "README.md", "go")
+	require.Len(t, snippets, 3)
+	unindented := strings.ReplaceAll(doctest.Read(t, "example_test.go"), "\n\t", "\n")
+	for _, s := range snippets {
+		if !strings.Contains(s.Code, "package main") {
+			require.Contains(t, unindented, strings.TrimSpace(s.Code))
 			continue
 		}
-		// The package lies in a folder of this module that exists for the go command only (go help
-		// build, -overlay).
-		file := filepath.Join(t.TempDir(), "main.go")
-		require.NoError(t, os.WriteFile(file, []byte(block[1]), 0o600))
-		path, err := filepath.Abs("readme/main.go")
-		require.NoError(t, err)
-		overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: file}})
-		require.NoError(t, err)
-		list := filepath.Join(t.TempDir(), "overlay.json")
-		require.NoError(t, os.WriteFile(list, overlay, 0o600))
-		output, err := exec.Command("go", "build", "-overlay", list, "-o", os.DevNull, "./readme").CombinedOutput()
-		require.NoError(t, err, "%s", output)
+		doctest.Context{}.Build(t, []doctest.Snippet{s})
 	}
 }
 
 // TestReadme_Metrics wants every metric in the README's table, and no other.
 func TestReadme_Metrics(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
 	store, _ := newStore(t)
 	use(t, store)
 	registry := prometheus.NewPedanticRegistry()
@@ -118,7 +98,7 @@ func TestReadme_Metrics(t *testing.T) {
 	for _, family := range families {
 		names = append(names, family.GetName())
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `(pgsession_\\w+)`").FindAllStringSubmatch(string(readme), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `(pgsession_\\w+)`").FindAllStringSubmatch(doctest.Read(t, "README.md"), -1) {
 		listed = append(listed, row[1])
 	}
 	require.ElementsMatch(t, names, listed)

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"regexp"
 	"testing"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pgsession/pgsession"
+	"github.com/pgsession/pgsession/internal/doctest"
 	"github.com/pgsession/pgsession/internal/pgtest"
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
@@ -104,13 +103,9 @@ func TestStatus(t *testing.T) {
 // TestReadme wants the README's code in this file.
 func TestReadme(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	code, err := os.ReadFile("main.go")
-	require.NoError(t, err)
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(readme, -1)
-	require.Len(t, blocks, 2)
-	for _, block := range blocks {
-		require.Contains(t, string(code), string(block[1]))
+	snippets := doctest.Snippets(t, "README.md", "go")
+	require.Len(t, snippets, 2)
+	for _, s := range snippets {
+		require.Contains(t, doctest.Read(t, "main.go"), s.Code)
 	}
 }
