@@ -83,6 +83,20 @@ func Exercise(t testing.TB, s, reader *Store) {
 		s.inCompany(t, len(ids), func(i int) error { return call(ctx, ids[i]) })
 	}
 	requireSession(cycled, 2*ttl)
+	begun, moved := make(chan pgsession.ID, 6), make(chan pgsession.ID, 6)
+	s.inCompany(t, 2, func(int) error {
+		session, err := s.Create(ctx, data(), ttl)
+		if err == nil {
+			begun <- session.ID
+		}
+		return err
+	})
+	s.inCompany(t, 2, func(int) error {
+		to := pgsession.NewID()
+		moved <- to
+		return s.Cycle(ctx, <-begun, to, data(), ttl)
+	})
+	s.inCompany(t, 2, func(int) error { return s.Delete(ctx, <-moved) })
 
 	found, err := s.FindByUser(ctx, sample, 0)
 	require.NoError(t, err)
@@ -104,7 +118,7 @@ func Exercise(t testing.TB, s, reader *Store) {
 	require.NoError(t, kv.Put(ctx, "k", nil, ttl))
 	count, err := s.Count(ctx)
 	require.NoError(t, err)
-	require.Equal(t, pgsession.Count{Users: 2, Tombstones: before.Tombstones + 2, Entries: 1}, count)
+	require.Equal(t, pgsession.Count{Users: 2, Tombstones: before.Tombstones + 2 + 2*6, Entries: 1}, count)
 	require.NoError(t, kv.Delete(ctx, "k"))
 
 	n, err := s.LimitByUser(ctx, sample, 1)

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -15,10 +14,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -26,6 +23,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // startPgBouncer starts a PgBouncer in transaction mode, with few servers for many clients, and
@@ -112,154 +110,22 @@ func TestPgBouncer(t *testing.T) {
 		"simple_protocol": pgx.QueryExecModeSimpleProtocol,
 		"cache_describe":  pgx.QueryExecModeCacheDescribe,
 	} {
-		for _, kind := range []string{"sealed", "plaintext"} {
+		for kind, open := range map[string]test.Opener{"sealed": test.Encrypted, "plaintext": pgsession.Plaintext} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
 				t.Parallel()
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
 				config, err := pgxpool.ParseConfig(address)
 				require.NoError(t, err)
 				config.MaxConns = 8
 				config.ConnConfig.DefaultQueryExecMode = mode
-				pool, err := pgxpool.NewWithConfig(ctx, config)
+				pool, err := pgxpool.NewWithConfig(t.Context(), config)
 				require.NoError(t, err)
 				t.Cleanup(pool.Close)
-				crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-				require.NoError(t, err)
-				clock := pgsession.NewManualClock(time.Now())
-				options := []pgsession.Option{pgsession.WithTable(name + "_" + kind), pgsession.WithClock(clock), pgsession.WithCoalescing(1)}
-				store := pgsession.New(pool, crypto, options...)
-				if kind == "plaintext" {
-					store = pgsession.Plaintext(pool, options...)
-				}
-				everyOperation(t, ctx, store, crypto, clock)
+				table := name + "_" + kind
+				clock := pgsession.NewManualClock(test.Epoch)
+				store := open(pool, pgsession.WithTable(table), pgsession.WithClock(clock), pgsession.WithCoalescing(1), test.Quiet(), test.Patient())
+				test.RequireAll(t, "init", 4, func(int) error { return store.Init(t.Context()) })
+				test.Exercise(t, &test.Store{Store: store, Pool: pool, Clock: clock, Table: table}, nil)
 			})
 		}
 	}
-}
-
-func everyOperation(t *testing.T, ctx context.Context, store *pgsession.Store, crypto *pgsession.Crypto, clock *pgsession.ManualClock) {
-	t.Helper()
-	var nodes sync.WaitGroup
-	for range 4 {
-		nodes.Go(func() {
-			if err := store.Init(ctx); err != nil {
-				t.Errorf("init: %v", err)
-			}
-		})
-	}
-	nodes.Wait()
-	require.NoError(t, store.Init(ctx))
-
-	created, err := store.Create(ctx, pgsession.Data{}, time.Hour)
-	require.NoError(t, err)
-	id, next := created.ID, pgsession.NewID()
-	ann := pgsession.Data{UserID: "ann", Values: map[string]int{"visits": 1}}
-	require.NoError(t, store.Cycle(ctx, id, next, ann, time.Hour))
-	require.ErrorIs(t, store.Cycle(ctx, id, pgsession.NewID(), ann, time.Hour), pgsession.ErrRevoked)
-	require.ErrorIs(t, store.Cycle(ctx, next, next, ann, time.Hour), pgsession.ErrExists)
-	require.NoError(t, store.Save(ctx, next, ann, time.Hour))
-	loaded, err := store.Load(ctx, next)
-	require.NoError(t, err)
-	_, err = store.Touch(ctx, loaded, 2*time.Hour)
-	require.NoError(t, err)
-	_, err = store.Update(ctx, loaded, 0, func(s *pgsession.Session) (any, error) {
-		visits, err := pgsession.Decode[map[string]int](s)
-		visits["visits"]++
-		return visits, err
-	})
-	require.NoError(t, err)
-	loaded, err = store.Load(ctx, next)
-	require.NoError(t, err)
-	visits, err := pgsession.Decode[map[string]int](loaded)
-	require.NoError(t, err)
-	require.Equal(t, map[string]int{"visits": 2}, visits)
-	require.ErrorIs(t, store.Put(ctx, id, ann, time.Hour), pgsession.ErrRevoked)
-	renewed, err := store.Renew(ctx, loaded, 0, func(s *pgsession.Session) (pgsession.Data, error) { return s.Data(), nil })
-	require.NoError(t, err)
-	next = renewed.ID
-	_, err = store.Touch(ctx, renewed, 0)
-	require.NoError(t, err)
-	_, err = store.CreateAs(ctx, next, ann, time.Hour)
-	require.ErrorIs(t, err, pgsession.ErrExists)
-	found, err := store.FindByUser(ctx, "ann", 0)
-	require.NoError(t, err)
-	require.Len(t, found, 1)
-	require.NoError(t, store.Revoke(ctx, "ann", next.Handle()))
-	require.NoError(t, store.Delete(ctx, next))
-	require.ErrorIs(t, store.RevokeAny(ctx, next.Handle()), pgsession.ErrRevoked)
-
-	// Many at once, so that calls share statements.
-	var callers sync.WaitGroup
-	for range 24 {
-		callers.Go(func() {
-			id := pgsession.NewID()
-			for _, err := range []error{
-				store.Put(ctx, id, ann, time.Hour), store.Save(ctx, id, ann, time.Hour),
-			} {
-				if err != nil {
-					t.Errorf("beside others: %v", err)
-				}
-			}
-			s, err := store.Load(ctx, id)
-			if err != nil {
-				t.Errorf("load beside others: %v", err)
-				return
-			}
-			if _, err := store.Touch(ctx, s, 2*time.Hour); err != nil {
-				t.Errorf("touch beside others: %v", err)
-			}
-			other := pgsession.NewID()
-			if err := store.Cycle(ctx, id, other, ann, time.Hour); err != nil {
-				t.Errorf("cycle beside others: %v", err)
-			}
-			if err := store.Delete(ctx, id); err != nil {
-				t.Errorf("delete beside others: %v", err)
-			}
-		})
-	}
-	callers.Wait()
-	stats := store.Stats()
-	t.Logf("%+v", stats)
-
-	listed := 0
-	for _, err := range store.All(ctx) {
-		require.NoError(t, err)
-		listed++
-	}
-	require.Equal(t, 24, listed)
-	require.NoError(t, crypto.SetKeys(pgsession.GenerateKey()))
-	_, err = store.Reseal(ctx) // the old key is gone: every sealed row is told
-	if err != nil {
-		require.ErrorIs(t, err, pgsession.ErrUnknownKey)
-	}
-
-	entries := store.KeyValue()
-	require.NoError(t, entries.Put(ctx, "state", []byte{1, 0, 2}, time.Hour))
-	value, err := entries.Get(ctx, "state")
-	require.NoError(t, err)
-	require.Equal(t, []byte{1, 0, 2}, value)
-	value, err = entries.Take(ctx, "state")
-	require.NoError(t, err)
-	require.Equal(t, []byte{1, 0, 2}, value)
-	_, err = entries.Take(ctx, "state")
-	require.ErrorIs(t, err, pgsession.ErrNotFound)
-	require.NoError(t, entries.Delete(ctx, "state"))
-
-	for i := range 3 {
-		_, err := store.Create(ctx, pgsession.Data{UserID: "bob", Values: i}, time.Hour)
-		require.NoError(t, err)
-	}
-	ended, err := store.DeleteByUser(ctx, "bob")
-	require.NoError(t, err)
-	require.EqualValues(t, 3, ended)
-	require.NoError(t, store.Check(ctx))
-	_, err = store.DeleteAll(ctx)
-	require.NoError(t, err)
-	clock.Advance(24 * time.Hour)
-	removed, err := store.CleanupExpired(ctx)
-	require.NoError(t, err)
-	require.Positive(t, removed)
-	cleanup := store.SpawnCleanup(ctx, time.Millisecond)
-	cleanup.Stop()
 }
