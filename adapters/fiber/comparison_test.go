@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // comparedTimeout is the store's WithTimeout. A storage that has none has four times as long to
@@ -23,23 +24,23 @@ const comparedTimeout = 3 * time.Second
 // A comparedStorage is a column of the README's table.
 type comparedStorage struct {
 	name       string
-	newStorage func(t *testing.T) (fiber.Storage, *network) // without a network if it needs none
+	newStorage func(t *testing.T) (fiber.Storage, *test.Network) // without a network if it needs none
 }
 
 var compared = []comparedStorage{
-	{"fiber's in memory", func(*testing.T) (fiber.Storage, *network) { return nil, nil }},
-	{"pgsession", func(t *testing.T) (fiber.Storage, *network) {
-		n := newNetwork(t)
-		return fiberstore.NewSessions(initStore(t, n.pool, pgsession.WithTimeout(comparedTimeout)), "session_id"), n
+	{"fiber's in memory", func(*testing.T) (fiber.Storage, *test.Network) { return nil, nil }},
+	{"pgsession", func(t *testing.T) (fiber.Storage, *test.Network) {
+		n := test.NewNetwork(t)
+		return fiberstore.NewSessions(initStore(t, n.Pool, pgsession.WithTimeout(comparedTimeout)), "session_id"), n
 	}},
 }
 
 // scenarios are the rows of the README's table.
 var scenarios = []struct {
 	name string
-	run  func(t *testing.T, ann *browser, n *network) (result string)
+	run  func(t *testing.T, ann *browser, n *test.Network) (result string)
 }{
-	{"50 requests at once change 50 keys of a session", func(t *testing.T, ann *browser, _ *network) string {
+	{"50 requests at once change 50 keys of a session", func(t *testing.T, ann *browser, _ *test.Network) string {
 		var finishes []func() (int, string)
 		for i := range 50 {
 			finishes = append(finishes, ann.another().begin(t, fmt.Sprintf("/set/key%d/x", i)))
@@ -55,32 +56,32 @@ var scenarios = []struct {
 		}
 		return fmt.Sprintf("%d kept", kept)
 	}},
-	{"a change, while a slow request reads", func(t *testing.T, ann *browser, _ *network) string {
+	{"a change, while a slow request reads", func(t *testing.T, ann *browser, _ *test.Network) string {
 		finish := ann.another().begin(t, "/get/a")
 		ann.another().mustDo(t, "/set/a/changed")
 		finish()
 		return either(ann.mustDo(t, "/get/a") == "changed", "kept", "**lost**")
 	}},
-	{"a log-out, while a slow request reads", func(t *testing.T, ann *browser, _ *network) string {
+	{"a log-out, while a slow request reads", func(t *testing.T, ann *browser, _ *test.Network) string {
 		finish := ann.another().begin(t, "/get/a")
 		ann.another().mustDo(t, "/logout")
 		finish()
 		return either(ann.mustDo(t, "/user") == "", "stays logged out", "**logged in again**")
 	}},
-	{"a log-out, while a slow request writes", func(t *testing.T, ann *browser, _ *network) string {
+	{"a log-out, while a slow request writes", func(t *testing.T, ann *browser, _ *test.Network) string {
 		finish := ann.another().begin(t, "/set/a/b")
 		ann.another().mustDo(t, "/logout")
 		finish()
 		return either(ann.mustDo(t, "/user") == "", "stays logged out", "**logged in again**")
 	}},
-	{"a log-out, while a slow request calls Regenerate", func(t *testing.T, ann *browser, _ *network) string {
+	{"a log-out, while a slow request calls Regenerate", func(t *testing.T, ann *browser, _ *test.Network) string {
 		slow := ann.another()
 		finish := slow.begin(t, "/regenerate")
 		ann.another().mustDo(t, "/logout")
 		finish()
 		return either(slow.mustDo(t, "/user") == "", "stays logged out", "**logged in again**, under a new id")
 	}},
-	{"a log-in, while a slow request runs with the guest's id", func(t *testing.T, ann *browser, _ *network) string {
+	{"a log-in, while a slow request runs with the guest's id", func(t *testing.T, ann *browser, _ *test.Network) string {
 		guest := ann.site.newBrowser(t)
 		guest.mustDo(t, "/set/cart/full")
 		finish := guest.another().begin(t, "/set/a/b")
@@ -88,14 +89,14 @@ var scenarios = []struct {
 		finish()
 		return either(guest.mustDo(t, "/get/cart") == "full", "**the guest's id lives on**", "the guest's id is over")
 	}},
-	{"a log-in, and then the answer of a slow request from before", func(t *testing.T, ann *browser, _ *network) string {
+	{"a log-in, and then the answer of a slow request from before", func(t *testing.T, ann *browser, _ *test.Network) string {
 		guest := ann.site.newBrowser(t)
 		finish := guest.begin(t, "/get/a")
 		guest.mustDo(t, "/login/bob")
 		finish()
 		return either(guest.mustDo(t, "/user") == "bob", "stays logged in", "**the browser has the guest's cookie again**")
 	}},
-	{"two log-ins at once of a guest with a full cart", func(t *testing.T, ann *browser, _ *network) string {
+	{"two log-ins at once of a guest with a full cart", func(t *testing.T, ann *browser, _ *test.Network) string {
 		guest := ann.site.newBrowser(t)
 		guest.mustDo(t, "/set/cart/full")
 		one, two := guest.another(), guest.another()
@@ -105,21 +106,21 @@ var scenarios = []struct {
 		full := one.mustDo(t, "/get/cart") == "full" && two.mustDo(t, "/get/cart") == "full"
 		return either(full, "**two full carts**", "one full cart")
 	}},
-	{"the database refuses connections for some time", func(t *testing.T, ann *browser, n *network) string {
+	{"the database refuses connections for some time", func(t *testing.T, ann *browser, n *test.Network) string {
 		if n == nil {
 			return "–"
 		}
-		n.cut()
+		n.Cut()
 		status, _ := ann.do(t, "/user")
 		require.Equal(t, http.StatusServiceUnavailable, status)
-		n.mend()
+		n.Mend()
 		return either(ann.mustDo(t, "/user") == "ann", "an error, then logged in as before", "**logged out**")
 	}},
-	{"the database does not answer", func(t *testing.T, ann *browser, n *network) string {
+	{"the database does not answer", func(t *testing.T, ann *browser, n *test.Network) string {
 		if n == nil {
 			return "–"
 		}
-		goOn := n.hang()
+		goOn := n.Hang()
 		answered := make(chan int)
 		go func() {
 			status, _ := ann.another().do(t, "/user")

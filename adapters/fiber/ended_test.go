@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v3"
-	"github.com/gofiber/fiber/v3/log"
 	"github.com/gofiber/fiber/v3/middleware/recover"
 	"github.com/gofiber/fiber/v3/middleware/session"
 	"github.com/stretchr/testify/require"
@@ -21,6 +20,7 @@ import (
 	"github.com/pgsession/pgsession"
 	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // An id opens sessions of its own name only.
@@ -271,8 +271,8 @@ func TestSessions_SavedTwice_Cookie(t *testing.T) {
 // A host beside this one can set cookies of the session's name, which browsers send first.
 func TestSessions_Extractor(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t)
-	store := initStore(t, n.pool)
+	n := test.NewNetwork(t)
+	store := initStore(t, n.Pool)
 	sessions := fiberstore.NewSessions(store, "sid")
 	app := fiber.New()
 	app.Use(recover.New())
@@ -315,10 +315,10 @@ func TestSessions_Extractor(t *testing.T) {
 	require.Equal(t, http.StatusInternalServerError, status, "it does not say that she is a guest")
 	_, user, _ = do("/user", tossed...)
 	require.Empty(t, user)
-	n.cut()
+	n.Cut()
 	status, _, _ = do("/user", "tossed", ann)
 	require.Equal(t, http.StatusInternalServerError, status)
-	n.mend()
+	n.Mend()
 
 	status, _, _ = do("/logout", "tossed", ann, other)
 	require.Equal(t, http.StatusOK, status)
@@ -401,25 +401,6 @@ func TestSessions_ErrEncode(t *testing.T) {
 	require.ErrorIs(t, *b.saveError.Load(), pgsession.ErrEncode)
 	require.NotContains(t, body, "secret")
 	require.Equal(t, "1", b.mustDo(t, "/get/a"))
-}
-
-// Sessions that do not open are a line a second. Log messages go to one place for the whole
-// process, so this test does not run in parallel.
-func TestSessions_Logs(t *testing.T) {
-	var logged bytes.Buffer
-	log.SetOutput(&logged)
-	defer log.SetOutput(&bytes.Buffer{})
-	store, pool := newStore(t)
-	sessions := fiberstore.NewSessions(store, "session_id")
-	require.NoError(t, sessions.Set("id", encoded(t, "a", "1"), time.Hour))
-	_, err := pool.Exec(t.Context(), `UPDATE sessions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)`)
-	require.NoError(t, err)
-	began := time.Now()
-	for range 100 {
-		_, err := sessions.Get("id")
-		require.NoError(t, err)
-	}
-	require.LessOrEqual(t, strings.Count(logged.String(), "\n"), 1+int(time.Since(began)/time.Second))
 }
 
 // All that a log-out does has the time of one operation.

@@ -1,12 +1,9 @@
 package fiberstore_test
 
 import (
-	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,7 +15,6 @@ import (
 	"github.com/gofiber/fiber/v3/middleware/recover"
 	"github.com/gofiber/fiber/v3/middleware/session"
 	"github.com/gofiber/utils/v2"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -51,51 +47,6 @@ func initStore(t *testing.T, pool *pgxpool.Pool, opts ...pgsession.Option) *pgse
 	require.NoError(t, store.Init(t.Context()))
 	return store
 }
-
-// A network is the way from a pool to its server, which a test can cut.
-type network struct {
-	pool *pgxpool.Pool
-	dial atomic.Pointer[pgconn.DialFunc]
-	open pgconn.DialFunc
-}
-
-func newNetwork(t *testing.T) *network {
-	t.Helper()
-	n := &network{}
-	n.pool = pgtest.Pool(t, func(config *pgxpool.Config) {
-		n.open = config.ConnConfig.DialFunc
-		config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-			return (*n.dial.Load())(ctx, network, address)
-		}
-	})
-	n.mend()
-	return n
-}
-
-// cut closes the connections, and refuses new ones.
-func (n *network) cut() {
-	n.set(func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("the network is cut") })
-	n.pool.Reset()
-}
-
-// hang closes the connections, and lets new ones wait until the function that it returns is called.
-func (n *network) hang() (goOn func()) {
-	waiting := make(chan struct{})
-	n.set(func(ctx context.Context, network, address string) (net.Conn, error) {
-		select {
-		case <-waiting:
-			return n.open(ctx, network, address)
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	})
-	n.pool.Reset()
-	return func() { close(waiting) }
-}
-
-func (n *network) mend() { n.set(n.open) }
-
-func (n *network) set(dial pgconn.DialFunc) { n.dial.Store(&dial) }
 
 // A site is an application on fiber's session middleware.
 type site struct {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 func TestKeyValue(t *testing.T) {
@@ -55,10 +56,10 @@ func TestKeyValue(t *testing.T) {
 
 func TestKeyValue_Outage(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t)
-	kv := fiberstore.NewKeyValue(initStore(t, n.pool), "test")
+	n := test.NewNetwork(t)
+	kv := fiberstore.NewKeyValue(initStore(t, n.Pool), "test")
 	require.NoError(t, kv.Set("a", []byte("1"), time.Hour))
-	n.cut()
+	n.Cut()
 	_, err := kv.Get("a")
 	require.Error(t, err)
 	require.Error(t, kv.Set("a", []byte("2"), time.Hour))

@@ -22,6 +22,7 @@ import (
 	gorillastore "github.com/pgsession/pgsession/adapters/gorilla"
 	"github.com/pgsession/pgsession/httpsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // A token opens sessions of its own name, of this package only.
@@ -265,29 +266,12 @@ func TestStore_ErrEncode(t *testing.T) {
 	require.Equal(t, map[any]any{"a": 1}, b.see(t, f).Values)
 }
 
-// Sessions that do not open are a line a second.
-func TestStore_Logs(t *testing.T) {
-	t.Parallel()
-	var log bytes.Buffer
-	f, b := newFixture(t, gorillastore.WithLogger(slog.New(slog.NewTextHandler(&log, nil)))), newBrowser()
-	b.logIn(t, f, "ann")
-	_, err := f.pool.Exec(t.Context(), `UPDATE sessions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1)`)
-	require.NoError(t, err)
-	began := time.Now()
-	for range 100 {
-		b.see(t, f)
-	}
-	require.LessOrEqual(t, strings.Count(log.String(), "\n"), 1+int(time.Since(began)/time.Second))
-}
-
 // All that a log-out does has the time of one operation.
 func TestStore_OneTimeout(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
 	const timeout = 500 * time.Millisecond
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	sealed := pgsession.New(pool, crypto, pgsession.WithTimeout(timeout))
+	sealed := test.Open(pool, pgsession.WithTimeout(timeout))
 	require.NoError(t, sealed.Init(t.Context()))
 	store, b := gorillastore.New(sealed, gorillastore.WithUserKey("user")), newBrowser()
 	var line []string

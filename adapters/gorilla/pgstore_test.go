@@ -12,12 +12,12 @@ import (
 
 	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pgsession/pgsession"
 	gorillastore "github.com/pgsession/pgsession/adapters/gorilla"
+	"github.com/pgsession/pgsession/internal/test"
 	"github.com/pgsession/pgsession/move"
 )
 
@@ -275,26 +275,14 @@ func TestPGStore_KilledImport(t *testing.T) {
 	require.True(t, before.see(t, m.two).IsNew)
 }
 
-// atFirst calls a function before the first query.
-type atFirst struct {
-	once sync.Once
-	do   func()
-}
-
-func (a *atFirst) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	a.once.Do(a.do)
-	return ctx
-}
-
-func (*atFirst) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
 // A session moves after it was not found in the new table, and before the old one is asked.
 func TestPGStore_MovesBetween(t *testing.T) {
 	t.Parallel()
 	m, b := newMoving(t), newBrowser()
 	b.logIn(t, m.old, "ann")
 	config := m.pool.Config()
-	config.ConnConfig.Tracer = &atFirst{do: func() { m.move(t) }}
+	atFirst := sync.OnceFunc(func() { m.move(t) })
+	config.ConnConfig.Tracer = &test.Tracer{Start: func(context.Context, string) { atFirst() }}
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	defer pool.Close()

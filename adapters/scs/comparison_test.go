@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // silence is how long the database says nothing, and timeout how long an operation may take.
@@ -180,79 +179,15 @@ func tossedCookie(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) str
 }
 
 func silentDatabase(t *testing.T, newApp func(testing.TB, *pgxpool.Pool) *app) string {
-	database := newProxy(t)
-	app := newApp(t, pgtest.Pool(t, func(config *pgxpool.Config) {
-		config.ConnConfig.Host, config.ConnConfig.Port = "127.0.0.1", uint16(database.listener.Addr().(*net.TCPAddr).Port)
-		config.ConnConfig.Fallbacks = nil
-	}))
+	n := test.NewNetwork(t)
+	app := newApp(t, n.Pool)
 	ann := app.newBrowser(t)
 	ann.ok("/login?user=ann")
-	database.mu.Lock()
-	timer := time.AfterFunc(silence, database.mu.Unlock)
+	timer := time.AfterFunc(silence, n.Hang())
 	defer timer.Stop()
 	started := time.Now()
 	got := ann.get("/get")
 	took := time.Since(started)
 	require.Eventually(t, func() bool { return ann.get("/get").body == "userID=ann" }, patience, 10*time.Millisecond)
 	return fmt.Sprintf("%.1f s, status %d, still logged in", took.Seconds(), got.status)
-}
-
-// A proxy passes what the server of the tests and its clients say, unless its lock is held.
-type proxy struct {
-	listener net.Listener
-	mu       sync.RWMutex
-}
-
-func newProxy(t testing.TB) *proxy {
-	t.Helper()
-	server, err := pgtest.Shared()
-	require.NoError(t, err)
-	config, err := pgxpool.ParseConfig(server.URL())
-	require.NoError(t, err)
-	network, address := "tcp", net.JoinHostPort(config.ConnConfig.Host, strconv.Itoa(int(config.ConnConfig.Port)))
-	if filepath.IsAbs(config.ConnConfig.Host) {
-		network, address = "unix", filepath.Join(config.ConnConfig.Host, fmt.Sprint(".s.PGSQL.", config.ConnConfig.Port))
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	p := &proxy{listener: listener}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial(network, address)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			running.Go(func() { p.pass(server, client) })
-			running.Go(func() { p.pass(client, server) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		running.Wait() // the pool is closed by then
-	})
-	return p
-}
-
-func (p *proxy) pass(to, from net.Conn) {
-	defer to.Close()
-	defer from.Close()
-	buffer := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buffer)
-		if err != nil {
-			return
-		}
-		p.mu.RLock()
-		_, err = to.Write(buffer[:n])
-		p.mu.RUnlock()
-		if err != nil {
-			return
-		}
-	}
 }

@@ -8,7 +8,6 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +23,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if url := os.Getenv(childURL); url != "" {
-		importInChild(url)
-	}
 	// scs.New starts a goroutine of its default store, which the store that replaces it leaves
 	// running.
 	ofSCS := goleak.IgnoreTopFunction("github.com/alexedwards/scs/v2/memstore.(*MemStore).startCleanup")

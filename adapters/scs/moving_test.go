@@ -1,16 +1,12 @@
 package scsstore_test
 
 import (
-	"bufio"
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +23,7 @@ import (
 	"github.com/pgsession/pgsession"
 	scsstore "github.com/pgsession/pgsession/adapters/scs"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 	"github.com/pgsession/pgsession/move"
 )
 
@@ -324,14 +321,13 @@ func (tr *traffic) client(name string) {
 	}
 }
 
-// The three deploys that the README describes, under traffic, with an import that is cancelled,
-// killed and resumed.
+// The three deploys that the README describes, under traffic, with an import that is cancelled and
+// resumed.
 func TestMoving_Traffic(t *testing.T) {
 	t.Parallel()
-	pool, schema := pgtest.Schema(t)
+	pool := pgtest.Pool(t)
 	from := oldTable(t, pool)
-	key := pgsession.GenerateKey()
-	keys, err := pgsession.NewCrypto(key)
+	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	require.NoError(t, err)
 	store := pgsession.New(pool, keys, pgsession.WithTable(table), pgsession.WithTimeout(patience))
 	require.NoError(t, store.Init(t.Context()))
@@ -374,12 +370,11 @@ func TestMoving_Traffic(t *testing.T) {
 	convert := scsstore.New(store, realm, scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec})).Convert
 	_, err = move.Import(ctx, store, from, convert, func(move.Progress) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
-	killImport(t, childURL+"="+pool.Config().ConnString(), childKey+"="+key.Secret(), childSchema+"="+schema)
 	left := count(t, pool, "sessions")
 	done, err := move.Import(t.Context(), store, from, convert, move.Bar(t.Output()))
 	require.NoError(t, err)
 	require.Zero(t, done.Left)
-	t.Logf("imported %d sessions in %v, the last %d after two imports that did not end; %d requests and %d log-outs so far",
+	t.Logf("imported %d sessions in %v, the last %d after an import that did not end; %d requests and %d log-outs so far",
 		*idleSessions, time.Since(started).Round(time.Millisecond), left, tr.requests.Load(), tr.moved.Load())
 
 	tr.switchTo(release2(), release2())
@@ -431,71 +426,18 @@ func addIdle(t testing.TB, pool *pgxpool.Pool) map[string]int {
 	return idle
 }
 
-const childURL, childKey, childSchema = "SCSSTORE_TEST_URL", "SCSSTORE_TEST_KEY", "SCSSTORE_TEST_SCHEMA"
-
-// importInChild is an import in a process of its own, which says when it has moved a batch.
-func importInChild(url string) {
-	must := func(err error) {
-		if err != nil {
-			panic(err)
-		}
-	}
-	ctx := context.Background()
-	config, err := pgxpool.ParseConfig(url)
-	must(err)
-	config.ConnConfig.RuntimeParams["search_path"] = os.Getenv(childSchema)
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	must(err)
-	keys, err := pgsession.ParseKeyRing(os.Getenv(childKey))
-	must(err)
-	store := pgsession.New(pool, keys, pgsession.WithTable(table))
-	from := move.FromSCS(pool, "sessions")
-	convert := scsstore.New(store, realm, scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec})).Convert
-	_, err = move.Import(ctx, store, from, convert, func(move.Progress) { fmt.Println("moved a batch") })
-	must(err)
-	os.Exit(0)
-}
-
-// killImport kills an import with signal 9 when it has moved a batch.
-func killImport(t testing.TB, environment ...string) {
-	t.Helper()
-	program, err := os.Executable()
-	require.NoError(t, err)
-	child := exec.CommandContext(t.Context(), program)
-	child.Env = append(os.Environ(), environment...)
-	child.Stderr = os.Stderr
-	output, err := child.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, child.Start())
-	_, err = bufio.NewReader(output).ReadString('\n')
-	require.NoError(t, err)
-	require.NoError(t, child.Process.Kill())
-	_, _ = io.Copy(io.Discard, output)
-	require.Error(t, child.Wait())
-}
-
-// onLoad calls do once, when the old table is asked for a session.
-type onLoad struct {
-	once sync.Once
-	do   func()
-}
-
-func (o *onLoad) TraceQueryStart(ctx context.Context, _ *pgx.Conn, query pgx.TraceQueryStartData) context.Context {
-	if strings.Contains(query.SQL, "token = ANY") && strings.Contains(query.SQL, "SELECT") {
-		o.once.Do(o.do)
-	}
-	return ctx
-}
-
-func (*onLoad) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
 // A session that moves after the store was asked, and before the old table is, is found.
 func TestMoving_Find_Meanwhile(t *testing.T) {
 	t.Parallel()
 	m := newMoving(t, false)
 	ann := m.visitor(t, map[string]any{"n": "1"})
 	traced := m.pool.Config()
-	traced.ConnConfig.Tracer = &onLoad{do: func() { m.importAll(t) }}
+	onLoad := sync.OnceFunc(func() { m.importAll(t) })
+	traced.ConnConfig.Tracer = &test.Tracer{Start: func(_ context.Context, sql string) {
+		if strings.Contains(sql, "token = ANY") && strings.Contains(sql, "SELECT") {
+			onLoad()
+		}
+	}}
 	pool, err := pgxpool.NewWithConfig(t.Context(), traced)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
