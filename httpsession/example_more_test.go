@@ -9,7 +9,6 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -58,32 +57,6 @@ func (v *visitor) send(requests ...string) {
 		}
 		fmt.Println(strings.TrimSpace(request + ": " + answer))
 	}
-}
-
-// A flash message is a field that the next page takes out. Two pages that load at once do not both
-// show it.
-func Example_flash() {
-	type Values struct {
-		Flash string `json:"flash,omitempty"`
-	}
-	sessions := httpsession.New[Values](pgsession.InMemory())
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /save", func(w http.ResponseWriter, r *http.Request) {
-		must(sessions.Update(w, r, func(v *Values) error { v.Flash = "Saved."; return nil }))
-		http.Redirect(w, r, "/", http.StatusSeeOther)
-	})
-	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
-		var flash string
-		if sessions.Get(r).Values.Flash != "" { // pages without a message write nothing
-			must(sessions.Update(w, r, func(v *Values) error { flash, v.Flash = v.Flash, ""; return nil }))
-		}
-		fmt.Fprintf(w, "message %q", flash)
-	})
-	visit(sessions.Handler(mux), "POST /save", "GET /", "GET /")
-	// Output:
-	// POST /save: 303 /
-	// GET /: message "Saved."
-	// GET /: message ""
 }
 
 // The box "remember me" of a log-in form. A session that is remembered may be idle for 14 days
@@ -316,128 +289,6 @@ func ExampleManager_RequireUser() {
 	// POST /log-in?next=%2Faccount%3Ftab%3D2&user=ann: 303 /account?tab=2
 	// GET /account?tab=2: The account of ann
 	// POST /log-in?next=https%3A%2F%2Fevil.example&user=ann: 303 /
-}
-
-// A page that only programs open is for the users of whom a function returns true. Here it is those
-// who have given a second factor. The password alone logs in to half a session, which opens nothing
-// but the page for the code. The code changes the id once more.
-func ExampleManager_Require() {
-	type Values struct {
-		SecondFactor bool `json:"second_factor"`
-	}
-	sessions := httpsession.New[Values](pgsession.InMemory())
-	both := sessions.Require(func(s httpsession.Session[Values]) bool { return s.Values.SecondFactor })
-
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /password", func(w http.ResponseWriter, r *http.Request) {
-		must(sessions.LogIn(w, r, r.FormValue("user"), func(v *Values) error { v.SecondFactor = false; return nil }))
-	})
-	mux.Handle("POST /code", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// The code is checked by now.
-		must(sessions.RenewID(w, r, func(v *Values) error { v.SecondFactor = true; return nil }))
-	})))
-	mux.Handle("GET /account", both(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, "The account of ", sessions.Get(r).UserID)
-	})))
-	visit(sessions.Handler(mux), "GET /account", "POST /password?user=ann", "GET /account", "POST /code", "GET /account")
-	// Output:
-	// GET /account: 401 Please log in.
-	// POST /password?user=ann:
-	// GET /account: 403 You may not do this.
-	// POST /code:
-	// GET /account: The account of ann
-}
-
-// Programs use tokens, which a user makes on a page and can end there. One table has both: the
-// names tell the two Managers apart. The page asks for the password before it makes a token, since
-// a token outlives a log-out.
-func ExampleManager_IssueToken() {
-	type Scopes struct {
-		Scopes []string `json:"scopes"`
-	}
-	store := pgsession.InMemory()
-	sessions := httpsession.New[struct{}](store)
-	tokens := httpsession.New[Scopes](store, httpsession.WithBearer(), httpsession.WithTTL(90*24*time.Hour),
-		httpsession.WithCookie(http.Cookie{Name: "api"}))
-
-	var token string // the page shows it, once
-	mux := http.NewServeMux()
-	mux.Handle("POST /log-in", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		must(sessions.LogIn(w, r, "ann", nil))
-	})))
-	mux.Handle("POST /tokens", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var err error
-		token, err = tokens.IssueToken(r.Context(), sessions.Get(r).UserID, Scopes{[]string{"read"}})
-		must(err)
-	})))
-	canRead := tokens.Require(func(s httpsession.Session[Scopes]) bool { return slices.Contains(s.Values.Scopes, "read") })
-	mux.Handle("GET /api/orders", canRead(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, "The orders of ", tokens.Get(r).UserID)
-	})))
-
-	visit(mux, "POST /log-in", "POST /tokens", "GET /api/orders")
-	program := newVisitor(mux)
-	program.header.Set("Authorization", "Bearer "+token)
-	program.send("GET /api/orders")
-	// Output:
-	// POST /log-in:
-	// POST /tokens:
-	// GET /api/orders: 401 A valid token is needed.
-	// GET /api/orders: The orders of ann
-}
-
-// A page counts down to the end of the session, and asks every half a minute how much is left. Its
-// question must not keep the session alive.
-func ExampleManager_Passive() {
-	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
-	sessions := httpsession.New[struct{}](pgsession.InMemory(pgsession.WithClock(clock)), httpsession.WithTTL(30*time.Minute))
-	mux := http.NewServeMux()
-	mux.Handle("POST /log-in", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		must(sessions.LogIn(w, r, "ann", nil))
-	})))
-	mux.Handle("GET /left", sessions.Passive(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := sessions.Get(r)
-		if s.UserID == "" {
-			fmt.Fprint(w, "ended")
-			return
-		}
-		fmt.Fprint(w, s.ExpiresAt.Sub(clock.Now())) // time.Until(s.ExpiresAt) in a program
-	})))
-	visitor := newVisitor(mux)
-	visitor.send("POST /log-in")
-	for range 3 {
-		clock.Advance(10 * time.Minute)
-		visitor.send("GET /left")
-	}
-	// Output:
-	// POST /log-in:
-	// GET /left: 20m0s
-	// GET /left: 10m0s
-	// GET /left: ended
-}
-
-// A stream ends about a second after its user has logged out, in whatever tab and on whatever node.
-func ExampleManager_Watch() {
-	sessions := httpsession.New[struct{}](pgsession.InMemory())
-	events := func(w http.ResponseWriter, r *http.Request) {
-		ended := sessions.Watch(r).Done()
-		control := http.NewResponseController(w)
-		tick := time.NewTicker(time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ended:
-				return
-			case <-tick.C:
-			}
-			fmt.Fprint(w, "data: still here\n\n")
-			if control.Flush() != nil {
-				return
-			}
-		}
-	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /events", sessions.Passive(sessions.RequireUser(http.HandlerFunc(events))))
 }
 
 // An audit trail. The function must be quick: it runs before the request is answered.
