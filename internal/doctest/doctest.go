@@ -117,7 +117,7 @@ func (c Context) complete(code string) string {
 			name, from = regexp.MustCompile(`/v\d+$`).ReplaceAllString(spec, ""), spec
 			name = path.Base(name)
 		}
-		if !declared[name] && regexp.MustCompile(`\b` + name + `\.`).MatchString(code) {
+		if !declared[name] && regexp.MustCompile(`\b`+name+`\.`).MatchString(code) {
 			imports += fmt.Sprintf("import %s %q\n", name, from)
 		}
 	}
