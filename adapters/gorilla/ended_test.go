@@ -373,3 +373,33 @@ func TestStore_OtherAttributes(t *testing.T) {
 		}
 	}
 }
+
+// Once a request has logged out, its session is not saved, also if it has not changed.
+func TestStore_SaveAfterLogOut(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*sessions.Session){
+		"nothing": func(*sessions.Session) {},
+		"a value": func(s *sessions.Session) { s.Values["flash"] = "bye" },
+		"its ID":  func(s *sessions.Session) { s.ID = "" },
+		"the user": func(s *sessions.Session) {
+			clear(s.Values)
+			s.Values["user"] = "bob"
+		},
+	} {
+		f, b := newFixture(t), newBrowser()
+		b.logIn(t, f, "ann")
+		r := b.request()
+		session := r.get(t, f)
+		maxAge := session.Options.MaxAge
+		session.Options.MaxAge = -1
+		r.save(t, session)
+		session.Options.MaxAge = maxAge
+		change(session)
+		require.ErrorIs(t, session.Save(r.Request, r.ResponseRecorder), pgsession.ErrRevoked, name)
+		session.Options.MaxAge = -1
+		r.save(t, session)
+		r.respond()
+		require.True(t, b.see(t, f).IsNew)
+		require.Empty(t, f.user(t, "ann"))
+	}
+}

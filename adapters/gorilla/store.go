@@ -146,9 +146,10 @@ type loaded struct {
 	ended   string             // the guest's cookie, if its session was ended: a log-in may have moved it
 	err     error              // why the session could not be loaded
 
-	// hasMoved says that another request has just given the session another token. A session that
-	// this request began would take the place of the visitor's own, or would never be seen.
-	hasMoved bool
+	// isOver says that another request has just given the session another token, or that this
+	// request has ended it. A session that this request began would take the place of the visitor's
+	// own, or would never be seen, or would bring back the user who has logged out.
+	isOver bool
 }
 
 // remember keeps l as long as session is reachable.
@@ -213,7 +214,7 @@ func (s *Store) load(r *http.Request, name string) (loaded, map[any]any, error) 
 	}
 	var over loaded
 	for _, cookie := range named {
-		if over.hasMoved && s.userKey != nil && cookie.name != name {
+		if over.isOver && s.userKey != nil && cookie.name != name {
 			continue // the user's cookie hides the guest's
 		}
 		l, values, err := s.loadCookie(r.Context(), name, cookie)
@@ -226,7 +227,7 @@ func (s *Store) load(r *http.Request, name string) (loaded, map[any]any, error) 
 		case !errors.Is(err, pgsession.ErrNotFound):
 			return loaded{err: err}, nil, err
 		case bridge.HasMoved(err):
-			over.hasMoved = true
+			over.isOver = true
 		case errors.Is(err, pgsession.ErrRevoked) && s.userKey != nil && cookie.name != name:
 			over.ended = cookie.name
 		}
@@ -368,7 +369,7 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	}
 	userID, ttl := s.userID(session.Values), s.ttlOf(session.Options.MaxAge)
 	switch {
-	case l.hasMoved:
+	case l.isOver:
 		return pgsession.ErrRevoked
 	case l.ended != "" && userID == "":
 		s.clearCookie(w, l.ended, session.Options)
@@ -475,6 +476,10 @@ func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Se
 	}
 	for _, cookie := range s.cookieNames(session.Name()) {
 		s.clearCookie(w, cookie, session.Options)
+	}
+	if l.session != nil {
+		l.isOver = true
+		s.remember(session, &l)
 	}
 	return nil
 }
