@@ -403,3 +403,41 @@ func TestStore_SaveAfterLogOut(t *testing.T) {
 		require.Empty(t, f.user(t, "ann"))
 	}
 }
+
+// Another host of the domain has set cookies for a longer path, with live sessions of its own. A
+// visitor who logs in or out is then who they said, and not another's guest or user.
+func TestStore_UserChangesAlone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var tossed []string
+	for _, user := range []any{nil, "mallory", "mallory"} {
+		mallory := newBrowser()
+		mallory.change(t, f, func(s *sessions.Session) { s.Values["cart"], s.Values["user"] = "planted", user })
+		for name, value := range mallory.cookies {
+			tossed = append(tossed, name+"="+value)
+		}
+	}
+	b := newBrowser()
+	visit := func() *request {
+		r := b.request()
+		r.Request.Header.Set("Cookie", strings.Join(append(tossed, r.Request.Header.Get("Cookie")), "; "))
+		return r
+	}
+	for _, user := range []string{"ann", ""} { // who logs in, and out again without a negative MaxAge
+		r := visit()
+		session := r.get(t, f)
+		clear(session.Values)
+		session.Values["user"] = user
+		r.save(t, session)
+		r.respond()
+		r = visit()
+		require.Equal(t, map[any]any{"user": user}, r.get(t, f).Values)
+		require.Empty(t, f.user(t, "mallory"))
+		tossed = nil
+		for range 2 {
+			ann := newBrowser()
+			ann.logIn(t, f, "ann")
+			tossed = append(tossed, "app="+ann.cookies["app"])
+		}
+	}
+}

@@ -47,7 +47,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 	"weak"
@@ -337,8 +336,10 @@ func (s *Store) maxAge(session *pgsession.Session) int {
 // the time of one operation, [pgsession.WithTimeout].
 //
 // A session that is new gets a token. One whose user has changed, or whose ID is no longer the one
-// that the store gave it, moves to a new token. With a negative Options.MaxAge the session ends and
-// its cookie is cleared, also if it could not be loaded. If ending it fails, the cookie stays.
+// that the store gave it, moves to a new token. If the user has changed, the sessions of the
+// request's other cookies of that name end, for example of one for another path. With a negative
+// Options.MaxAge all of them end and the cookie is cleared, also if the session could not be
+// loaded. If ending them fails, the cookie stays.
 //
 // Errors: that of [Store.New], if it returned one; [pgsession.ErrNotFound] if the session was ended
 // or has expired since it was loaded, and then the cookie stays as it is; [pgsession.ErrRevoked],
@@ -372,9 +373,13 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 	case l.isOver:
 		return pgsession.ErrRevoked
 	case l.ended != "" && userID == "":
-		s.clearCookie(w, l.ended, session.Options)
-		cookies.ClearOthers(w, r, *sessions.NewCookie(l.ended, "", session.Options))
+		cookies.ClearOthers(w, r, *s.clearCookie(w, l.ended, session.Options))
 		return pgsession.ErrRevoked
+	}
+	if l.session == nil && userID != "" || l.session != nil && userID != l.session.UserID {
+		if err := s.endOthers(ctx, r, session.Name(), l); err != nil {
+			return err
+		}
 	}
 	stored, isDue, err := s.keep(ctx, session, l, userID, values, ttl)
 	if err != nil {
@@ -454,25 +459,18 @@ func merge(base []byte, stored *pgsession.Session, ours map[any]any) ([]byte, er
 func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Session, l loaded) error {
 	ctx, cancel := bridge.Within(context.WithoutCancel(r.Context()), s.store)
 	defer cancel()
-	named, err := s.cookies(r, session.Name())
-	if err != nil {
+	if err := s.endOthers(ctx, r, session.Name(), l); err != nil {
 		return err
 	}
-	if l.oldKey != "" {
-		named = append(named, cookie{id: oldID(session.Name(), l.oldKey), oldKey: l.oldKey})
+	if err := s.endOld(ctx, session.Name(), l.oldKey); err != nil {
+		return err
 	}
-	if l.session != nil && !slices.ContainsFunc(named, func(c cookie) bool { return c.id.Handle() == l.session.Handle }) {
-		named = append(named, cookie{id: l.session.ID})
+	own := oldID(session.Name(), l.oldKey)
+	if l.session != nil {
+		own = l.session.ID
 	}
-	for _, c := range named {
-		if err := s.endOld(ctx, session.Name(), c.oldKey); err != nil {
-			return err
-		}
-		// The request's own cookie may name what the request itself has moved.
-		isOther := l.session != nil && c.id.Handle() != l.session.Handle
-		if err := bridge.End(ctx, s.store, c.id); err != nil && !(isOther && bridge.HasMoved(err)) {
-			return err
-		}
+	if err := bridge.End(ctx, s.store, own); err != nil {
+		return err
 	}
 	for _, cookie := range s.cookieNames(session.Name()) {
 		s.clearCookie(w, cookie, session.Options)
@@ -484,8 +482,31 @@ func (s *Store) end(r *http.Request, w http.ResponseWriter, session *sessions.Se
 	return nil
 }
 
-func (s *Store) clearCookie(w http.ResponseWriter, name string, options *sessions.Options) {
+// endOthers ends the sessions that the request's cookies name, except for l.
+func (s *Store) endOthers(ctx context.Context, r *http.Request, name string, l loaded) error {
+	named, err := s.cookies(r, name)
+	if err != nil {
+		return err
+	}
+	for _, c := range named {
+		if l.session != nil && c.id.Handle() == l.session.Handle || l.oldKey != "" && c.oldKey == l.oldKey {
+			continue
+		}
+		if err := s.endOld(ctx, name, c.oldKey); err != nil {
+			return err
+		}
+		// The request itself may have moved it.
+		if err := bridge.End(ctx, s.store, c.id); err != nil && !(l.session != nil && bridge.HasMoved(err)) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) clearCookie(w http.ResponseWriter, name string, options *sessions.Options) *http.Cookie {
 	cleared := *options
 	cleared.MaxAge = -1
-	cookies.Set(w, sessions.NewCookie(name, "", &cleared))
+	cookie := sessions.NewCookie(name, "", &cleared)
+	cookies.Set(w, cookie)
+	return cookie
 }
