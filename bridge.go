@@ -45,7 +45,10 @@ func init() {
 	bridge.LimitOthers = func(ctx context.Context, store, session any, keep int) error {
 		return store.(*Store).limitOthers(ctx, session.(*Session), keep)
 	}
-	bridge.WithSlowAfter = func(d time.Duration) any { return Option(func(o *options) { o.slowAfter = d }) }
+	bridge.Health = func(ctx context.Context, store any, timeout time.Duration) any {
+		return store.(*Store).healthWithin(ctx, timeout)
+	}
+	bridge.WithPatience = func(d time.Duration) any { return Option(func(o *options) { o.patience = d }) }
 	bridge.Reseal = func(ctx context.Context, store any, report func(int64)) (int64, error) {
 		return store.(*Store).reseal(ctx, report)
 	}

@@ -399,7 +399,7 @@ func TestStore_SpawnCleanup_Schedule(t *testing.T) {
 			log := test.NewRecorder()
 			pool := test.BrokenPool(t, func(ctx context.Context) { <-ctx.Done() })
 			started := time.Now()
-			cleanup := test.Open(pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), time.Second)
+			cleanup := test.Encrypted(pool, pgsession.WithLogger(slog.New(log))).SpawnCleanup(t.Context(), time.Second)
 			warning := <-log
 			require.Equal(t, slog.LevelWarn, warning.Level)
 			require.LessOrEqual(t, warning.Time.Sub(started), 7*time.Second)

@@ -65,8 +65,10 @@ func (s *Store) Check(ctx context.Context) error {
 //     with its context while no other one runs, or lacks the privilege DELETE;
 //   - an operation met a row in the last 5 minutes that no key of the ring opens, or that the
 //     other kind of store wrote: in plaintext, or sealed.
-func (s *Store) Health(ctx context.Context) Health {
-	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+func (s *Store) Health(ctx context.Context) Health { return s.healthWithin(ctx, healthTimeout) }
+
+func (s *Store) healthWithin(ctx context.Context, timeout time.Duration) Health {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	condition, err := s.table.Examine(ctx)
 	if err != nil {

@@ -32,6 +32,7 @@ func TestStore_Health_Healthy(t *testing.T) {
 	test.RequireHealth(t, s, pgsession.Healthy)
 	require.NoError(t, test.Err(s.Create(t.Context(), test.Ann(1), time.Hour)))
 	test.RequireHealth(t, s, pgsession.Healthy)
+	require.NoError(t, s.Check(t.Context()))
 
 	t.Run("plaintext", func(t *testing.T) {
 		test.RequireHealth(t, pgsession.Plaintext(pool, test.Quiet()), pgsession.Healthy)

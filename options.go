@@ -25,7 +25,7 @@ type options struct {
 	absoluteLifetime time.Duration
 	timeout          time.Duration
 	maxInFlight      int           // negative: the pool and the network decide
-	slowAfter        time.Duration // 0: the default; for tests
+	patience         time.Duration // of tests: see bridge.WithPatience
 }
 
 func newOptions(opts []Option) options {

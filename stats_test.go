@@ -310,7 +310,7 @@ func since(before, after pgsession.OperationStats) pgsession.OperationStats {
 
 func TestStore_Stats(t *testing.T) {
 	t.Parallel()
-	s := test.NewStore(t)
+	s := test.NewStore(t, test.Unhurried())
 	ctx := t.Context()
 	want := pgsession.Stats{}
 	require.Equal(t, want, test.CountsOf(s.Stats()))

@@ -110,7 +110,7 @@ func InMemory(opts ...Option) *Store {
 
 func newStore(opts []Option, codec codec) *Store {
 	s := &Store{options: newOptions(opts), codec: codec}
-	s.turns.Patience = turnPatience
+	s.turns.Patience = cmp.Or(s.patience, turnPatience)
 	return s
 }
 
@@ -128,7 +128,7 @@ func (s *Store) newTable(pool *pgxpool.Pool, plaintext bool) rows.Table {
 		ServerClockToo: !isManual,
 		Timeout:        s.timeout,
 		MaxInFlight:    s.maxInFlight,
-		SlowAfter:      s.slowAfter,
+		Patience:       s.patience,
 	})
 }
 

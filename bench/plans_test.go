@@ -40,7 +40,7 @@ func TestPlans(t *testing.T) {
 			require.NoError(t, err)
 			clock := pgsession.NewManualClock(time.Now().Truncate(time.Hour))
 			// With one statement in flight, calls that come meanwhile share the next one.
-			store := pgsession.New(p.Pool, keys, pgsession.WithTable(table), pgsession.WithClock(clock), pgsession.WithCoalescing(1))
+			store := pgsession.New(p.Pool, keys, pgsession.WithTable(table), pgsession.WithClock(clock), pgsession.WithCoalescing(1), pgsession.WithTimeout(time.Minute))
 			_, err = admin.Exec(ctx, `DROP TABLE IF EXISTS `+table)
 			require.NoError(t, err)
 			require.NoError(t, store.Init(ctx))

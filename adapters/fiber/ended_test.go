@@ -407,7 +407,7 @@ func TestSessions_ErrEncode(t *testing.T) {
 func TestSessions_OneTimeout(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	const timeout = 500 * time.Millisecond
+	const timeout = 2 * time.Second
 	store := initStore(t, pool, pgsession.WithTimeout(timeout))
 	sessions := fiberstore.NewSessions(store, "sid")
 	app := fiber.New()

@@ -270,7 +270,7 @@ func TestStore_ErrEncode(t *testing.T) {
 func TestStore_OneTimeout(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	const timeout = 500 * time.Millisecond
+	const timeout = 2 * time.Second
 	sealed := test.Open(pool, pgsession.WithTimeout(timeout))
 	require.NoError(t, sealed.Init(t.Context()))
 	store, b := gorillastore.New(sealed, gorillastore.WithUserKey("user")), newBrowser()

@@ -464,7 +464,7 @@ func TestMoving_MarkInCookie(t *testing.T) {
 func TestLoadAndSave_OneTimeout(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	const timeout = 500 * time.Millisecond
+	const timeout = 2 * time.Second
 	app := newApp(t, newStore(t, pool, pgsession.WithTimeout(timeout)))
 	tokens := make([]string, 8)
 	for n := range tokens {

@@ -330,7 +330,7 @@ func TestStream(t *testing.T) {
 			end(s, b)
 			ended := time.Now()
 			require.Equal(t, "event: ended data:   ", next())
-			require.Less(t, time.Since(ended), 2*time.Second)
+			require.Less(t, time.Since(ended), soon)
 			require.False(t, lines.Scan())
 		})
 	}
@@ -532,11 +532,15 @@ func TestBrowserName(t *testing.T) {
 func TestAccounts_UnknownNameTakesAsLong(t *testing.T) {
 	t.Parallel()
 	accounts := testAccounts()
-	duration := func(name string) time.Duration {
-		started := time.Now()
-		require.False(t, accounts.accepts(name, "wrong"))
-		return time.Since(started)
+	shortest := func(name string) time.Duration { // of several, since the machine may stand still in one
+		shortest := time.Hour
+		for range 3 {
+			started := time.Now()
+			require.False(t, accounts.accepts(name, "wrong"))
+			shortest = min(shortest, time.Since(started))
+		}
+		return shortest
 	}
 	// Without the work it takes less than a thousandth.
-	require.Greater(t, duration("carol"), duration("alice")/10)
+	require.Greater(t, shortest("carol"), shortest("alice")/10)
 }

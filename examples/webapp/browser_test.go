@@ -281,7 +281,7 @@ func TestBrowser_RevokedDevicesPageCloses(t *testing.T) {
 	here.press(t, ".devices button")
 	ended := time.Now()
 	there.leaves(t)
-	require.Less(t, time.Since(ended), 2*time.Second)
+	require.Less(t, time.Since(ended), soon)
 	require.Contains(t, there.text(t, "main"), "You were logged out from elsewhere, or by a log-in on more than 3 devices. Please log in again.")
 	require.NotContains(t, there.text(t, "body"), "private")
 	there.photograph(t, "ended")

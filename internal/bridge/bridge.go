@@ -75,9 +75,14 @@ var (
 	// that session, and keep counts the others, and may be 0.
 	LimitOthers func(ctx context.Context, store, session any, keep int) error
 
-	// WithSlowAfter returns the pgsession.Option that sets when a statement stops counting towards
-	// pgsession.WithCoalescing.
-	WithSlowAfter func(d time.Duration) any
+	// Health is Store.Health with another timeout. It returns a pgsession.Health.
+	Health func(ctx context.Context, store any, timeout time.Duration) any
+
+	// WithPatience returns the pgsession.Option with which a store waits so long for what it gives up
+	// within a fraction of a second otherwise: a statement counts towards pgsession.WithCoalescing, and
+	// goes on after its caller has gone, and an Update keeps its turn. So a test of these does not
+	// depend on how long the machine stands still.
+	WithPatience func(d time.Duration) any
 )
 
 // A Job works through the whole table of store, a *pgsession.Store. It calls report, which may be

@@ -11,6 +11,7 @@
 package deadline
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -31,6 +32,9 @@ const (
 // A Watch ends contexts at their deadlines. The zero Watch is ready. It is safe for concurrent use,
 // and has no timer set for longer than [Precision] after its last context was cancelled.
 type Watch struct {
+	// Interval lies between two looks. 0 is the default, and more delays the ends of contexts.
+	Interval time.Duration
+
 	mu       sync.Mutex
 	contexts map[*watched]struct{}
 	timer    *time.Timer
@@ -91,9 +95,9 @@ func (w *Watch) add(caller, parent context.Context, gone <-chan struct{}, deadli
 	switch {
 	case w.contexts == nil:
 		w.contexts = make(map[*watched]struct{})
-		w.timer = time.AfterFunc(interval, w.look)
+		w.timer = time.AfterFunc(w.interval(), w.look)
 	case !w.isSet:
-		w.timer.Reset(interval)
+		w.timer.Reset(w.interval())
 	}
 	w.contexts[c] = struct{}{}
 	w.isSet = true
@@ -102,6 +106,8 @@ func (w *Watch) add(caller, parent context.Context, gone <-chan struct{}, deadli
 		c.cancel(context.Canceled)
 	}
 }
+
+func (w *Watch) interval() time.Duration { return cmp.Or(w.Interval, interval) }
 
 func (w *Watch) remove(c *watched) {
 	w.mu.Lock()
@@ -128,7 +134,7 @@ func (w *Watch) takeOver(now time.Time) (over []*watched) {
 	}
 	w.isSet = len(w.contexts) > 0
 	if w.isSet {
-		w.timer.Reset(interval)
+		w.timer.Reset(w.interval())
 	}
 	return over
 }

@@ -32,7 +32,10 @@ func newDatabase(config Config, onRefusal func(ctx context.Context) error) *data
 	if err != nil {
 		panic(err.Error())
 	}
-	d := &database{config: config, pool: config.Pool, name: name, onRefusal: onRefusal, texts: make([]string, len(texts))}
+	d := &database{
+		config: config, pool: config.Pool, name: name, onRefusal: onRefusal, texts: make([]string, len(texts)),
+		deadlines: deadline.Watch{Interval: config.Patience},
+	}
 	fill := filler(name, config.Plaintext)
 	for i, text := range texts {
 		d.texts[i] = fill(text)

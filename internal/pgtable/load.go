@@ -1,6 +1,7 @@
 package pgtable
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,7 @@ func (t *Table) newLoads(limit func(fastest time.Duration) int) *coalesce.Group[
 		MaxBatch:      maxBatch,
 		MaxBatchBytes: maxBatchBytes,
 		Size:          func(rows.Key) int { return t.loadSize.estimate() },
-		SlowAfter:     t.config.SlowAfter,
+		SlowAfter:     cmp.Or(t.config.Patience, slowAfter),
 		Context:       t.deadlines.WithGrace,
 		Run:           t.runLoads,
 		RunAgain:      func(error) bool { return true },

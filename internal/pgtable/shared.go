@@ -24,9 +24,9 @@ const (
 	// maxBatchBytes bounds the payloads of the calls that share one statement.
 	maxBatchBytes = 1 << 20
 
-	// defaultSlowAfter is when a statement stops counting towards MaxInFlight. It then waits for a
+	// slowAfter is when a statement stops counting towards MaxInFlight. It then waits for a
 	// lock, or its connection hangs.
-	defaultSlowAfter = 100 * time.Millisecond
+	slowAfter = 100 * time.Millisecond
 )
 
 var errSwallowed = errors.New("the statement succeeded but changed nothing; a trigger or rule of the table may have swallowed it")
@@ -100,7 +100,7 @@ func (t *Table) newGroup(k *kind, limit func(fastest time.Duration) int) group {
 		MaxBatch:      maxBatch,
 		MaxBatchBytes: maxBatchBytes,
 		Size:          func(c *change) int { return len(c.w.Payload) },
-		SlowAfter:     t.config.SlowAfter,
+		SlowAfter:     cmp.Or(t.config.Patience, slowAfter),
 		Context:       t.deadlines.WithGrace,
 		RunAgain:      tookNoEffect,
 		Run: func(ctx context.Context, changes []*change, answered func(int, answer)) error {

@@ -52,8 +52,9 @@ type Config struct {
 	// one. 0 turns sharing off. If it is negative, the pool and the network decide.
 	MaxInFlight int
 
-	// SlowAfter is how long a statement counts towards MaxInFlight; 0 is the default.
-	SlowAfter time.Duration
+	// Patience is how long a statement counts towards MaxInFlight, and goes on after its caller has
+	// gone. 0 is the defaults.
+	Patience time.Duration
 }
 
 // A Table is a [rows.Table] in PostgreSQL, where most of its methods are documented. It is safe for
@@ -74,9 +75,6 @@ func New(config Config) *Table {
 	var limit func(fastest time.Duration) int
 	if config.MaxInFlight < 0 {
 		config.MaxInFlight, limit = defaultInFlight(config.Pool)
-	}
-	if config.SlowAfter == 0 {
-		config.SlowAfter = defaultSlowAfter
 	}
 	t.database = newDatabase(config, t.look)
 	t.setLayout(local{t})

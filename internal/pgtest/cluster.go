@@ -35,11 +35,14 @@ type ClusterOptions struct {
 	Settings map[string]string
 }
 
-// defaultSettings make a server that starts fast and loses its data at a power failure. In
-// everything else it behaves as any other: synchronous_commit and wal_level keep their defaults.
+// defaultSettings make a server that starts fast and loses its data at a power failure. It compiles
+// no queries, which takes seconds on a busy machine and is done for small tables too if a test
+// makes the planner's costs high. In everything else it behaves as any other: synchronous_commit
+// and wal_level keep their defaults.
 var defaultSettings = map[string]string{
 	"fsync":            "off",
 	"full_page_writes": "off",
+	"jit":              "off",
 	"max_connections":  "200",
 	"shared_buffers":   "32MB",
 }

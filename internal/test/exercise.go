@@ -143,7 +143,7 @@ func Exercise(t testing.TB, s, reader *Store) {
 		VALUES (convert_to('expired', 'UTF8'), 1, '2020-01-01 00:00+00', '2020-01-01 00:00+00', '1 hour')`)
 	require.EqualValues(t, 1, s.MustCleanUp(t))
 	require.NoError(t, Err(s.Reseal(ctx)))
-	require.NoError(t, s.Check(ctx))
+	require.NoError(t, Examine(ctx, s.Store).Err)
 }
 
 // inCompany makes calls while the table is locked, so that they share statements.
@@ -152,12 +152,13 @@ func (s *Store) inCompany(t testing.TB, n int, call func(i int) error) {
 	held := s.LockTable(t)
 	before := s.saved()
 	errs := make(chan error)
-	for i := range 3 * n {
+	const each = 8 // more than may be in flight
+	for i := range each * n {
 		go func() { errs <- call(i % n) }()
 	}
 	require.Eventually(t, func() bool { return s.saved() > before+1 }, Patience, time.Millisecond)
 	held.Release(t)
-	for range 3 * n {
+	for range each * n {
 		require.NoError(t, <-errs)
 	}
 }

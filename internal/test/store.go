@@ -30,9 +30,9 @@ func Encrypted(pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
 	return pgsession.New(pool, Must(pgsession.NewCrypto(Key)), opts...)
 }
 
-// Open returns a quiet store under [Key] that goes by the machine's clock, without Init.
+// Open returns a quiet, patient store under [Key] that goes by the machine's clock, without Init.
 func Open(pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
-	return Encrypted(pool, append([]pgsession.Option{Quiet()}, opts...)...)
+	return Encrypted(pool, append([]pgsession.Option{Quiet(), Patient()}, opts...)...)
 }
 
 // NewStore returns an encrypted store in a schema of its own.

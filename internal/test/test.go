@@ -94,10 +94,8 @@ func Patient() pgsession.Option { return pgsession.WithTimeout(Patience) }
 // Quiet is the option of a store that logs nothing.
 func Quiet() pgsession.Option { return pgsession.WithLogger(slog.New(slog.DiscardHandler)) }
 
-// WithSlowAfter sets when a statement stops counting towards WithCoalescing.
-func WithSlowAfter(d time.Duration) pgsession.Option {
-	return bridge.WithSlowAfter(d).(pgsession.Option)
-}
+// Unhurried is the option of a store that gives up nothing within moments. See bridge.WithPatience.
+func Unhurried() pgsession.Option { return bridge.WithPatience(Patience).(pgsession.Option) }
 
 // A Shifted clock is ahead of the machine's.
 type Shifted time.Duration

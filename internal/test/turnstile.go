@@ -25,7 +25,7 @@ func NewTurnstile(t *testing.T, open Opener) *Turnstile {
 	t.Helper()
 	traced := &Tracer{}
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = traced })
-	s := NewStoreOn(t, pool, open, pgsession.WithCoalescing(1), WithSlowAfter(Patience), pgsession.WithMaxSize(0))
+	s := NewStoreOn(t, pool, open, pgsession.WithCoalescing(1), Unhurried(), pgsession.WithMaxSize(0))
 	return &Turnstile{Store: s, Traced: traced}
 }
 

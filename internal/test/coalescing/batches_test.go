@@ -67,7 +67,7 @@ func TestCoalescing_Network(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := &distantServer{}
-			options := append(c.options, test.WithSlowAfter(test.Patience)) // however busy the machine is
+			options := append(c.options, test.Unhurried()) // however busy the machine is
 			s := test.NewStoreOn(t, pgtest.Pool(t, server.configure), test.Encrypted, options...)
 			id := s.Begin(t, test.Ann(0), time.Hour)
 			s.MustLoad(t, id) // which tells how far away the server is
@@ -100,7 +100,7 @@ func TestCoalescing_KeepsPlans(t *testing.T) {
 		config.MaxConns = connections
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	})
-	f := test.NewStoreOn(t, pool, pgsession.Plaintext, pgsession.WithCoalescing(1), test.WithSlowAfter(test.Patience), pgsession.WithTimeout(test.Patience))
+	f := test.NewStoreOn(t, pool, pgsession.Plaintext, pgsession.WithCoalescing(1), test.Unhurried(), pgsession.WithTimeout(test.Patience))
 	g := &test.Turnstile{Store: f, Traced: &test.Tracer{}}
 	g.SQL(t, `
 		INSERT INTO sessions (key, data, version, created_at, expires_at, idle_timeout)

@@ -142,7 +142,7 @@ func TestCoalescing_AcrossKeys(t *testing.T) {
 	g := test.NewTurnstile(t, test.Encrypted)
 	ctx := t.Context()
 	old, visitor := g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Guest, time.Hour)
-	g.Store = g.Node(test.NewCrypto(t, pgsession.GenerateKey(), test.Key), pgsession.WithCoalescing(1), test.WithSlowAfter(test.Patience), pgsession.WithTimeout(test.Patience))
+	g.Store = g.Node(test.NewCrypto(t, pgsession.GenerateKey(), test.Key), pgsession.WithCoalescing(1), test.Unhurried(), pgsession.WithTimeout(test.Patience))
 	fresh := g.Begin(t, test.Ann(2), time.Hour)
 	save := func(id pgsession.ID, data pgsession.Data) func() error {
 		return func() error { return g.Save(ctx, id, data, time.Hour) }
@@ -205,7 +205,7 @@ func TestCoalescing_AcrossSetKeys(t *testing.T) {
 	t.Parallel()
 	g := test.NewTurnstile(t, test.Encrypted)
 	ctx, crypto, next := t.Context(), test.NewCrypto(t, test.Key), pgsession.GenerateKey()
-	g.Store = g.Node(crypto, pgsession.WithCoalescing(1), test.WithSlowAfter(test.Patience), pgsession.WithTimeout(test.Patience))
+	g.Store = g.Node(crypto, pgsession.WithCoalescing(1), test.Unhurried(), pgsession.WithTimeout(test.Patience))
 	id, other := g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(2), time.Hour)
 	g.BeforeOpening = func(*test.Lock) { require.NoError(t, crypto.SetKeys(next, test.Key)) }
 	errs, _ := g.Together(t,

@@ -56,7 +56,7 @@ func subjectsOnPostgreSQL(t testing.TB, open test.Opener) newSubject {
 		table := "sessions_" + strconv.FormatInt(tables.Add(1), 10)
 		clock := pgsession.NewManualClock(test.Epoch)
 		beside := func(opts ...pgsession.Option) *pgsession.Store {
-			return open(pool, append([]pgsession.Option{pgsession.WithClock(clock), test.Quiet(), pgsession.WithTable(table)}, opts...)...)
+			return open(pool, append([]pgsession.Option{pgsession.WithClock(clock), test.Quiet(), test.Patient(), pgsession.WithTable(table)}, opts...)...)
 		}
 		store := beside(opts...)
 		require.NoError(t, store.Init(t.Context()))

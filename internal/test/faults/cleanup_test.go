@@ -24,14 +24,14 @@ func TestClocks_NodeAhead(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t, pgsession.WithClock(pgsession.SystemClock{}))
 	for _, function := range []string{"statement_timestamp", "clock_timestamp"} {
-		s.SQL(t, `CREATE FUNCTION `+function+`() RETURNS timestamptz STABLE RETURN pg_catalog.`+function+`() - interval '1 day'`)
+		s.SQL(t, `CREATE FUNCTION `+function+`() RETURNS timestamptz STABLE RETURN pg_catalog.`+function+`() - interval '1 day 30 seconds'`)
 	}
 	schema := s.Pool.Config().ConnConfig.RuntimeParams["search_path"]
 	log := test.NewRecorder()
 	ahead := pgsession.New(test.NodePool(t, schema+", pg_catalog", nil), test.NewCrypto(t, test.Key), pgsession.WithLogger(slog.New(log)))
 	require.NoError(t, ahead.Init(t.Context()))
 	require.Contains(t, (<-log).Message, warnsOfClock)
-	test.RequireHealth(t, ahead, pgsession.Degraded, test.IsSkewed+"24h0m0s")
+	test.RequireHealth(t, ahead, pgsession.Degraded, test.IsSkewed+"24h0m")
 
 	// By the node's clock these are over, by the server's they live or are tombstones that still
 	// count.

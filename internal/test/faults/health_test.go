@@ -123,7 +123,7 @@ func TestStore_Health_Degraded(t *testing.T) {
 		require.NoError(t, err)
 		release := last.Release
 		waits.Acquire.Store(&release)
-		health := test.Examine(t, test.Open(pool, pgsession.WithClock(test.Shifted(time.Hour))))
+		health := test.Examine(t.Context(), test.Open(pool, pgsession.WithClock(test.Shifted(time.Hour))))
 		require.Equal(t, pgsession.Degraded, health.Status)
 		require.Len(t, health.Reasons, 2)
 		require.Equal(t, isExhausted, health.Reasons[0])
@@ -150,6 +150,7 @@ func TestStore_Health_Degraded(t *testing.T) {
 	t.Run("several at once", func(t *testing.T) {
 		s := test.Open(test.NodePool(t, schema, map[string]string{"synchronous_commit": "off"}), pgsession.WithClock(test.Shifted(time.Hour)))
 		test.RequireHealth(t, s, pgsession.Degraded, test.IsNotDurable+"off:", test.IsSkewed)
+		require.NoError(t, s.Check(t.Context()))
 	})
 }
 

@@ -324,15 +324,16 @@ func TestStore_Init_InvalidIndex(t *testing.T) {
 	ctx := t.Context()
 	test.RunScript(t, s.Pool, `DROP INDEX sessions_expires_hour_idx`)
 	writer := s.Hold(t, `DELETE FROM sessions`)
-	conn, err := s.Pool.Acquire(ctx)
-	require.NoError(t, err)
-	defer conn.Release()
-	_, err = conn.Exec(ctx, `SET lock_timeout = '10ms'`)
-	require.NoError(t, err)
-	_, err = conn.Exec(ctx, `CREATE INDEX CONCURRENTLY half_built ON sessions (expires_hour)`)
+	building := test.Many(1, func() error {
+		_, err := s.Pool.Exec(ctx, `CREATE INDEX CONCURRENTLY half_built ON sessions (expires_hour)`)
+		return err
+	})
+	writer.WaitFor(t, 1)
+	s.SQL(t, `SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+		WHERE application_name = current_setting('application_name') AND query LIKE '%half_built%' AND pid <> pg_backend_pid()`)
 	var cancelled *pgconn.PgError
-	require.ErrorAs(t, err, &cancelled)
-	require.Equal(t, "55P03", cancelled.Code)
+	require.ErrorAs(t, <-building, &cancelled)
+	require.Equal(t, "57014", cancelled.Code)
 	writer.Release(t)
 	require.Contains(t, test.Catalog(t, s.Pool, "sessions"), "CREATE INDEX half_built ON sessions USING btree (expires_hour) invalid")
 

@@ -392,7 +392,7 @@ func TestConnections_NewPrimary(t *testing.T) {
 		require.NoError(t, <-errs)
 	}
 	require.Equal(t, 20, s.Number(t, id))
-	require.NoError(t, s.Check(ctx))
+	require.NoError(t, test.Examine(ctx, s.Store).Err)
 	var host string
 	require.NoError(t, pool.QueryRow(ctx, `SHOW unix_socket_directories`).Scan(&host))
 	require.Equal(t, standby.Host(), host)

@@ -69,7 +69,7 @@ func TestSettings(t *testing.T) {
 func requireWorksUnder(t *testing.T, open test.Opener, mode pgx.QueryExecMode, set map[string]string) {
 	t.Helper()
 	usual, schema := pgtest.Schema(t)
-	reader := &test.Store{Store: open(usual, test.Quiet()), Pool: usual, Clock: nil}
+	reader := &test.Store{Store: open(usual, test.Quiet(), test.Patient()), Pool: usual, Clock: nil}
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) {
 		config.MaxConns = 2
 		config.ConnConfig.DefaultQueryExecMode = mode
@@ -78,7 +78,7 @@ func requireWorksUnder(t *testing.T, open test.Opener, mode pgx.QueryExecMode, s
 			config.ConnConfig.RuntimeParams[strings.ToLower(name)] = value
 		}
 	})
-	s := &test.Store{Store: open(pool, test.Quiet()), Pool: pool, Clock: nil}
+	s := &test.Store{Store: open(pool, test.Quiet(), test.Patient()), Pool: pool, Clock: nil}
 	if err := s.Init(t.Context()); err != nil {
 		require.NoError(t, reader.Init(t.Context()))
 		for name, value := range set {
@@ -118,7 +118,7 @@ func TestSettings_DatabaseEncoding(t *testing.T) {
 			}
 			for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheStatement} {
 				pool := open(mode)
-				s := &test.Store{Store: test.Encrypted(pool, test.Quiet()), Pool: pool, Clock: nil}
+				s := &test.Store{Store: test.Open(pool), Pool: pool, Clock: nil}
 				require.NoError(t, s.Init(t.Context()))
 				test.RequireHealth(t, s.Store, pgsession.Healthy)
 				test.Exercise(t, s, nil)

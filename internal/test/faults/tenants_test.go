@@ -114,17 +114,13 @@ func TestTenants(t *testing.T) {
 					}
 					return test.Err(kv.Take(ctx, id.Token()))
 				},
-				"health":         func(ctx context.Context, _ int, _ pgsession.ID) error { return s.Check(ctx) },
+				"health":         func(ctx context.Context, _ int, _ pgsession.ID) error { return test.Examine(ctx, s.Store.Store).Err },
 				"find by user":   func(ctx context.Context, _ int, _ pgsession.ID) error { return test.Err(s.FindByUser(ctx, "ann", 0)) },
 				"clean up":       func(ctx context.Context, _ int, _ pgsession.ID) error { return test.Err(s.CleanupExpired(ctx)) },
 				"reseal":         func(ctx context.Context, _ int, _ pgsession.ID) error { return test.Err(s.Reseal(ctx)) },
 				"delete by user": func(ctx context.Context, _ int, _ pgsession.ID) error { return test.Err(s.DeleteByUser(ctx, "bob")) },
 			} {
-				n := 2 * callers
-				if operation == "health" {
-					n = 4 // as many as there are connections: it waits for one for two seconds only
-				}
-				test.RequireAll(t, operation, n, func(n int) error { return call(s.contexts[n%2], n%2, ids[n%2][n/2]) })
+				test.RequireAll(t, operation, 2*callers, func(n int) error { return call(s.contexts[n%2], n%2, ids[n%2][n/2]) })
 			}
 			for i, ctx := range s.contexts {
 				for session, err := range s.All(ctx) {
@@ -230,8 +226,8 @@ func TestTenants_Roles(t *testing.T) {
 				}
 				return nil
 			})
-			require.NoError(t, s.Check(may))
-			require.Error(t, s.Check(mayNot))
+			require.NoError(t, test.Examine(may, s).Err)
+			require.Error(t, test.Examine(mayNot, s).Err)
 			cleanup := s.SpawnCleanup(may, time.Millisecond)
 			defer cleanup.Stop()
 			require.Eventually(t, func() bool { return !s.Stats().LastCleanup.IsZero() }, test.Patience, time.Millisecond)

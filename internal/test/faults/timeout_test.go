@@ -196,7 +196,7 @@ func TestWithTimeout_CallersDeadline(t *testing.T) {
 func TestWithTimeout_Default(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := test.Open(test.BrokenPool(t, func(ctx context.Context) { <-ctx.Done() }))
+		s := test.Encrypted(test.BrokenPool(t, func(ctx context.Context) { <-ctx.Done() }))
 		for name, call := range map[string]func() error{
 			"Load":   func() error { return test.Err(s.Load(t.Context(), pgsession.NewID())) },
 			"Create": func() error { return test.Err(s.Create(t.Context(), test.Ann(1), time.Hour)) },
