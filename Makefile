@@ -53,16 +53,20 @@ torture: setup
 bench: setup
 	@bench/run $(ARGS)
 
+.PHONY: tools
+tools:
+	@mkdir -p bin; GOBIN=$(CURDIR)/bin go install honnef.co/go/tools/cmd/staticcheck@v0.8.2 && \
+		GOBIN=$(CURDIR)/bin go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
 # The modules are checked with the build tags of the tests that need more than Go and PostgreSQL.
 .PHONY: lint
-lint:
+lint: tools
 	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt would change: $$files"; exit 1; }
-	@set -e; mkdir -p bin; GOBIN=$(CURDIR)/bin go install honnef.co/go/tools/cmd/staticcheck@v0.8.2; \
-	for module in $$(find . -name go.mod -not -path './.git/*' -printf '%h\n' | sort); do \
+	@set -e; for module in $$(find . -name go.mod -not -path './.git/*' -printf '%h\n' | sort); do \
 		echo "vet and staticcheck in $$module"; \
 		(cd $$module && go vet -tags browser,pgbouncer,peers ./... && $(CURDIR)/bin/staticcheck -tags browser,pgbouncer,peers ./...); \
 	done
-	@GOBIN=$(CURDIR)/bin go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12 && bin/actionlint
+	@bin/actionlint
 
 .PHONY: ci
 ci:

@@ -37,14 +37,14 @@ func openWindow(t *testing.T, site string) *window {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(findChromium(t)), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("disable-component-update", true))
+		chromedp.Flag("disable-component-update", true), chromedp.WSURLReadTimeout(2*time.Minute))
 	allocator, cancel := chromedp.NewExecAllocator(context.WithoutCancel(t.Context()), options...)
 	t.Cleanup(cancel)
 	browser, cancel := chromedp.NewContext(allocator)
 	t.Cleanup(cancel)
 	t.Cleanup(func() { _ = chromedp.Cancel(browser) }) // waits for Chromium's end, so that its folder can be removed
 	require.NoError(t, chromedp.Do(browser))
-	ctx, cancel := context.WithTimeout(browser, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(browser, 5*time.Minute)
 	t.Cleanup(cancel)
 	return &window{ctx, site}
 }
@@ -147,9 +147,11 @@ var axeCore = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(folder)
-	for _, command := range []string{"npm pack --silent axe-core@4.14.1", "tar -xzf axe-core-4.14.1.tgz package/axe.min.js"} {
-		words := strings.Fields(command)
-		run := exec.Command(words[0], words[1:]...)
+	for _, command := range []string{
+		"for pause in 5 30 0; do npm pack --silent axe-core@4.14.1 && break; sleep $pause; done", // the network may fail once
+		"tar -xzf axe-core-4.14.1.tgz package/axe.min.js",
+	} {
+		run := exec.Command("sh", "-c", command)
 		run.Dir = folder
 		if output, err := run.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%s: %w: %s", command, err, output)

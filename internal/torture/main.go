@@ -274,7 +274,7 @@ func (t *torture) progress() string {
 
 // deadlocks returns how many the server has broken.
 func (t *torture) deadlocks() (n int64, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, n := range t.nodes {
 		n.pool.Reset()
