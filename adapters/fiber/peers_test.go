@@ -50,41 +50,29 @@ func TestPeers(t *testing.T) {
 	folder := download(t, "github.com/gofiber/fiber/v3@"+fiberVersion)
 	patch(t, folder)
 
-	args := []string{"test", "-json", "-count=1"}
-	for _, peer := range peers {
-		args = append(args, "./middleware/"+peer.name)
+	hasPassed, outputs := map[string]bool{}, map[string]string{}
+	pattern := "."
+	for range 3 { // their tests sleep for a second or two, so that a busy machine fails some
+		runPeers(t, folder, pattern, hasPassed, outputs, "FIBERSTORE_DATABASE="+pool.Config().ConnString(), "FIBERSTORE_SCHEMA="+schema)
+		var failed []string
+		for name, ok := range hasPassed {
+			if test := strings.Split(name, "/")[1]; !ok && cannotPass[name] == "" {
+				failed = append(failed, "^"+test+"$")
+			}
+		}
+		if pattern = strings.Join(failed, "|"); pattern == "" {
+			break
+		}
 	}
-	command := exec.Command("go", args...)
-	command.Dir = folder
-	command.Env = append(os.Environ(), "FIBERSTORE_DATABASE="+pool.Config().ConnString(), "FIBERSTORE_SCHEMA="+schema)
-	output, _ := command.CombinedOutput() // the events say what failed
-
-	passed, total, outputs := map[string]int{}, map[string]int{}, map[string]string{}
-	lines := bufio.NewScanner(bytes.NewReader(output))
-	lines.Buffer(nil, 1<<24)
-	for lines.Scan() {
-		var event struct{ Action, Package, Test, Output string }
-		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
-			t.Log(lines.Text())
-			continue
-		}
-		peer := path.Base(event.Package)
-		name := peer + "/" + event.Test
-		outputs[name] += event.Output
-		if event.Test == "" {
-			continue
-		}
-		switch event.Action {
-		case "pass":
-			require.NotContains(t, cannotPass, name)
+	passed, total := map[string]int{}, map[string]int{}
+	for name, ok := range hasPassed {
+		require.Equal(t, cannotPass[name] == "", ok, "%s: %s", name, outputs[name])
+		peer := strings.Split(name, "/")[0]
+		total[peer]++
+		if ok {
 			passed[peer]++
-			total[peer]++
-		case "fail":
-			total[peer]++
-			require.Contains(t, cannotPass, name, outputs[name])
 		}
 	}
-	require.NoError(t, lines.Err())
 	var tables int
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_tables WHERE schemaname = $1`, schema).Scan(&tables))
 	t.Logf("%d storages were made", tables)
@@ -93,6 +81,34 @@ func TestPeers(t *testing.T) {
 		t.Logf("%-11s %3d of %3d on %s", peer.name, passed[peer.name], total[peer.name], peer.storage)
 		require.Positive(t, passed[peer.name], outputs[peer.name+"/"])
 	}
+}
+
+// runPeers runs the tests that match a pattern, and sets which of them have passed and what they
+// said, by package and name.
+func runPeers(t *testing.T, folder, pattern string, hasPassed map[string]bool, outputs map[string]string, environment ...string) {
+	t.Helper()
+	args := []string{"test", "-json", "-count=1", "-run", pattern}
+	for _, peer := range peers {
+		args = append(args, "./middleware/"+peer.name)
+	}
+	command := exec.Command("go", args...)
+	command.Dir, command.Env = folder, append(os.Environ(), environment...)
+	output, _ := command.CombinedOutput() // the events say what failed
+	lines := bufio.NewScanner(bytes.NewReader(output))
+	lines.Buffer(nil, 1<<24)
+	for lines.Scan() {
+		var event struct{ Action, Package, Test, Output string }
+		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
+			t.Log(lines.Text())
+			continue
+		}
+		name := path.Base(event.Package) + "/" + event.Test
+		outputs[name] += event.Output
+		if event.Test != "" && (event.Action == "pass" || event.Action == "fail") {
+			hasPassed[name] = event.Action == "pass"
+		}
+	}
+	require.NoError(t, lines.Err())
 }
 
 const postgresStorage = "github.com/gofiber/storage/postgres/v3"

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -64,7 +65,14 @@ func TestPeers(t *testing.T) {
 		{"pgxstore", "pgxstore", ""},
 	} {
 		passed, total := 0, 0
-		for test, result := range goTest(t, folder, run.folder, append(environment, run.setting, fmt.Sprintf("PEERS_TABLES=peers_%d_", i))) {
+		setting := append(environment, run.setting, fmt.Sprintf("PEERS_TABLES=peers_%d_", i))
+		results := goTest(t, folder, run.folder, setting, ".")
+		for range 2 { // their tests sleep for milliseconds, so that a busy machine fails some
+			if again := failed(results, run.folder); again != "" {
+				maps.Copy(results, goTest(t, folder, run.folder, setting, again))
+			}
+		}
+		for test, result := range results {
 			total++
 			if result.passed {
 				passed++
@@ -81,10 +89,21 @@ type result struct {
 	output string
 }
 
-// goTest runs the tests of a package, and returns their results by name.
-func goTest(t testing.TB, folder, name string, environment []string) map[string]result {
+// failed returns a pattern for the tests that should have passed, or "".
+func failed(results map[string]result, folder string) string {
+	var names []string
+	for test, result := range results {
+		if name, _, _ := strings.Cut(test, "/"); !result.passed && cannotPass[folder+"/"+test] == "" {
+			names = append(names, "^"+name+"$")
+		}
+	}
+	return strings.Join(names, "|")
+}
+
+// goTest runs the tests of a package that match a pattern, and returns their results by name.
+func goTest(t testing.TB, folder, name string, environment []string, pattern string) map[string]result {
 	t.Helper()
-	command := exec.Command("go", "test", "-json", "-count=1", "./"+name)
+	command := exec.Command("go", "test", "-json", "-count=1", "-run", pattern, "./"+name)
 	command.Dir, command.Env = folder, environment
 	output, _ := command.CombinedOutput() // the events say what failed
 	results, outputs := map[string]result{}, map[string]string{}
