@@ -80,23 +80,23 @@ func Exercise(t testing.TB, s, reader *Store) {
 			return Err(s.Touch(ctx, Unloaded(id), 2*ttl))
 		},
 	} {
-		s.inCompany(t, len(ids), func(i int) error { return call(ctx, ids[i]) })
+		s.inCompany(t, func(i int) error { return call(ctx, ids[i%len(ids)]) })
 	}
 	requireSession(cycled, 2*ttl)
-	begun, moved := make(chan pgsession.ID, 6), make(chan pgsession.ID, 6)
-	s.inCompany(t, 2, func(int) error {
+	begun, moved := make(chan pgsession.ID, company), make(chan pgsession.ID, company)
+	s.inCompany(t, func(int) error {
 		session, err := s.Create(ctx, data(), ttl)
 		if err == nil {
 			begun <- session.ID
 		}
 		return err
 	})
-	s.inCompany(t, 2, func(int) error {
+	s.inCompany(t, func(int) error {
 		to := pgsession.NewID()
 		moved <- to
 		return s.Cycle(ctx, <-begun, to, data(), ttl)
 	})
-	s.inCompany(t, 2, func(int) error { return s.Delete(ctx, <-moved) })
+	s.inCompany(t, func(int) error { return s.Delete(ctx, <-moved) })
 
 	found, err := s.FindByUser(ctx, sample, 0)
 	require.NoError(t, err)
@@ -118,7 +118,7 @@ func Exercise(t testing.TB, s, reader *Store) {
 	require.NoError(t, kv.Put(ctx, "k", nil, ttl))
 	count, err := s.Count(ctx)
 	require.NoError(t, err)
-	require.Equal(t, pgsession.Count{Users: 2, Tombstones: before.Tombstones + 2 + 2*6, Entries: 1}, count)
+	require.Equal(t, pgsession.Count{Users: 2, Tombstones: before.Tombstones + 2 + 2*company, Entries: 1}, count)
 	require.NoError(t, kv.Delete(ctx, "k"))
 
 	n, err := s.LimitByUser(ctx, sample, 1)
@@ -146,19 +146,21 @@ func Exercise(t testing.TB, s, reader *Store) {
 	require.NoError(t, Examine(ctx, s.Store).Err)
 }
 
+// company is how many calls are made at once, more than may be in flight.
+const company = 16
+
 // inCompany makes calls while the table is locked, so that they share statements.
-func (s *Store) inCompany(t testing.TB, n int, call func(i int) error) {
+func (s *Store) inCompany(t testing.TB, call func(i int) error) {
 	t.Helper()
 	held := s.LockTable(t)
 	before := s.saved()
 	errs := make(chan error)
-	const each = 8 // more than may be in flight
-	for i := range each * n {
-		go func() { errs <- call(i % n) }()
+	for i := range company {
+		go func() { errs <- call(i) }()
 	}
 	require.Eventually(t, func() bool { return s.saved() > before+1 }, Patience, time.Millisecond)
 	held.Release(t)
-	for range each * n {
+	for range company {
 		require.NoError(t, <-errs)
 	}
 }
