@@ -152,14 +152,8 @@ func (t token) isSame(other token) bool {
 // set lets the response set a cookie. A maxAge of 0 is as long as the browser runs, and a negative
 // one clears the cookie.
 func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.Duration) {
-	cookie := c.attributes
-	cookie.Name, cookie.Value, cookie.MaxAge = n.text, token, int(maxAge.Seconds())
-	switch {
-	case n.prefix == "":
-		cookie.Secure = false
-	case n.prefix != c.prefix:
-		cookie.Domain, cookie.Path = "", "/"
-	}
+	cookie := c.named(n)
+	cookie.Value, cookie.MaxAge = token, int(maxAge.Seconds())
 	responses.Set(w, &cookie)
 }
 
@@ -167,11 +161,22 @@ func (c *cookies) set(w http.ResponseWriter, n name, token string, maxAge time.D
 // Path, unless its prefix rules these out.
 func (c *cookies) clear(w http.ResponseWriter, r *http.Request, n name) {
 	c.set(w, n, "", -time.Second)
-	if n.prefix == securePrefix {
-		cookie := c.attributes
-		cookie.Name = n.text
-		responses.ClearOthers(w, r, cookie)
+	if n.prefix != hostPrefix {
+		responses.ClearOthers(w, r, c.named(n))
 	}
+}
+
+// named returns a cookie without its value.
+func (c *cookies) named(n name) http.Cookie {
+	cookie := c.attributes
+	cookie.Name = n.text
+	switch {
+	case n.prefix == "":
+		cookie.Secure = false
+	case n.prefix != c.prefix:
+		cookie.Domain, cookie.Path = "", "/"
+	}
+	return cookie
 }
 
 // plainHTTPHint returns what to tell a developer about a Secure cookie that goes over plain HTTP,

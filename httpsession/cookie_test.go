@@ -369,35 +369,49 @@ func TestCookie_Domain(t *testing.T) {
 func TestCookie_OtherAttributes(t *testing.T) {
 	t.Parallel()
 	none := http.Cookie{}
-	for name, tc := range map[string]struct{ before, after http.Cookie }{
-		"a domain":              {none, http.Cookie{Domain: "example.com"}},
-		"a path":                {none, http.Cookie{Path: "/app"}},
-		"no domain":             {http.Cookie{Domain: "example.com"}, none},
-		"no domain, host":       {http.Cookie{Domain: "www.example.com"}, none},
-		"no path":               {http.Cookie{Path: "/app"}, none},
-		"a wider domain":        {http.Cookie{Domain: "www.example.com"}, http.Cookie{Domain: "example.com"}},
-		"a host's domain":       {http.Cookie{Domain: "example.com"}, http.Cookie{Domain: "www.example.com"}},
-		"a domain, no path":     {http.Cookie{Path: "/app"}, http.Cookie{Domain: "example.com"}},
-		"a path, no domain":     {http.Cookie{Domain: "example.com"}, http.Cookie{Path: "/app"}},
-		"both":                  {none, http.Cookie{Domain: "example.com", Path: "/app"}},
-		"neither":               {http.Cookie{Domain: "example.com", Path: "/app"}, none},
-		"a domain, and a path":  {http.Cookie{Path: "/app"}, http.Cookie{Domain: "example.com", Path: "/app"}},
-		"no domain, but a path": {http.Cookie{Domain: "example.com", Path: "/app"}, http.Cookie{Path: "/app"}},
-		"a domain, but no path": {http.Cookie{Domain: "example.com", Path: "/app"}, http.Cookie{Domain: "example.com"}},
+	for name, tc := range map[string]struct {
+		before, after http.Cookie
+		plainHTTP     bool
+	}{
+		"a domain":                 {none, http.Cookie{Domain: "example.com"}, false},
+		"a path":                   {none, http.Cookie{Path: "/app"}, false},
+		"no domain":                {http.Cookie{Domain: "example.com"}, none, false},
+		"no domain, host":          {http.Cookie{Domain: "www.example.com"}, none, false},
+		"no path":                  {http.Cookie{Path: "/app"}, none, false},
+		"a wider domain":           {http.Cookie{Domain: "www.example.com"}, http.Cookie{Domain: "example.com"}, false},
+		"a host's domain":          {http.Cookie{Domain: "example.com"}, http.Cookie{Domain: "www.example.com"}, false},
+		"a domain, no path":        {http.Cookie{Path: "/app"}, http.Cookie{Domain: "example.com"}, false},
+		"a path, no domain":        {http.Cookie{Domain: "example.com"}, http.Cookie{Path: "/app"}, false},
+		"both":                     {none, http.Cookie{Domain: "example.com", Path: "/app"}, false},
+		"neither":                  {http.Cookie{Domain: "example.com", Path: "/app"}, none, false},
+		"a domain, and a path":     {http.Cookie{Path: "/app"}, http.Cookie{Domain: "example.com", Path: "/app"}, false},
+		"no domain, but a path":    {http.Cookie{Domain: "example.com", Path: "/app"}, http.Cookie{Path: "/app"}, false},
+		"a domain, but no path":    {http.Cookie{Domain: "example.com", Path: "/app"}, http.Cookie{Domain: "example.com"}, false},
+		"a path, over plain HTTP":  {none, http.Cookie{Path: "/app"}, true},
+		"no path, over plain HTTP": {http.Cookie{Path: "/app"}, none, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := pgsession.InMemory()
 			fixtureOf := func(c http.Cookie) *fixture {
 				f := &fixture{store: store, logs: new(logs)}
-				f.Manager = httpsession.New[Values](store, httpsession.WithCookie(c), httpsession.WithLogger(f.logs.logger()))
+				opts := []httpsession.Option{httpsession.WithCookie(c), httpsession.WithLogger(f.logs.logger())}
+				if tc.plainHTTP {
+					opts = append(opts, httpsession.WithPlainHTTP())
+				}
+				f.Manager = httpsession.New[Values](store, opts...)
 				return f
 			}
 			before, after := fixtureOf(tc.before), fixtureOf(tc.after)
 			serving := before
-			b := newBrowser(t, httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				http.StripPrefix("/app", serving.Handler(serving.app())).ServeHTTP(w, r)
-			})))
-			b.url = "https://www.example.com/app"
+			})
+			newServer, address := httptest.NewTLSServer, "https://www.example.com"
+			if tc.plainHTTP {
+				newServer, address = httptest.NewServer, "http://www.example.com"
+			}
+			b := newBrowser(t, newServer(handler))
+			b.url = address + "/app" // httptest's client leads every name to the server
 
 			b.do("POST /add?item=pen")
 			serving = after

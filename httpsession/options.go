@@ -92,6 +92,8 @@ func WithRemember(ttl, lifetime time.Duration) Option {
 // such as one with the Path "app".
 //
 // Cookies of both prefixes are read. So after a change of Domain or Path, users stay logged in.
+// After a change of the Name nobody is: cookies of the earlier name are not read. Their sessions
+// live on until they expire or, for instance, "pgsession end --begun-before now" ends them.
 func WithCookie(c http.Cookie) Option {
 	c = checkedCookie(c)
 	return func(o *options) { o.cookie = c }
@@ -102,7 +104,9 @@ func WithCookie(c http.Cookie) Option {
 // networks without TLS. Chrome, Firefox, Edge and curl need it nowhere on localhost. With
 // SameSite=None or Partitioned it changes nothing, since browsers take these only with Secure.
 //
-// Do not set it behind a proxy that ends TLS: the proxy's requests have no TLS.
+// Do not set it behind a proxy that ends TLS: the proxy's requests have no TLS. Only with this
+// option are cookies without a prefix read. So if it is taken away, or SameSite=None or Partitioned
+// is added, users with such a cookie are guests, while their sessions live on until they expire.
 func WithPlainHTTP() Option {
 	return func(o *options) { o.plainHTTP = true }
 }
