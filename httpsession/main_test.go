@@ -11,6 +11,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -285,7 +286,8 @@ type response struct {
 	body string
 }
 
-// setCookies returns what the response sets, without attributes and tokens.
+// setCookies returns what the response sets, without attributes and tokens. A cookie that is cleared
+// under several attributes is there once.
 func (r response) setCookies() []string {
 	var set []string
 	for _, cookie := range r.Cookies() {
@@ -296,7 +298,7 @@ func (r response) setCookies() []string {
 			set = append(set, "set "+cookie.Name)
 		}
 	}
-	return set
+	return slices.Compact(set)
 }
 
 func (r response) session(t testing.TB) session {
