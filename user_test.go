@@ -64,30 +64,6 @@ func TestStore_DeleteByUser_MoreThanABatch(t *testing.T) {
 	require.EqualValues(t, 2500, n)
 }
 
-// TestStore_DeleteByUser_HeldRow locks one of a user's rows. The user's other sessions end at once,
-// and that one when its row is free.
-func TestStore_DeleteByUser_HeldRow(t *testing.T) {
-	t.Parallel()
-	s := test.NewStore(t)
-	locked, free := s.Begin(t, test.Ann(1), time.Hour), s.Begin(t, test.Ann(2), time.Hour)
-	held := s.Lock(t, `key = $1`, test.RowKey(locked))
-	type result struct {
-		ended int64
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		n, err := s.DeleteByUser(t.Context(), "ann")
-		done <- result{n, err}
-	}()
-	held.WaitFor(t, 1)
-	require.ErrorIs(t, test.Err(s.Load(t.Context(), free)), pgsession.ErrRevoked)
-	s.MustLoad(t, locked)
-	held.Release(t)
-	require.Equal(t, result{ended: 2}, <-done)
-	require.ErrorIs(t, test.Err(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
-}
-
 // Revoke looks again if the key ring has changed meanwhile. It must not meet its own tombstone
 // then.
 func TestStore_Revoke_ExpiredUnderSetKeys(t *testing.T) {

@@ -91,76 +91,6 @@ func Example_rememberMe() {
 	// GET /: user "", ended true
 }
 
-// The page "your devices", with what browser each is and when it was last seen.
-//
-// The browser costs nothing: it is stored by the log-in, which writes anyway. When a session was
-// last seen is known for nothing to a tenth of its idle timeout: it was prolonged at ExpiresAt -
-// IdleTimeout. A field that is updated when it is older than five minutes knows it better, for one
-// write per session in five minutes of use.
-func Example_devices() {
-	type Values struct {
-		Browser  string    `json:"browser,omitempty"`
-		LastSeen time.Time `json:"last_seen,omitzero"`
-	}
-	clock := pgsession.NewManualClock(time.Date(2026, 3, 14, 9, 0, 0, 0, time.UTC))
-	store := pgsession.InMemory(pgsession.WithClock(clock))
-	sessions := httpsession.New[Values](store)
-
-	seen := func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			now := clock.Now() // time.Now() in a program
-			s := sessions.Get(r)
-			if s.UserID != "" && now.Sub(s.Values.LastSeen) > 5*time.Minute {
-				must(sessions.Update(w, r, func(v *Values) error { v.LastSeen = now; return nil }))
-			}
-			next.ServeHTTP(w, r)
-		})
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
-		must(sessions.LogIn(w, r, r.FormValue("user"), func(v *Values) error {
-			v.Browser, v.LastSeen = r.UserAgent(), clock.Now()
-			return nil
-		}))
-	})
-	mux.Handle("GET /devices", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		this := sessions.Get(r)
-		devices, err := store.FindByUser(r.Context(), this.UserID, 50)
-		must(err)
-		for _, device := range devices {
-			values, err := pgsession.Decode[Values](device)
-			if err != nil {
-				continue // of an earlier release; it can still be logged out by its handle
-			}
-			mark := ""
-			if device.Handle == this.Handle {
-				mark = " (this one)"
-			}
-			fmt.Fprintf(w, "%s at %s%s; ", values.Browser, values.LastSeen.Format(time.TimeOnly), mark)
-		}
-	})))
-	mux.Handle("POST /devices/{handle}/log-out", sessions.RequireUser(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handle, err := pgsession.ParseHandle(r.PathValue("handle"))
-		if err != nil {
-			http.NotFound(w, r)
-			return
-		}
-		must(store.Revoke(r.Context(), sessions.Get(r).UserID, handle)) // none of another user's
-	})))
-
-	app := sessions.Handler(seen(mux))
-	phone, laptop := newVisitor(app), newVisitor(app)
-	phone.header.Set("User-Agent", "Firefox on Android")
-	laptop.header.Set("User-Agent", "Safari on macOS")
-	phone.send("POST /log-in?user=ann")
-	clock.Advance(time.Hour)
-	laptop.send("POST /log-in?user=ann", "GET /devices")
-	// Output:
-	// POST /log-in?user=ann:
-	// POST /log-in?user=ann:
-	// GET /devices: Safari on macOS at 10:00:00 (this one); Firefox on Android at 09:00:00;
-}
-
 // A user changes the password. RenewID gives this session another id, and all others end. Both go
 // on if the browser hangs up.
 func Example_logOutEverywhere() {
@@ -244,28 +174,6 @@ func Example_admin() {
 	// GET /admin/ann: 1 sessions
 	// POST /admin/ann/log-out: 1 ended
 	// GET /admin/ann: 0 sessions
-}
-
-// http.CrossOriginProtection refuses requests that other sites make in the visitor's browser,
-// except GET, HEAD and OPTIONS. So these must change nothing.
-func Example_crossOriginProtection() {
-	sessions := httpsession.New[struct{}](pgsession.InMemory())
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /log-in", func(w http.ResponseWriter, r *http.Request) {
-		must(sessions.LogIn(w, r, "ann", nil))
-	})
-	app := http.NewCrossOriginProtection().Handler(sessions.Handler(mux))
-
-	visitor := newVisitor(app)
-	visitor.header.Set("Origin", "https://evil.example")
-	visitor.header.Set("Sec-Fetch-Site", "cross-site")
-	visitor.send("POST /log-in")
-	visitor.header.Set("Origin", "https://example.com")
-	visitor.header.Set("Sec-Fetch-Site", "same-origin")
-	visitor.send("POST /log-in")
-	// Output:
-	// POST /log-in: 403 cross-origin request detected from Sec-Fetch-Site header
-	// POST /log-in:
 }
 
 // A guest is sent to the log-in page, and from there to where they wanted to go.

@@ -128,55 +128,6 @@ func TestCoalescing_NoDeadlocks(t *testing.T) {
 	require.Zero(t, deadlocks.Load())
 }
 
-// TestCoalescing_HeldRow locks a session's row, and has more callers write the session than the
-// pool has connections. One of them waits in the server. Callers for other sessions do not wait.
-func TestCoalescing_HeldRow(t *testing.T) {
-	t.Parallel()
-	for name, write := range map[string]func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error{
-		"Save": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
-			return g.Save(ctx, id, test.Ann(2), time.Hour)
-		},
-		"Put": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
-			return g.Put(ctx, id, test.Ann(2), time.Hour)
-		},
-		"Touch": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error {
-			return test.Err(g.Touch(ctx, test.Unloaded(id), 2*time.Hour))
-		},
-		"Delete": func(ctx context.Context, g *test.Turnstile, id pgsession.ID) error { return g.Delete(ctx, id) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			g := test.NewTurnstile(t, test.Encrypted)
-			g.Store = g.Node(test.NewCrypto(t, test.Key), pgsession.WithCoalescing(1), pgsession.WithTimeout(test.Patience))
-			locked, free := g.Begin(t, test.Ann(1), time.Hour), g.Begin(t, test.Ann(1), time.Hour)
-			held := g.Lock(t, `key = $1`, test.RowKey(locked))
-			callers := 3 * int(g.Pool.Config().MaxConns)
-			var called, finished sync.WaitGroup
-			called.Add(callers)
-			for range callers {
-				finished.Go(func() {
-					called.Done()
-					if err := write(t.Context(), g, locked); err != nil {
-						t.Error(err)
-					}
-				})
-			}
-			called.Wait()
-			for range 10 {
-				require.NoError(t, g.Save(t.Context(), free, test.Ann(3), time.Hour))
-				require.NoError(t, test.Err(g.Touch(t.Context(), test.Unloaded(free), time.Hour)))
-				require.Equal(t, 3, g.Number(t, free))
-			}
-			require.Eventually(t, func() bool {
-				return g.Waiting() == 0 && g.Pool.Stat().AcquiredConns() == 1
-			}, test.Patience, time.Millisecond)
-			held.WaitFor(t, 1)
-			held.Release(t)
-			finished.Wait()
-		})
-	}
-}
-
 // TestCoalescing_HoldsNobody has two calls share a statement, one of them for a row that somebody
 // holds. The statement must not hold the other row for as long: another node ends that session
 // meanwhile.

@@ -99,21 +99,6 @@ func TestStore_CleanupExpired_ErrorHalfway(t *testing.T) {
 	require.Contains(t, []int64{5000 - removed, 4000 - removed}, int64(s.MustCleanUp(t)))
 }
 
-// TestStore_CleanupExpired_HeldRows leaves rows that others hold to a later run, and goes on behind
-// them.
-func TestStore_CleanupExpired_HeldRows(t *testing.T) {
-	t.Parallel()
-	s := test.NewStore(t)
-	s.AddExpired(t, 12_000) // more than one look reads
-	const heldRows = 1500
-	held := s.Lock(t, `key IN (SELECT key FROM sessions ORDER BY key LIMIT $1)`, heldRows)
-	require.EqualValues(t, 12_000-heldRows, s.MustCleanUp(t))
-	require.Equal(t, heldRows, s.CountRows(t, "true"))
-	held.WaitFor(t, 0)
-	held.Release(t)
-	require.EqualValues(t, heldRows, s.MustCleanUp(t))
-}
-
 // TestStore_CleanupExpired_ServerClock has a server whose clock is an hour behind the node's, by a
 // function that hides the server's own. What is live by the server's clock stays, unless a test
 // moves the clock.

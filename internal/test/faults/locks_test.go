@@ -125,6 +125,8 @@ func TestLocks_EndsInTime(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/WithCoalescing(%d)", name, places), func(t *testing.T) {
 				t.Parallel()
 				s, id, held := newLockedStore(t, 2, pgsession.WithTimeout(test.ShortTimeout), pgsession.WithCoalescing(places))
+				other := s.Node(test.NewCrypto(t, test.Key))
+				before := other.MustLoad(t, id)
 				ctx, started := test.WithoutDeadline(t), time.Now()
 				errs := test.Many(10, func() error { return test.Operations(s, id)[name](ctx) })
 				for range 10 {
@@ -134,8 +136,8 @@ func TestLocks_EndsInTime(t *testing.T) {
 				s.WaitUntilGone(t, held)
 				held.WaitFor(t, 0)
 				held.Release(t)
-				other := s.Node(test.NewCrypto(t, test.Key))
-				require.Equal(t, 1, other.Number(t, id), "it takes no effect later")
+				require.Equal(t, before, other.MustLoad(t, id), "it takes no effect later")
+				require.Equal(t, 2, s.CountRows(t, "true"))
 				test.RequireEntry(t, other.KeyValue(), "k", nil)
 				require.Eventually(t, func() bool { // a machine that stands still may cut calls off
 					err := test.Operations(s, id)[name](t.Context())
@@ -188,25 +190,33 @@ func TestLocks_AbandonedWrite(t *testing.T) {
 	}
 }
 
-// TestLocks_DeleteAll ends the sessions whose rows are not locked at once, and the others when
-// their rows are free.
-func TestLocks_DeleteAll(t *testing.T) {
+// TestLocks_DeleteMany ends the sessions whose rows are not locked at once, and the others when their
+// rows are free.
+func TestLocks_DeleteMany(t *testing.T) {
 	t.Parallel()
-	s := test.NewStore(t)
-	locked, free := s.Begin(t, test.Ann(1), time.Hour), s.Begin(t, test.Bob, time.Hour)
-	held := s.Lock(t, `key = $1`, test.RowKey(locked))
-	var ended atomic.Int64
-	done := test.Many(1, func() error {
-		n, err := s.DeleteAll(t.Context())
-		ended.Store(n)
-		return err
-	})
-	held.WaitFor(t, 1)
-	require.ErrorIs(t, test.Err(s.Load(t.Context(), free)), pgsession.ErrRevoked)
-	held.Release(t)
-	require.NoError(t, <-done)
-	require.EqualValues(t, 2, ended.Load())
-	require.ErrorIs(t, test.Err(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
+	for name, call := range map[string]func(s *test.Store) (int64, error){
+		"DeleteAll":    func(s *test.Store) (int64, error) { return s.DeleteAll(t.Context()) },
+		"DeleteByUser": func(s *test.Store) (int64, error) { return s.DeleteByUser(t.Context(), "ann") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := test.NewStore(t)
+			locked, free := s.Begin(t, test.Ann(1), time.Hour), s.Begin(t, test.Ann(2), time.Hour)
+			held := s.Lock(t, `key = $1`, test.RowKey(locked))
+			var ended int64
+			done := test.Many(1, func() (err error) {
+				ended, err = call(s)
+				return err
+			})
+			held.WaitFor(t, 1)
+			require.ErrorIs(t, test.Err(s.Load(t.Context(), free)), pgsession.ErrRevoked)
+			s.MustLoad(t, locked)
+			held.Release(t)
+			require.NoError(t, <-done)
+			require.EqualValues(t, 2, ended)
+			require.ErrorIs(t, test.Err(s.Load(t.Context(), locked)), pgsession.ErrRevoked)
+		})
+	}
 }
 
 // TestLocks_DeleteAll_Moved moves a session to a new id after DeleteAll has read the old one.

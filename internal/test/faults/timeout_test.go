@@ -16,35 +16,6 @@ import (
 	"github.com/pgsession/pgsession/internal/test"
 )
 
-// TestWithTimeout_LockedRow calls what writes a row while the row is locked.
-func TestWithTimeout_LockedRow(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{
-		"save", "put", "touch", "update", "renew", "cycle", "delete", "revoke", "revoke/RevokeAny", "delete by user", "delete all",
-		"put/KeyValue", "delete/KeyValue", "take",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := test.NewTracedStore(t, nil, 2)
-			hasty := s.Node(test.NewCrypto(t, test.Key), pgsession.WithTimeout(test.ShortTimeout))
-			id := s.Begin(t, test.Ann(1), time.Hour)
-			require.NoError(t, s.KeyValue().Put(t.Context(), "k", nil, time.Hour))
-			before := s.MustLoad(t, id)
-			held := s.Lock(t, "true")
-			started := time.Now()
-			test.RequireTimeout(t, test.Operations(hasty, id)[name](t.Context()), name)
-			require.GreaterOrEqual(t, time.Since(started), test.ShortTimeout)
-
-			held.WaitFor(t, 0)
-			held.Release(t)
-			require.Equal(t, before, s.MustLoad(t, id), "it takes no effect later")
-			require.Equal(t, 2, s.CountRows(t, "true"))
-			require.Eventually(t, func() bool { return s.Pool.Stat().AcquiredConns() == 0 }, test.Patience, time.Millisecond)
-			require.NoError(t, test.Operations(s, id)[name](t.Context()), "the next does not suffer from it")
-		})
-	}
-}
-
 // TestWithTimeout_LockedTable calls every operation while the table is locked, so that it cannot be
 // read.
 func TestWithTimeout_LockedTable(t *testing.T) {
