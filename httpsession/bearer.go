@@ -39,17 +39,17 @@ func (m *Manager[V]) IssueToken(ctx context.Context, userID string, values V, op
 		return "", err
 	}
 	l := m.logIn(opts)
-	ctx, cancel := bridge.Within(ctx, m.store)
+	within, cancel := bridge.Within(ctx, m.store)
 	defer cancel()
-	stored, err := m.store.CreateAs(ctx, pgsession.NewIDFor(m.purpose), pgsession.Data{UserID: userID, Lifetime: l.lifetime, Values: encoded}, l.ttl)
+	stored, err := m.store.CreateAs(within, pgsession.NewIDFor(m.purpose), pgsession.Data{UserID: userID, Lifetime: l.lifetime, Values: encoded}, l.ttl)
 	if err != nil {
 		return "", err
 	}
-	if err := checkUser(ctx, userID); err != nil {
-		m.store.Delete(context.WithoutCancel(ctx), stored.ID) // if that fails: nobody knows the token
+	if err := checkUser(within, userID); err != nil {
+		m.store.Delete(context.WithoutCancel(within), stored.ID) // if that fails: nobody knows the token
 		return "", err
 	}
-	m.limit(ctx, stored, false)
+	m.limit(within, stored, false)
 	m.tell(ctx, Event{Kind: SessionBegun, Handle: stored.Handle, UserID: userID})
 	return stored.ID.Token(), nil
 }

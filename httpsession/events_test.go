@@ -135,3 +135,23 @@ func TestWithEvents_Panics(t *testing.T) {
 		require.NotContains(t, f.logs.String(), "secret")
 	})
 }
+
+// The context that an audit trail gets is not the one that bounds the store's work.
+func TestWithEvents_Context(t *testing.T) {
+	t.Parallel()
+	var kinds []httpsession.EventKind
+	record := httpsession.WithEvents(func(ctx context.Context, event httpsession.Event) {
+		_, isBounded := ctx.Deadline()
+		require.False(t, isBounded, event.Kind)
+		kinds = append(kinds, event.Kind)
+	})
+	f := newOnPostgreSQL(t, record)
+	f.serve(t, f.app()).do("GET /session", func(r *http.Request) {
+		for range 2 {
+			r.AddCookie(&http.Cookie{Name: "session", Value: pgsession.NewID().Token()})
+		}
+	})
+	_, err := httpsession.New[Values](f.store, httpsession.WithBearer(), record).IssueToken(t.Context(), "ann", Values{})
+	require.NoError(t, err)
+	require.Equal(t, []httpsession.EventKind{httpsession.Expired, httpsession.Expired, httpsession.SessionBegun}, kinds)
+}

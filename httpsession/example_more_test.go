@@ -231,14 +231,15 @@ func Example_backChannelLogOut() {
 	type Values struct {
 		ProviderID string `json:"provider_id"`
 	}
-	store := pgsession.InMemory()
+	const lifetime = 30 * 24 * time.Hour // of entries, and of sessions: none may outlive its entry
+	store := pgsession.InMemory(pgsession.WithAbsoluteLifetime(lifetime))
 	sessions := httpsession.New[Values](store)
 	entries := store.KeyValue()
 
 	mux := http.NewServeMux()
 	mux.Handle("POST /log-in", sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, sid := "ann", "08a5019c-17e1-4977-8f42-65a12843ea02" // from the checked id token
-		must(entries.Put(r.Context(), "sid:"+sid, []byte(user), 30*24*time.Hour))
+		must(entries.Put(r.Context(), "sid:"+sid, []byte(user), lifetime))
 		must(sessions.LogIn(w, r, user, func(v *Values) error { v.ProviderID = sid; return nil }))
 	})))
 	mux.HandleFunc("POST /back-channel", func(w http.ResponseWriter, r *http.Request) {
@@ -248,12 +249,16 @@ func Example_backChannelLogOut() {
 			return
 		}
 		must(err)
-		list, err := store.FindByUser(r.Context(), string(user), 1000)
-		must(err)
-		for _, s := range list {
-			if values, err := pgsession.Decode[Values](s); err == nil && values.ProviderID == sid {
-				if err := store.RevokeAny(r.Context(), s.Handle); !errors.Is(err, pgsession.ErrNotFound) {
-					must(err)
+		for isOver := false; !isOver; { // a session may get another id between the two steps
+			list, err := store.FindByUser(r.Context(), string(user), 0)
+			must(err)
+			isOver = true
+			for _, s := range list {
+				if values, err := pgsession.Decode[Values](s); err == nil && values.ProviderID == sid {
+					isOver = false
+					if err := store.RevokeAny(r.Context(), s.Handle); !errors.Is(err, pgsession.ErrNotFound) {
+						must(err)
+					}
 				}
 			}
 		}

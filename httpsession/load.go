@@ -68,9 +68,9 @@ func (m *Manager[V]) begin(w http.ResponseWriter, r *http.Request, st *requestSt
 			st.guestEnded = st.guestEnded || errors.Is(l.err, pgsession.ErrRevoked)
 		case errors.Is(l.err, pgsession.ErrNotFound):
 			st.none.ended = true
-			m.tell(ctx, Event{Kind: endedBy(l.err), Handle: t.id.Handle()})
+			m.tell(r.Context(), Event{Kind: endedBy(l.err), Handle: t.id.Handle()})
 		case errors.Is(l.err, pgsession.ErrUnreadable):
-			m.logUnreadable(ctx, t.id.Handle(), l.err)
+			m.logUnreadable(r.Context(), t.id.Handle(), l.err)
 			st.others = append(st.others, t.id)
 		default:
 			return l.err
