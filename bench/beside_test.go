@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
@@ -30,7 +31,7 @@ func TestBesideSCS(t *testing.T) {
 	ours := newWebsite(t, "ours", func(pool *pgxpool.Pool, at app.Hook) http.Handler {
 		keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
 		require.NoError(t, err)
-		store := pgsession.New(pool, keys)
+		store := pgsession.New(pool, keys, pgsession.WithTimeout(time.Minute))
 		require.NoError(t, store.Init(t.Context()))
 		return app.OnHTTPSession(store, at)
 	})

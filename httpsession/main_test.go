@@ -112,7 +112,7 @@ func newOnPostgreSQL(t testing.TB, opts ...httpsession.Option) *fixture {
 	clock := pgsession.NewManualClock(epoch)
 	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	require.NoError(t, err)
-	store := pgsession.New(pool, crypto, pgsession.WithClock(clock), pgsession.WithLogger(slog.New(slog.DiscardHandler)))
+	store := pgsession.New(pool, crypto, pgsession.WithClock(clock), pgsession.WithTimeout(patience), pgsession.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, store.Init(t.Context()))
 	pgtest.AfterInit(t, pool, "sessions")
 	sql := func(sql string, args ...any) {

@@ -62,7 +62,7 @@ func newStoreOf(t testing.TB, pool *pgxpool.Pool, table string, opts ...pgsessio
 	t.Helper()
 	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	require.NoError(t, err)
-	store := pgsession.New(pool, keys, append(opts, pgsession.WithTable(table))...)
+	store := pgsession.New(pool, keys, append(opts, pgsession.WithTable(table), pgsession.WithTimeout(time.Minute))...)
 	require.NoError(t, store.Init(t.Context()))
 	pgtest.AfterInit(t, pool, table)
 	return store

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/middleware/recover"
@@ -43,7 +44,7 @@ func initStore(t *testing.T, pool *pgxpool.Pool, opts ...pgsession.Option) *pgse
 	t.Helper()
 	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	require.NoError(t, err)
-	store := pgsession.New(pool, crypto, opts...)
+	store := pgsession.New(pool, crypto, append([]pgsession.Option{pgsession.WithTimeout(time.Minute)}, opts...)...)
 	require.NoError(t, store.Init(t.Context()))
 	return store
 }

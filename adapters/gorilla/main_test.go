@@ -40,7 +40,7 @@ func newFixture(t *testing.T, opts ...gorillastore.Option) *fixture {
 	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	require.NoError(t, err)
 	clock := pgsession.NewManualClock(time.Now())
-	sealed := pgsession.New(pool, crypto, pgsession.WithClock(clock))
+	sealed := pgsession.New(pool, crypto, pgsession.WithClock(clock), pgsession.WithTimeout(time.Minute))
 	require.NoError(t, sealed.Init(t.Context()))
 	pgtest.AfterInit(t, pool, "sessions")
 	opts = append([]gorillastore.Option{gorillastore.WithUserKey("user")}, opts...)
