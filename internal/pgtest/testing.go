@@ -153,7 +153,7 @@ func setNewSchema(t testing.TB, config *pgxpool.Config) (schema string) {
 // its pool.
 func administer(t testing.TB, sql string) {
 	t.Helper()
-	limit := 30 * time.Second
+	limit := 2 * time.Minute
 	if IsDistributed() {
 		limit = 5 * time.Minute // a schema may have a thousand tables with their shards
 	}
