@@ -170,7 +170,7 @@ func TestUpdate_Turns(t *testing.T) {
 				config.ConnConfig.Tracer = traced
 				config.MaxConns = 8
 			})
-			s := test.NewStoreOn(t, pool, open)
+			s := test.NewStoreOn(t, pool, open, test.Unhurried())
 			id := s.Begin(t, test.Ann(0), time.Hour)
 			sessions := make([]*pgsession.Session, callers)
 			for i := range sessions {
@@ -217,7 +217,7 @@ func TestUpdate_Turns_Inside(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, runs)
 	require.Equal(t, 12, test.Decode[int](t, updated))
-	require.Less(t, time.Since(began), 2*time.Second)
+	require.Less(t, time.Since(began), test.Patience/2)
 }
 
 // TestUpdate_Turns_Renewed lets Updates wait for a Renew of the same session. What it wrote is not
