@@ -2,47 +2,23 @@ package pgsessionprom_test
 
 import (
 	"maps"
-	"math"
+	"slices"
 	"testing"
 	"time"
 
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 	"github.com/stretchr/testify/require"
 )
 
-// end is when the alerts are evaluated, in minutes.
-const end = 3 * 60
+// A history gives the values of each series, one a minute for three hours, as promtool's tests do.
+type history map[string]string
 
-// A history gives the value of each series, by the minute.
-type history map[string]func(minute float64) float64
-
-func constant(value float64) func(float64) float64 {
-	return func(float64) float64 { return value }
-}
-
-func perMinute(n float64) func(float64) float64 {
-	return func(minute float64) float64 { return n * minute }
-}
-
-// lately is a counter that begins to count three minutes before the end.
-func lately(n float64) func(float64) float64 {
-	return func(minute float64) float64 { return n * max(0, minute-(end-3)) }
-}
-
-// hourly is a gauge that grows, and falls to nothing in the tenth minute of each hour.
-func hourly(n float64) func(float64) float64 {
-	return func(minute float64) float64 { return n * math.Mod(minute+50, 60) }
-}
-
-// everyMinute is the time of the last success of a clean-up that runs each minute.
-func everyMinute(minute float64) float64 { return 60 * minute }
+// end is when the alerts are evaluated.
+var end = time.Unix(3*60*60, 0)
 
 const (
 	loads   = `pgsession_operations_total{job="web",operation="load",outcome="ok"}`
@@ -65,9 +41,10 @@ const (
 // healthy is a busy application: some sessions are absent, a few calls fail, one node leaves the
 // clean-up to the other.
 var healthy = history{
-	loads: perMinute(60_000), failed: perMinute(30), absent: perMinute(20_000), updates: perMinute(1000),
-	quick: perMinute(59_900), within: perMinute(59_990), all: perMinute(60_000), repeats: perMinute(50), edited: constant(3), keyless: constant(0),
-	cleaned: everyMinute, idle: constant(0), expired: hourly(500), counted: everyMinute, waited: perMinute(1e9),
+	loads: "0+60000x180", failed: "0+30x180", absent: "0+20000x180", updates: "0+1000x180",
+	quick: "0+59900x180", within: "0+59990x180", all: "0+60000x180", repeats: "0+50x180", edited: "3x180", keyless: "0x180",
+	cleaned: "0+60x180", idle: "0x180", expired: "25000+500x9 0+500x59 0+500x59 0+500x50", // it falls each hour
+	counted: "0+60x180", waited: "0+1e9x180",
 }
 
 // TestAlerts_Fire evaluates each alert, as Prometheus does, after three hours of a healthy
@@ -75,32 +52,33 @@ var healthy = history{
 func TestAlerts_Fire(t *testing.T) {
 	t.Parallel()
 	trouble := map[string]history{
-		"PgsessionFailing":       {failed: perMinute(1000)},
-		"PgsessionSlow":          {quick: perMinute(50_000), within: perMinute(59_000)},
-		"PgsessionTampered":      {edited: lately(1)},
-		"PgsessionUnknownKey":    {keyless: lately(1)},
-		"PgsessionCleanupLate":   {cleaned: constant(60)},
-		"PgsessionCleanupBehind": {expired: perMinute(500)},
-		"PgsessionCountLate":     {counted: constant(60)},
-		"PgsessionConflicts":     {repeats: perMinute(2000)},
-		"PgsessionPoolExhausted": {waited: perMinute(100e9)},
+		"PgsessionFailing":       {failed: "0+1000x180"},
+		"PgsessionSlow":          {quick: "0+50000x180", within: "0+59000x180"},
+		"PgsessionTampered":      {edited: "0x177 1+1x2"},
+		"PgsessionUnknownKey":    {keyless: "0x177 1+1x2"},
+		"PgsessionCleanupLate":   {cleaned: "60x180"},
+		"PgsessionCleanupBehind": {expired: "0+500x180"},
+		"PgsessionCountLate":     {counted: "60x180"},
+		"PgsessionConflicts":     {repeats: "0+2000x180"},
+		"PgsessionPoolExhausted": {waited: "0+100e9x180"},
+	}
+	ill := make(map[string]history)
+	for alert, changes := range trouble {
+		troubled := maps.Clone(healthy)
+		maps.Copy(troubled, changes)
+		ill[alert] = troubled
 	}
 	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1e6, Timeout: time.Minute})
 	t.Cleanup(func() { require.NoError(t, engine.Close()) })
 	for _, rule := range alerts(t) {
-		changes, ok := trouble[rule.Alert]
-		require.True(t, ok, "there is no test of %s", rule.Alert)
+		require.Contains(t, trouble, rule.Alert, "there is no test of it")
 		require.Empty(t, evaluate(t, engine, healthy, rule.Expr), rule.Alert)
-		troubled := maps.Clone(healthy)
-		maps.Copy(troubled, changes)
-		firing := evaluate(t, engine, troubled, rule.Expr)
+		firing := evaluate(t, engine, ill[rule.Alert], rule.Expr)
 		require.Len(t, firing, 1, rule.Alert)
 		require.Equal(t, "web", firing[0].Metric.Get("job"), "the summary names it")
-		for other, changes := range trouble {
+		for other, series := range ill {
 			if other != rule.Alert {
-				others := maps.Clone(healthy)
-				maps.Copy(others, changes)
-				require.Empty(t, evaluate(t, engine, others, rule.Expr), "%s fires for %s", rule.Alert, other)
+				require.Empty(t, evaluate(t, engine, series, rule.Expr), "%s fires for %s", rule.Alert, other)
 			}
 		}
 	}
@@ -108,7 +86,7 @@ func TestAlerts_Fire(t *testing.T) {
 
 func evaluate(t testing.TB, engine *promql.Engine, of history, expr string) promql.Vector {
 	t.Helper()
-	query, err := engine.NewInstantQuery(t.Context(), of, nil, expr, time.Unix(end*60, 0))
+	query, err := engine.NewInstantQuery(t.Context(), of, nil, expr, end)
 	require.NoError(t, err)
 	defer query.Close()
 	result := query.Exec(t.Context())
@@ -121,32 +99,23 @@ func evaluate(t testing.TB, engine *promql.Engine, of history, expr string) prom
 // Querier is part of [storage.Queryable].
 func (h history) Querier(int64, int64) (storage.Querier, error) {
 	return &storage.MockQuerier{SelectMockFunction: func(_ bool, _ *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
-		set := new(seriesSet)
-		for name, value := range h {
-			metric, err := parser.ParseMetric(name)
+		found := new(seriesSet)
+		for name, values := range h {
+			metric, sequence, err := parser.ParseSeriesDesc(name + " " + values)
 			if err != nil {
 				panic(err)
 			}
-			if !matches(metric, matchers) {
+			if slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return !m.Matches(metric.Get(m.Name)) }) {
 				continue
 			}
-			var samples []chunks.Sample
-			for minute := range end + 1 {
-				samples = append(samples, sample{int64(minute) * 60_000, value(float64(minute))})
+			series := promql.Series{Metric: metric}
+			for minute, value := range sequence {
+				series.Floats = append(series.Floats, promql.FPoint{T: int64(minute) * 60_000, F: value.Value})
 			}
-			set.left = append(set.left, storage.NewListSeries(metric, samples))
+			found.left = append(found.left, promql.NewStorageSeries(series))
 		}
-		return set
+		return found
 	}}, nil
-}
-
-func matches(metric labels.Labels, matchers []*labels.Matcher) bool {
-	for _, matcher := range matchers {
-		if !matcher.Matches(metric.Get(matcher.Name)) {
-			return false
-		}
-	}
-	return true
 }
 
 // seriesSet is a [storage.SeriesSet] of a list.
@@ -166,17 +135,3 @@ func (s *seriesSet) Next() bool {
 func (s *seriesSet) At() storage.Series                { return s.at }
 func (s *seriesSet) Err() error                        { return nil }
 func (s *seriesSet) Warnings() annotations.Annotations { return nil }
-
-// sample is a [chunks.Sample] with a plain number.
-type sample struct {
-	millis int64
-	value  float64
-}
-
-func (s sample) T() int64                      { return s.millis }
-func (s sample) ST() int64                     { return 0 }
-func (s sample) F() float64                    { return s.value }
-func (s sample) H() *histogram.Histogram       { return nil }
-func (s sample) FH() *histogram.FloatHistogram { return nil }
-func (s sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
-func (s sample) Copy() chunks.Sample           { return s }

@@ -222,10 +222,10 @@ func TestRun_TooManyConnections(t *testing.T) {
 	require.Less(t, time.Since(began), 5*time.Second)
 }
 
-// TestChangeMany_KeepsPlans wants the server to keep the plan of each statement for several rows,
+// TestMany_KeepsPlans wants the server to keep the plan of each statement for several rows,
 // however few, since to plan it anew costs more than to run it. The plan goes through the index,
 // however few sessions there are, since there may be more before the server looks again.
-func TestChangeMany_KeepsPlans(t *testing.T) {
+func TestMany_KeepsPlans(t *testing.T) {
 	pgtest.NotDistributed(t, "the plans are those of the machines with the shards")
 	t.Parallel()
 	const rowsThere, keptAfter = 1000, 5
@@ -245,6 +245,12 @@ func TestChangeMany_KeepsPlans(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, table.pool.QueryRow(ctx, `SELECT seq_scan FROM pg_stat_user_tables WHERE relid = 'sessions'::regclass`).Scan(&n))
 		return n
+	}
+	requireKept := func(many statement, name string) {
+		var generic, custom int
+		require.NoError(t, table.pool.QueryRow(ctx, `SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement = $1`,
+			table.text(many)).Scan(&generic, &custom), name)
+		require.Equal(t, []int{1, keptAfter}, []int{generic, custom}, name)
 	}
 	before := scans()
 	next := byte(0)
@@ -270,11 +276,12 @@ func TestChangeMany_KeepsPlans(t *testing.T) {
 				require.Equal(t, answer{known: true, row: a.row}, a, k.name)
 			}
 		}
-		var generic, custom int
-		require.NoError(t, table.pool.QueryRow(ctx, `SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement = $1`,
-			table.text(k.many)).Scan(&generic, &custom), k.name)
-		require.Equal(t, []int{1, keptAfter}, []int{generic, custom}, k.name)
+		requireKept(k.many, k.name)
 	}
+	for range keptAfter + 1 {
+		require.NoError(t, table.loadMany(ctx, []rows.Key{key(1), key(2)}, func(int, rows.Row) {}))
+	}
+	requireKept(loadManySQL, "load")
 	require.Equal(t, before, scans())
 }
 
