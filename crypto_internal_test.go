@@ -185,31 +185,6 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
-func BenchmarkCrypto_Row(b *testing.B) {
-	crypto := newTestCrypto(b, GenerateKey())
-	values, row := make([]byte, 1<<10), make([]byte, 32)
-	sealed, userKey, err := crypto.sealRow("alice", kindRaw, values, row)
-	require.NoError(b, err)
-	b.Run("seal", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, _, err := crypto.sealRow("alice", kindRaw, values, row); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("open", func(b *testing.B) {
-		b.ReportAllocs()
-		scratch := bytes.Clone(sealed)
-		for b.Loop() {
-			copy(scratch, sealed) // it is opened in place
-			if _, _, _, err := crypto.openRow(scratch, row, userKey); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}
-
 // userKey returns what a row bears for its user, under the primary key: nil for
 // a guest, whom nothing looks up.
 func (c *Crypto) userKey(userID string) []byte {

@@ -67,3 +67,13 @@ func Example() {
 	// 503 We will be back soon.
 	// 303 /login
 }
+
+// A function that takes a session is tested with one made by hand.
+func ExampleNewSession() {
+	session := pgsessiontest.NewSession(pgsessiontest.SessionFields{
+		Data: pgsession.Data{UserID: "ann", Values: map[string]string{"theme": "dark"}},
+	})
+	values, err := pgsession.Decode[map[string]string](session)
+	fmt.Println(session.UserID, values["theme"], session.Remaining(), err)
+	// Output: ann dark 1h0m0s <nil>
+}
