@@ -1,6 +1,7 @@
 package recipes
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -24,7 +25,11 @@ func Gateway[V any](sessions *httpsession.Manager[V], service *url.URL) http.Han
 					p.Out.AddCookie(cookie)
 				}
 			}
-			p.Out.Header.Set("X-User", sessions.Get(p.In).UserID) // in place of what the browser sent
+			// Services take X_User for X-User, if they have headers as CGI does.
+			maps.DeleteFunc(p.Out.Header, func(name string, _ []string) bool {
+				return strings.EqualFold(strings.ReplaceAll(name, "_", "-"), "X-User")
+			})
+			p.Out.Header.Set("X-User", sessions.Get(p.In).UserID)
 		},
 		ModifyResponse: func(response *http.Response) error { // the service sets no session cookie
 			response.Header["Set-Cookie"] = slices.DeleteFunc(response.Header["Set-Cookie"], func(line string) bool {

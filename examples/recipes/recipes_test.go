@@ -416,7 +416,7 @@ func TestGateway(t *testing.T) {
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Add("Set-Cookie", "__Host-session=planted; Path=/; Secure")
 		w.Header().Add("Set-Cookie", "color=blue")
-		_ = json.NewEncoder(w).Encode([]string{r.Header.Get("X-User"), r.Header.Get("Cookie")})
+		_ = json.NewEncoder(w).Encode([]string{r.Header.Get("X-User"), r.Header.Get("X_User"), r.Header.Get("Cookie")})
 	}))
 	t.Cleanup(service.Close)
 	target, err := url.Parse(service.URL)
@@ -425,13 +425,14 @@ func TestGateway(t *testing.T) {
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 	require.NoError(t, err)
 	request.Header.Set("X-User", "eve")
+	request.Header.Set("X_User", "eve")
 	request.Header.Set("Cookie", "theme=dark; session=x; __Secure-session-guest=y")
 	response, err := client.Do(request)
 	require.NoError(t, err)
 	defer response.Body.Close()
 	var seen []string
 	require.NoError(t, json.NewDecoder(response.Body).Decode(&seen))
-	require.Equal(t, []string{"ann", "theme=dark; session=x"}, seen, "plain \"session\" is none of the Manager's names over TLS")
+	require.Equal(t, []string{"ann", "", "theme=dark; session=x"}, seen, "plain \"session\" is none of the Manager's names over TLS")
 	require.Equal(t, []string{"color=blue"}, response.Header.Values("Set-Cookie"))
 	client.Jar = nil
 	response, err = client.Get(address)
