@@ -237,13 +237,10 @@ func rowsByKey(ctx context.Context, d *database) ([]bridge.RowsOfKey, error) {
 	return list, err
 }
 
-// warnOfOtherKeys says if sessions lie under keys that were not given, since a user's sessions are
-// found only under those that were. It looks at some rows. After an error it says nothing: what
-// follows will.
+// warnOfOtherKeys says if sessions lie under keys that were not given, or are sealed although the
+// table should not be, or the other way: a user's sessions are found only among the others. It
+// looks at some rows. After an error it says nothing: what follows will.
 func (a *app) warnOfOtherKeys(ctx context.Context, d *database) {
-	if d.crypto == nil {
-		return
-	}
 	ctx, cancel := d.within(ctx)
 	defer cancel()
 	result, err := d.pool.Query(ctx, d.sql(someKeysSQL))
@@ -254,11 +251,21 @@ func (a *app) warnOfOtherKeys(ctx context.Context, d *database) {
 	if err != nil {
 		return
 	}
-	given := bridge.KeyIDs(d.crypto)
+	var given []uint32
+	if d.crypto != nil {
+		given = bridge.KeyIDs(d.crypto)
+	}
 	for _, id := range ids {
-		if len(id) == 4 && !slices.Contains(given, binary.BigEndian.Uint32(id)) {
-			fmt.Fprintf(a.err, "pgsession: sessions lie under key %x, which is not among the keys, and this user's that do are not found\n", id)
+		where := ""
+		switch {
+		case id == nil && d.crypto != nil:
+			where = "in plaintext"
+		case len(id) == 4 && !slices.Contains(given, binary.BigEndian.Uint32(id)):
+			where = fmt.Sprintf("under key %x, which is not among the keys", id)
+		default:
+			continue
 		}
+		fmt.Fprintf(a.err, "pgsession: sessions lie %s, and this user's that do are not found\n", where)
 	}
 }
 
@@ -267,7 +274,7 @@ const someKeysSQL = `
 	FROM (
 		SELECT substring(s.sealed FROM 2 FOR 4) AS id
 		FROM sessions AS s
-		WHERE s.sealed IS NOT NULL
+		WHERE s.sealed IS NOT NULL OR s.data IS NOT NULL
 		LIMIT 1000
 	) AS looked_at (id)`
 
