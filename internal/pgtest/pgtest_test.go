@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	deadline = 30 * time.Second
+	deadline = 2 * time.Minute
 	interval = 20 * time.Millisecond
 )
 
