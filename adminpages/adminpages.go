@@ -54,7 +54,8 @@ type Pages struct {
 type Option func(*Pages)
 
 // WithDevice sets what describes a session's device, from the values that the application keeps in
-// it: "Firefox on Linux", for instance. The default describes none.
+// it: "Firefox on Linux", for instance. If it panics, the session is shown without. The default
+// describes none.
 func WithDevice(describe func(*pgsession.Session) string) Option {
 	return func(p *Pages) { p.device = describe }
 }

@@ -319,3 +319,21 @@ func TestPages_OddUserIDs(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, f.send(form("action", "end all", "user-hex", "no hex")).Code)
 	}
 }
+
+// What a user has made the application store keeps nobody from ending the session.
+func TestPages_DevicePanics(t *testing.T) {
+	store := pgsessiontest.New().Store
+	var log bytes.Buffer
+	pages := adminpages.New(store, func(*http.Request) (string, bool) { return "root", true },
+		adminpages.WithDevice(func(s *pgsession.Session) string {
+			words, _ := pgsession.Decode[[]string](s)
+			return words[1]
+		}),
+		adminpages.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+	_, err := store.Create(t.Context(), pgsession.Data{UserID: "ann", Values: []string{"secret"}}, time.Hour)
+	require.NoError(t, err)
+	w := httptest.NewRecorder()
+	pages.ServeHTTP(w, form("action", "list", "user", "ann"))
+	require.Contains(t, w.Body.String(), ": 1 live session.")
+	require.Contains(t, log.String(), "WithDevice panicked")
+}

@@ -160,9 +160,20 @@ func (p *Pages) line(s *pgsession.Session) session {
 		Unreadable: errors.Is(s.Decode(new(any)), pgsession.ErrUnreadable),
 	}
 	if p.device != nil && !line.Unreadable {
-		line.Device = p.device(s)
+		line.Device = p.describe(s)
 	}
 	return line
+}
+
+// describe survives a panic. A user who stores what the application does not expect must not hide
+// the sessions from the operator.
+func (p *Pages) describe(s *pgsession.Session) (device string) {
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			p.logger.Error("adminpages: the function of WithDevice panicked", "type", fmt.Sprintf("%T", panicked))
+		}
+	}()
+	return p.device(s)
 }
 
 // lastSeen returns about when a session was last prolonged. It is zero if the row does not tell,

@@ -87,7 +87,8 @@ func WithRemember(ttl, lifetime time.Duration) Option {
 //
 // The name gets the prefix __Host-, or __Secure- if there is a Domain or another Path, and for a
 // guest the suffix -guest. Without them it is also the purpose of the Manager's ids
-// ([pgsession.NewIDFor]): two Managers on one table need different names. A name that has such a
+// ([pgsession.NewIDFor]): two Managers on one table need different names, and so do
+// two of one site, since each reads and clears what has its name. A name that has such a
 // prefix or suffix already panics. So does a cookie that browsers would refuse or not send back,
 // such as one with the Path "app".
 //

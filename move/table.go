@@ -273,9 +273,9 @@ func (t *Table) Finish(ctx context.Context, store *pgsession.Store, token string
 }
 
 // EndWith makes DeleteByUser and DeleteAll of store end sessions in the table too. They then read
-// the whole table, twice, for up to a minute each time. FindByUser and LimitByUser still see the
-// sessions in the store alone, and so does every other store on the same table, such as
-// cmd/pgsession's.
+// the whole table, twice, for up to a minute each time. All else sees the sessions in the store
+// alone: FindByUser, LimitByUser, Revoke, and Watch, which ends within a second for a session that
+// has yet to move. So does every other store on the same table, such as cmd/pgsession's.
 func (t *Table) EndWith(store *pgsession.Store, convert Convert) {
 	bridge.EndElsewhere(store, func(ctx context.Context, doomed func(userID string, handle any) bool) (int64, error) {
 		return t.end(ctx, store, convert, doomed)

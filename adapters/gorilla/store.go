@@ -36,7 +36,8 @@
 // Unlike gorilla's stores, Save sets the cookie only if the token is new, or if a tenth of its life
 // has passed. So a slow response does not put the old cookie back after a log-in. With
 // [WithUserKey] guests have a cookie of their own, named as the session with the suffix "-guest",
-// so that no response to a guest replaces the cookie of a log-in that happened meanwhile.
+// so that no response to a guest replaces the cookie of a log-in that happened meanwhile. No other
+// session may have that name.
 package gorillastore
 
 import (
