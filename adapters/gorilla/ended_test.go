@@ -441,3 +441,26 @@ func TestStore_UserChangesAlone(t *testing.T) {
 		}
 	}
 }
+
+// A release adds WithUserKey, and the one before it still runs. Neither takes sessions out of what
+// DeleteByUser finds.
+func TestStore_UserKeyLater(t *testing.T) {
+	t.Parallel()
+	sealed := pgsession.InMemory()
+	before, after := gorillastore.New(sealed), gorillastore.New(sealed, gorillastore.WithUserKey("user"))
+	earlier, later := newBrowser(), newBrowser()
+	earlier.logIn(t, before, "ann")
+	require.Equal(t, "ann", earlier.see(t, after).Values["user"])
+	earlier.set(t, after, "theme", "dark")
+	later.logIn(t, after, "ann")
+	for _, b := range []*browser{earlier, later} {
+		token := b.cookies["app"]
+		b.set(t, before, "theme", "light")
+		require.Equal(t, token, b.cookies["app"])
+		require.Equal(t, "light", b.see(t, after).Values["theme"])
+	}
+	ended, err := sealed.DeleteByUser(t.Context(), "ann")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, ended)
+	require.True(t, later.see(t, before).IsNew)
+}

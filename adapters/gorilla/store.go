@@ -79,7 +79,8 @@ type Option func(*Store)
 // WithUserKey sets the key of Session.Values that holds the user's id. Its value becomes the UserID
 // of the stored session, so that [pgsession.Store.FindByUser] and [pgsession.Store.DeleteByUser]
 // find it: a string as it is, and anything else as [fmt.Sprint] prints it. A session without a
-// value, or with "", is a guest's. Without this option all sessions are guests'.
+// value, or with "", is a guest's. Without this option all sessions are guests'. Those from before
+// it was added go on as guests', and FindByUser and DeleteByUser find them after their next Save.
 func WithUserKey(key any) Option { return func(s *Store) { s.userKey = key } }
 
 // WithTTL sets how long a session with a MaxAge of 0 may be idle. Its cookie lasts as long as the
@@ -370,6 +371,9 @@ func (s *Store) Save(r *http.Request, w http.ResponseWriter, session *sessions.S
 		}
 	}
 	userID, ttl := s.userID(session.Values), s.ttlOf(session.Options.MaxAge)
+	if s.userKey == nil && l.session != nil {
+		userID = l.session.UserID // another release may know the key
+	}
 	switch {
 	case l.isOver:
 		return pgsession.ErrRevoked
