@@ -27,6 +27,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pgsession/pgsession/internal/deadline"
 )
 
 // Config sets how a [Group] runs its calls. C is the type of a call, and R the type of its result.
@@ -121,9 +123,9 @@ func defaultContext(parent context.Context, deadline time.Time) (context.Context
 
 // Do runs c, by itself or in a batch, and returns its result.
 //
-// If ctx ends first, Do returns its error. A call that is still queued is then never run. A call in
-// a batch is abandoned: Do returns at once, and the batch goes on for the other callers. A call
-// that runs by itself returns when Run does.
+// If ctx ends first, or that of its caller ([deadline.Caller]), Do returns its error. A call that is
+// still queued is then never run. A call in a batch is abandoned: Do returns at once, and the batch
+// goes on for the other callers. A call that runs by itself returns when Run does.
 //
 // A call that is still queued at its deadline is never run, and fails with
 // [context.DeadlineExceeded] when its turn comes. The context of a run ends at the deadline, and Do
@@ -243,16 +245,20 @@ func hasPassed(deadline, now time.Time) bool {
 // wait returns what the call is sent, which may be errRunAgain. It abandons the call if its context
 // ends first.
 func (g *Group[C, R]) wait(q *call[C, R]) result[R] {
+	caller := deadline.Caller(q.ctx)
+	var err error
 	select {
 	case result := <-q.done:
 		*q = call[C, R]{done: q.done} // no queue and no batch refers to it any more
 		g.pool.Put(q)
 		return result
 	case <-q.ended:
-		err := q.ctx.Err()
-		g.abandon(q)
-		return result[R]{err: err}
+		err = q.ctx.Err()
+	case <-caller.Done():
+		err = caller.Err()
 	}
+	g.abandon(q)
+	return result[R]{err: err}
 }
 
 // abandon removes a call whose caller stops waiting from the queue or its batch. The call is not

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/pgsession/pgsession/internal/coalesce"
+	"github.com/pgsession/pgsession/internal/deadline"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -394,6 +395,18 @@ func TestGroup_Do_ContextEnds(t *testing.T) {
 			first.succeed()
 			s.next("b", "d").succeed()
 			s.succeeded(b, d)
+		}},
+		"while queued, though its operation has a grace: it is not run": {config{}, func(s *scene) {
+			first := s.occupy()
+			caller, leave := context.WithCancel(s.Context())
+			var watch deadline.Watch
+			ctx, cancel := watch.WithGrace(caller, time.Time{})
+			defer cancel()
+			b := s.callWith(ctx, time.Time{}, "b")
+			leave()
+			s.failed(context.Canceled, b)
+			first.succeed()
+			s.idle()
 		}},
 		"while its batch runs: the batch goes on for the others": {config{}, func(s *scene) {
 			first := s.occupy()

@@ -5,9 +5,8 @@
 // of its time. A [Watch] has one timer for all of its contexts, and looks at them several times a
 // second while there are any.
 //
-// A Watch can also let a call go on for a moment after its caller has gone. A client of a database
-// has to close its connection if a call is cut off, but most calls end by themselves within a
-// millisecond.
+// A call goes on for a moment after its caller has gone. A client of a database has to close its
+// connection if a call is cut off, but most calls end by themselves within a millisecond.
 package deadline
 
 import (
@@ -49,36 +48,30 @@ type watched struct {
 	cancel   context.CancelCauseFunc
 	caller   context.Context
 	deadline time.Time       // zero if there is none
-	gone     <-chan struct{} // closed when the caller has gone; nil if that ends the context at once
+	gone     <-chan struct{} // closed when the caller has gone; nil if it cannot, or if the context ends with an outer one
 	reason   error           // why it ends; set by a look, and if the caller has gone, by the one before
 }
 
-// With returns a context that ends with ctx, or at the deadline if that is earlier. A zero deadline
-// is none. The caller must call cancel when it no longer needs the context.
-func (w *Watch) With(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
-	if own, ok := ctx.Deadline(); deadline.IsZero() || ok && !own.After(deadline) {
-		return ctx, func() {}
-	}
-	return w.add(ctx, ctx, nil, deadline)
-}
-
-// WithGrace is With, except that the context goes on for a moment when ctx has been cancelled. It
-// ends at the second look after that, at most [Grace] later. So a call that ends within a moment is
-// not cut off. If ctx is from WithGrace too, there is no further moment: the context ends with ctx.
+// WithGrace returns a context that ends at the deadline, or at that of ctx if it is earlier. A zero
+// deadline is none. When ctx has been cancelled, the context goes on for a moment: it ends at the
+// second look after that, at most [Grace] later. So a call that ends within a moment is not cut off.
+// If ctx is from WithGrace too, there is no further moment, and if ctx ends early enough, it serves.
+// The caller must call cancel when it no longer needs the context.
 func (w *Watch) WithGrace(ctx context.Context, deadline time.Time) (_ context.Context, cancel context.CancelFunc) {
 	if own, ok := ctx.Deadline(); ok && (deadline.IsZero() || own.Before(deadline)) {
 		deadline = own
 	}
-	if deadline.IsZero() && ctx.Done() == nil {
+	outer, isNested := ctx.(*watched)
+	switch {
+	case isNested && deadline.Equal(outer.deadline), deadline.IsZero() && ctx.Done() == nil:
 		return ctx, func() {}
-	}
-	if outer, ok := ctx.(*watched); ok && outer.gone != nil {
+	case isNested:
 		return w.add(outer.caller, ctx, nil, deadline)
 	}
 	return w.add(ctx, context.WithoutCancel(ctx), ctx.Done(), deadline)
 }
 
-// Caller returns the context of ctx's caller: what With or WithGrace made ctx from. If neither has
+// Caller returns the context of ctx's caller: what WithGrace made ctx from. If WithGrace has not
 // made ctx, it returns ctx.
 func Caller(ctx context.Context) context.Context {
 	if c, ok := ctx.(*watched); ok {

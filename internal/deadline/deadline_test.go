@@ -16,25 +16,15 @@ import (
 
 type contextKey struct{}
 
-// both are the ways to make a context.
-var both = map[string]func(*Watch, context.Context, time.Time) (context.Context, context.CancelFunc){
-	"With": (*Watch).With, "WithGrace": (*Watch).WithGrace,
-}
-
-// inBubble runs a test with a fake clock for each way.
+// inBubble runs a test with a fake clock.
 func inBubble(t *testing.T, test func(t *testing.T, w *Watch, with func(context.Context, time.Duration) (context.Context, context.CancelFunc))) {
 	t.Parallel()
-	for name, way := range both {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				w := &Watch{}
-				test(t, w, func(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
-					return way(w, ctx, time.Now().Add(after))
-				})
-			})
+	synctest.Test(t, func(t *testing.T) {
+		w := &Watch{}
+		test(t, w, func(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+			return w.WithGrace(ctx, time.Now().Add(after))
 		})
-	}
+	})
 }
 
 func TestWatch_Deadline(t *testing.T) {
@@ -88,36 +78,24 @@ func TestWatch_Cancel(t *testing.T) {
 	})
 }
 
-func TestWatch_With_CallerEnds(t *testing.T) {
-	t.Parallel()
-	var w Watch
-	cause := errors.New("cause")
-	caller, leave := context.WithCancelCause(t.Context())
-	ctx, cancel := w.With(caller, time.Now().Add(time.Hour))
-	defer cancel()
-	leave(cause)
-	<-ctx.Done()
-	require.Equal(t, context.Canceled, ctx.Err())
-	require.Equal(t, cause, context.Cause(ctx))
-}
-
 // If nothing would end the context that ctx does not end already, ctx serves.
 func TestWatch_ContextServes(t *testing.T) {
 	t.Parallel()
 	var w Watch
-	now := time.Now()
-	bounded, cancel := context.WithDeadline(t.Context(), now.Add(time.Hour))
-	defer cancel()
-	for _, deadline := range []time.Time{{}, now.Add(time.Hour), now.Add(2 * time.Hour)} {
-		ctx, cancel := w.With(bounded, deadline)
-		cancel()
-		require.Equal(t, bounded, ctx)
-		require.NoError(t, ctx.Err())
-	}
 	ctx, cancel := w.WithGrace(context.Background(), time.Time{})
 	cancel()
 	require.Equal(t, context.Background(), ctx)
 	require.Equal(t, ctx, Caller(ctx))
+
+	now := time.Now()
+	outer, cancelOuter := w.WithGrace(t.Context(), now.Add(time.Hour))
+	defer cancelOuter()
+	for _, deadline := range []time.Time{{}, now.Add(time.Hour), now.Add(2 * time.Hour)} {
+		ctx, cancel := w.WithGrace(outer, deadline)
+		cancel()
+		require.Equal(t, outer, ctx)
+		require.NoError(t, ctx.Err())
+	}
 }
 
 // A call that has ended within a moment after its caller has gone is not cut off.
@@ -129,7 +107,7 @@ func TestWatch_WithGrace_CallerGoes(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					var w Watch
-					_, cancelOther := w.With(t.Context(), time.Now().Add(time.Hour)) // which starts the looks
+					_, cancelOther := w.WithGrace(t.Context(), time.Now().Add(time.Hour)) // which starts the looks
 					defer cancelOther()
 					time.Sleep(phase * interval / 10)
 					caller, leave := context.WithCancelCause(t.Context())
@@ -194,22 +172,18 @@ func TestWatch_Nested(t *testing.T) {
 		"the caller goes":          {func(leave, _ func()) { leave() }, context.Canceled},
 		"the outer one ends":       {func(_, cancelOuter func()) { cancelOuter() }, context.Canceled},
 	} {
-		for way, with := range both {
+		for way, innerAfter := range map[string]time.Duration{"earlier": time.Second - 1, "later": time.Hour} {
 			t.Run(name+"/"+way, func(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					var w Watch
 					caller, leave := context.WithCancel(t.Context())
-					outer, cancelOuter := with(&w, caller, time.Now().Add(time.Second))
+					outer, cancelOuter := w.WithGrace(caller, time.Now().Add(time.Second))
 					defer cancelOuter()
-					inner, cancel := w.WithGrace(outer, time.Now().Add(time.Hour))
+					inner, cancel := w.WithGrace(outer, time.Now().Add(innerAfter))
 					defer cancel()
 					require.Equal(t, caller, Caller(outer))
-					if way == "WithGrace" {
-						require.Equal(t, caller, Caller(inner))
-					} else {
-						require.Equal(t, outer, Caller(inner))
-					}
+					require.Equal(t, caller, Caller(inner))
 					test.end(leave, cancelOuter)
 					ended := time.Now()
 					<-inner.Done()
@@ -230,7 +204,7 @@ type busyContext struct {
 }
 
 func (c *busyContext) Value(key any) any {
-	_, cancel := c.watch.With(context.Background(), time.Now().Add(time.Hour))
+	_, cancel := c.watch.WithGrace(context.Background(), time.Now().Add(time.Hour))
 	cancel()
 	return c.Context.Value(key)
 }
@@ -271,10 +245,10 @@ func TestWatch_Random(t *testing.T) {
 					timeout, goesAfter, takes := upTo(time.Second), upTo(time.Second), upTo(2*time.Second)
 					caller, leave := context.WithCancel(t.Context())
 					timer := time.AfterFunc(goesAfter, leave)
-					ctx, cancel := w.With(caller, began.Add(timeout))
-					grace, end := time.Duration(0), func() {}
+					ctx, cancel := w.WithGrace(caller, began.Add(timeout))
+					end := func() {}
 					if random.IntN(2) == 0 {
-						grace = Grace
+						timeout = min(timeout, upTo(time.Second))
 						ctx, end = w.WithGrace(ctx, began.Add(timeout))
 					}
 					select {
@@ -282,9 +256,9 @@ func TestWatch_Random(t *testing.T) {
 						took := time.Since(began)
 						byDeadline := ctx.Err() == context.DeadlineExceeded
 						assert.True(t, byDeadline && took >= timeout || !byDeadline && took >= goesAfter)
-						assert.LessOrEqual(t, took, min(timeout+Precision, goesAfter+grace))
+						assert.LessOrEqual(t, took, min(timeout+Precision, goesAfter+Grace))
 					case <-time.After(takes):
-						assert.LessOrEqual(t, takes, min(timeout+Precision, goesAfter+grace))
+						assert.LessOrEqual(t, takes, min(timeout+Precision, goesAfter+Grace))
 					}
 					end()
 					cancel()

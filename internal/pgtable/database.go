@@ -57,7 +57,7 @@ func (d *database) deadline() time.Time {
 }
 
 func (d *database) Within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return d.deadlines.With(ctx, d.deadline())
+	return d.deadlines.WithGrace(ctx, d.deadline())
 }
 
 // operate bounds an operation by the table's timeout.

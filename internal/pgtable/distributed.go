@@ -86,7 +86,7 @@ func (t distributed) renew(ctx context.Context, c *change) (answer, error) {
 	if sqlState(err) != internalError {
 		return a, err
 	}
-	found, lookErr := t.load(ctx, c.w.Key)
+	found, lookErr := t.load(ctx, &c.w.Key)
 	switch {
 	case lookErr != nil || found.State == rows.Absent:
 		return answer{}, err

@@ -76,7 +76,7 @@ func (t *Table) Revoke(ctx context.Context, key rows.Key, userKeys [][]byte) (ou
 				outcome = rows.Expired
 				return nil
 			}
-			row, err := t.load(ctx, key)
+			row, err := t.load(ctx, &key)
 			if err != nil {
 				return err
 			}

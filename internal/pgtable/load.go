@@ -35,7 +35,7 @@ func (t *Table) runLoads(ctx context.Context, keys []rows.Key, answered func(int
 	if len(keys) > 1 {
 		return t.loadMany(ctx, keys, answered)
 	}
-	row, err := t.load(ctx, keys[0])
+	row, err := t.load(ctx, &keys[0])
 	if err == nil {
 		answered(0, row)
 	}
@@ -43,7 +43,7 @@ func (t *Table) runLoads(ctx context.Context, keys []rows.Key, answered func(int
 }
 
 // load returns the zero Row if there is none.
-func (t *Table) load(ctx context.Context, key rows.Key) (row rows.Row, err error) {
+func (t *Table) load(ctx context.Context, key *rows.Key) (row rows.Row, err error) {
 	err = t.run(ctx, leftNoTraceOrReads, func(ctx context.Context, conn *pgx.Conn) error {
 		row, err = queryRow(ctx, conn, t.text(loadSQL), key.Bytes())
 		return err
