@@ -29,6 +29,9 @@ import (
 // release of the application that does not know such a type, or not all of its fields, leaves the
 // value as it is stored, unless it changes it. With [LoadAndSave], that is: without it, what a
 // commit does not know is lost.
+//
+// Add it when you take this store into use. If you add it later, sessions go on, but an instance
+// from before cannot read what one with UserCodec has stored, and answers with an error.
 func UserCodec(codec scs.Codec, key string) scs.Codec { return userCodec{codec, key} }
 
 type userCodec struct {
