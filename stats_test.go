@@ -271,7 +271,7 @@ func TestStore_Stats_Within(t *testing.T) {
 	require.NoError(t, test.Err(json.Marshal(s.Stats())), "for expvar")
 
 	holder := s.LockTable(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, test.Err(s.Create(ctx, test.Ann(1), time.Hour)), context.DeadlineExceeded)
 	holder.Release(t)

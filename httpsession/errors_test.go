@@ -200,6 +200,6 @@ func TestManager_CallsInAChange_OtherGoroutine(t *testing.T) {
 	})
 	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
 	require.NoError(t, err)
-	store := pgsession.New(pgtest.Pool(t), crypto, pgsession.WithTimeout(50*time.Millisecond))
+	store := pgsession.New(pgtest.Pool(t), crypto, pgsession.WithTimeout(500*time.Millisecond))
 	require.ErrorIs(t, wait(t, store, false), context.DeadlineExceeded)
 }
