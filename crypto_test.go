@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -279,48 +278,6 @@ func TestCrypto_SetKeys_ErrorKeepsTheRing(t *testing.T) {
 	again, err := crypto.Seal([]byte("plaintext"), nil)
 	require.NoError(t, err)
 	require.Equal(t, sealed[:5], again[:5])
-}
-
-func TestCrypto_SetKeys_UnderLoad(t *testing.T) {
-	t.Parallel()
-	a, b := pgsession.GenerateKey(), pgsession.GenerateKey()
-	crypto := test.NewCrypto(t, a, b)
-	rotated := make(chan struct{})
-	go func() {
-		defer close(rotated)
-		for i := range 500 {
-			primary, other := a, b
-			if i%2 == 0 {
-				primary, other = b, a
-			}
-			if err := crypto.SetKeys(primary, other); err != nil {
-				t.Error(err)
-				return
-			}
-		}
-	}()
-	var callers sync.WaitGroup
-	for range 4 {
-		callers.Go(func() {
-			for done := false; !done; {
-				select {
-				case <-rotated:
-					done = true
-				default:
-				}
-				sealed, err := crypto.Seal([]byte("plaintext"), []byte("row"))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if opened, err := crypto.Open(sealed, []byte("row")); err != nil || string(opened) != "plaintext" {
-					t.Errorf("opened %q, %v", opened, err)
-					return
-				}
-			}
-		})
-	}
-	callers.Wait()
 }
 
 // requireNoSecret looks for the keys in a text, in all the forms in which fmt

@@ -221,24 +221,6 @@ func TestStore_Update(t *testing.T) {
 		require.Equal(t, 2, calls)
 		require.Equal(t, 11, test.Decode[int](t, session))
 	})
-	t.Run("of many at once none is lost", func(t *testing.T) {
-		t.Parallel()
-		s := test.NewStore(t)
-		id := s.Begin(t, test.Ann(0), time.Hour)
-		const writers, rounds = 16, 5
-		var group sync.WaitGroup
-		for range writers {
-			group.Go(func() {
-				for range rounds {
-					if err := test.Err(s.Update(t.Context(), test.Unloaded(id), 0, test.Increment)); err != nil {
-						t.Error(err)
-					}
-				}
-			})
-		}
-		group.Wait()
-		require.Equal(t, writers*rounds, s.Number(t, id))
-	})
 	t.Run("a change that panics or ends its goroutine gives back its turn", func(t *testing.T) {
 		t.Parallel()
 		for name, end := range map[string]func(){"panic": func() { panic("of the application") }, "Goexit": runtime.Goexit} {

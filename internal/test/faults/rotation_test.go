@@ -127,7 +127,7 @@ func TestSetKeys_InFlight_Cycle(t *testing.T) {
 }
 
 // TestSetKeys_UnderRevocation saves, lists and ends sessions while the ring changes all the time.
-// Each session is found under its user.
+// Each session is found under its user, and opens.
 func TestSetKeys_UnderRevocation(t *testing.T) {
 	t.Parallel()
 	crypto := test.NewCrypto(t, test.Key, test.OtherKey)
@@ -162,8 +162,8 @@ func TestSetKeys_UnderRevocation(t *testing.T) {
 				return err
 			}
 			found, err := s.FindByUser(ctx, user.UserID, 0)
-			if err != nil || len(found) != 1 {
-				return errors.Join(err, errors.New("not found"))
+			if err != nil || len(found) != 1 || found[0].UserID != user.UserID {
+				return errors.Join(err, errors.New("not found, or not opened"))
 			}
 			if err := s.Revoke(ctx, user.UserID, session.Handle); err != nil {
 				return err
