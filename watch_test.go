@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
@@ -115,9 +116,7 @@ func TestStore_Watch(t *testing.T) {
 func TestStore_Watch_OtherNode(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	here, there := pgsession.New(pool, crypto), pgsession.New(pool, crypto)
+	here, there := test.Open(pool), test.Open(pool)
 	require.NoError(t, here.Init(t.Context()))
 	session, err := here.Create(t.Context(), pgsession.Data{UserID: "ann"}, time.Hour)
 	require.NoError(t, err)

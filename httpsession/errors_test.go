@@ -18,6 +18,7 @@ import (
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/httpsession"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 // Only what the store returns is an outage. What the application returns is its own.
@@ -198,8 +199,6 @@ func TestManager_CallsInAChange_OtherGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		require.ErrorIs(t, wait(t, pgsession.InMemory(), false), context.DeadlineExceeded)
 	})
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	store := pgsession.New(pgtest.Pool(t), crypto, pgsession.WithTimeout(500*time.Millisecond))
+	store := test.Open(pgtest.Pool(t), pgsession.WithTimeout(500*time.Millisecond))
 	require.ErrorIs(t, wait(t, store, false), context.DeadlineExceeded)
 }

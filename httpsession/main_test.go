@@ -26,6 +26,7 @@ import (
 	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/pgtest"
 	"github.com/pgsession/pgsession/internal/rows"
+	"github.com/pgsession/pgsession/internal/test"
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
@@ -66,12 +67,12 @@ type fixture struct {
 type makeFixture func(t testing.TB, opts ...httpsession.Option) *fixture
 
 // onEach runs a test on the table in memory and on PostgreSQL.
-func onEach(t *testing.T, test func(t *testing.T, newFixture makeFixture)) {
+func onEach(t *testing.T, run func(t *testing.T, newFixture makeFixture)) {
 	t.Parallel()
 	for name, newFixture := range map[string]makeFixture{"memory": newInMemory, "postgres": newOnPostgreSQL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t, newFixture)
+			run(t, newFixture)
 		})
 	}
 }
@@ -110,11 +111,7 @@ func newInMemory(t testing.TB, opts ...httpsession.Option) *fixture {
 func newOnPostgreSQL(t testing.TB, opts ...httpsession.Option) *fixture {
 	pool := pgtest.Pool(t)
 	clock := pgsession.NewManualClock(epoch)
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	store := pgsession.New(pool, crypto, pgsession.WithClock(clock), pgsession.WithTimeout(patience), pgsession.WithLogger(slog.New(slog.DiscardHandler)))
-	require.NoError(t, store.Init(t.Context()))
-	pgtest.AfterInit(t, pool, "sessions")
+	store := test.OpenTable(t, pool, "sessions", pgsession.WithClock(clock))
 	sql := func(sql string, args ...any) {
 		_, err := pool.Exec(t.Context(), sql, append([]any{pgx.QueryExecModeExec}, args...)...)
 		require.NoError(t, err)

@@ -24,6 +24,7 @@ import (
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/bridge"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 	"github.com/pgsession/pgsession/move"
 )
 
@@ -55,17 +56,7 @@ const (
 
 func newStore(t testing.TB, pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
 	t.Helper()
-	return newStoreOf(t, pool, "moved_sessions", opts...)
-}
-
-func newStoreOf(t testing.TB, pool *pgxpool.Pool, table string, opts ...pgsession.Option) *pgsession.Store {
-	t.Helper()
-	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	store := pgsession.New(pool, keys, append(opts, pgsession.WithTable(table), pgsession.WithTimeout(time.Minute))...)
-	require.NoError(t, store.Init(t.Context()))
-	pgtest.AfterInit(t, pool, table)
-	return store
+	return test.OpenTable(t, pool, "moved_sessions", opts...)
 }
 
 // newSCS returns a table with n sessions of the tokens token-0 and on.
@@ -197,7 +188,7 @@ func TestImport_Left(t *testing.T) {
 	require.Equal(t, 2, count(t, pool, `sessions WHERE token IN ('token-7', 'token-8')`))
 	require.Equal(t, 2, count(t, pool, `sessions`))
 
-	done, err = move.Import(t.Context(), newStoreOf(t, pool, "larger_sessions"), from, raw, nil)
+	done, err = move.Import(t.Context(), test.OpenTable(t, pool, "larger_sessions"), from, raw, nil)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, done.Left)
 	require.ErrorIs(t, done.Reason, errUnreadable)
@@ -300,41 +291,28 @@ func requireAllMoved(t testing.TB, store *pgsession.Store, from *move.Table, poo
 	}
 }
 
-const childURL, childKey, childSchema = "MOVE_TEST_URL", "MOVE_TEST_KEY", "MOVE_TEST_SCHEMA"
+const childURL = "MOVE_TEST_URL"
 
 // importInChild is an import in a process of its own, which says when it has moved the first batch.
 func importInChild(url string) {
-	must := func(err error) {
-		if err != nil {
-			panic(err)
-		}
-	}
 	ctx := context.Background()
-	config, err := pgxpool.ParseConfig(url)
-	must(err)
-	config.ConnConfig.RuntimeParams["search_path"] = os.Getenv(childSchema)
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	must(err)
-	keys, err := pgsession.ParseKeyRing(os.Getenv(childKey))
-	must(err)
-	_, err = move.Import(ctx, pgsession.New(pool, keys, pgsession.WithTable("moved_sessions")), move.FromSCS(pool, "sessions"), raw,
-		func(move.Progress) { fmt.Println("moved a batch") })
-	must(err)
+	pool := test.Must(pgxpool.New(ctx, url))
+	store := test.Open(pool, pgsession.WithTable("moved_sessions"))
+	test.Must(move.Import(ctx, store, move.FromSCS(pool, "sessions"), raw, func(move.Progress) { fmt.Println("moved a batch") }))
 	os.Exit(0)
 }
 
 func TestImport_Killed(t *testing.T) {
 	t.Parallel()
-	pool, schema := pgtest.Schema(t)
+	pool := pgtest.Pool(t)
 	const n = 20_000
-	from := newSCS(t, pool, n)
-	key := pgsession.GenerateKey()
-	keys, err := pgsession.NewCrypto(key)
-	require.NoError(t, err)
-	store := pgsession.New(pool, keys, pgsession.WithTable("moved_sessions"))
-	require.NoError(t, store.Init(t.Context()))
+	from, store := newSCS(t, pool, n), newStore(t, pool)
 
-	child := newChild(t, childURL+"="+pool.Config().ConnString(), childKey+"="+key.Secret(), childSchema+"="+schema)
+	program, err := os.Executable()
+	require.NoError(t, err)
+	child := exec.CommandContext(t.Context(), program)
+	child.Env = append(os.Environ(), childURL+"="+pgtest.URL(t, pool))
+	child.Stderr = os.Stderr
 	output, err := child.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, child.Start())
@@ -350,16 +328,6 @@ func TestImport_Killed(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, count(t, pool, "sessions"))
 	require.Equal(t, n, count(t, pool, "moved_sessions"))
-}
-
-func newChild(t testing.TB, environment ...string) *exec.Cmd {
-	t.Helper()
-	program, err := os.Executable()
-	require.NoError(t, err)
-	command := exec.CommandContext(t.Context(), program)
-	command.Env = append(os.Environ(), environment...)
-	command.Stderr = os.Stderr
-	return command
 }
 
 // A row that is being moved can be read, and neither changed nor ended where it was.
@@ -588,18 +556,16 @@ func TestInit_TableOfSCS(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
 	newSCS(t, pool, 1)
-	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	err = pgsession.New(pool, keys).Init(t.Context())
+	err := test.Open(pool).Init(t.Context())
 	require.ErrorIs(t, err, pgsession.ErrSchema)
 	require.ErrorContains(t, err, "sessions: ")
 	require.ErrorContains(t, err, "column token is not ours")
 	require.Equal(t, 1, count(t, pool, "sessions"))
 	t.Log(err)
 
-	require.NoError(t, pgsession.New(pool, keys, pgsession.WithTable("app_sessions")).Init(t.Context()))
+	require.NoError(t, test.Open(pool, pgsession.WithTable("app_sessions")).Init(t.Context()))
 	run(t, pool, `ALTER TABLE sessions RENAME TO scs_sessions`)
-	require.NoError(t, pgsession.New(pool, keys).Init(t.Context()))
+	require.NoError(t, test.Open(pool).Init(t.Context()))
 }
 
 func TestBar(t *testing.T) {

@@ -31,7 +31,7 @@ var compared = []comparedStorage{
 	{"fiber's in memory", func(*testing.T) (fiber.Storage, *test.Network) { return nil, nil }},
 	{"pgsession", func(t *testing.T) (fiber.Storage, *test.Network) {
 		n := test.NewNetwork(t)
-		return fiberstore.NewSessions(initStore(t, n.Pool, pgsession.WithTimeout(comparedTimeout)), "session_id"), n
+		return fiberstore.NewSessions(test.OpenTable(t, n.Pool, "sessions", pgsession.WithTimeout(comparedTimeout)), "session_id"), n
 	}},
 }
 

@@ -272,7 +272,7 @@ func TestSessions_SavedTwice_Cookie(t *testing.T) {
 func TestSessions_Extractor(t *testing.T) {
 	t.Parallel()
 	n := test.NewNetwork(t)
-	store := initStore(t, n.Pool)
+	store := test.OpenTable(t, n.Pool, "sessions")
 	sessions := fiberstore.NewSessions(store, "sid")
 	app := fiber.New()
 	app.Use(recover.New())
@@ -408,7 +408,7 @@ func TestSessions_OneTimeout(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
 	const timeout = 2 * time.Second
-	store := initStore(t, pool, pgsession.WithTimeout(timeout))
+	store := test.OpenTable(t, pool, "sessions", pgsession.WithTimeout(timeout))
 	sessions := fiberstore.NewSessions(store, "sid")
 	app := fiber.New()
 	request := httptest.NewRequest(http.MethodGet, "/", nil)

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/gofiber/fiber/v3"
 	"github.com/gofiber/fiber/v3/middleware/recover"
@@ -23,6 +22,7 @@ import (
 	"github.com/pgsession/pgsession"
 	fiberstore "github.com/pgsession/pgsession/adapters/fiber"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 func TestMain(m *testing.M) {
@@ -37,16 +37,7 @@ func TestMain(m *testing.M) {
 func newStore(t *testing.T, opts ...pgsession.Option) (*pgsession.Store, *pgxpool.Pool) {
 	t.Helper()
 	pool := pgtest.Pool(t)
-	return initStore(t, pool, opts...), pool
-}
-
-func initStore(t *testing.T, pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
-	t.Helper()
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	store := pgsession.New(pool, crypto, append([]pgsession.Option{pgsession.WithTimeout(time.Minute)}, opts...)...)
-	require.NoError(t, store.Init(t.Context()))
-	return store
+	return test.OpenTable(t, pool, "sessions", opts...), pool
 }
 
 // A site is an application on fiber's session middleware.

@@ -57,7 +57,7 @@ func TestKeyValue(t *testing.T) {
 func TestKeyValue_Outage(t *testing.T) {
 	t.Parallel()
 	n := test.NewNetwork(t)
-	kv := fiberstore.NewKeyValue(initStore(t, n.Pool), "test")
+	kv := fiberstore.NewKeyValue(test.OpenTable(t, n.Pool, "sessions"), "test")
 	require.NoError(t, kv.Set("a", []byte("1"), time.Hour))
 	n.Cut()
 	_, err := kv.Get("a")

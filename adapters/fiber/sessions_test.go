@@ -227,7 +227,7 @@ func TestSessions_Statements(t *testing.T) {
 	var traced test.Tracer
 	pool := pgtest.Pool(t, func(config *pgxpool.Config) { config.ConnConfig.Tracer = &traced })
 	clock := pgsession.NewManualClock(time.Now())
-	b := newSite(t, fiberstore.NewSessions(initStore(t, pool, pgsession.WithClock(clock)), "session_id")).newBrowser(t)
+	b := newSite(t, fiberstore.NewSessions(test.OpenTable(t, pool, "sessions", pgsession.WithClock(clock)), "session_id")).newBrowser(t)
 	cost := func(path string) int64 {
 		before := traced.RoundTrips.Load()
 		b.mustDo(t, path)
@@ -317,7 +317,7 @@ func TestSessions_EndsAt(t *testing.T) {
 func TestSessions_Outage(t *testing.T) {
 	t.Parallel()
 	n := test.NewNetwork(t)
-	store := initStore(t, n.Pool)
+	store := test.OpenTable(t, n.Pool, "sessions")
 	storage := fiberstore.NewSessions(store, "session_id")
 	b := newSite(t, storage).newBrowser(t)
 	b.mustDo(t, "/login/ann")

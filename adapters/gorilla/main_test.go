@@ -15,6 +15,7 @@ import (
 	"github.com/pgsession/pgsession"
 	gorillastore "github.com/pgsession/pgsession/adapters/gorilla"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m, func() error { return goleak.Find() }) }
@@ -37,12 +38,8 @@ type fixture struct {
 func newFixture(t *testing.T, opts ...gorillastore.Option) *fixture {
 	t.Helper()
 	pool := pgtest.Pool(t)
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
 	clock := pgsession.NewManualClock(time.Now())
-	sealed := pgsession.New(pool, crypto, pgsession.WithClock(clock), pgsession.WithTimeout(time.Minute))
-	require.NoError(t, sealed.Init(t.Context()))
-	pgtest.AfterInit(t, pool, "sessions")
+	sealed := test.OpenTable(t, pool, "sessions", pgsession.WithClock(clock))
 	opts = append([]gorillastore.Option{gorillastore.WithUserKey("user")}, opts...)
 	return &fixture{Store: gorillastore.New(sealed, opts...), sealed: sealed, pool: pool, clock: clock}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/pgsession/pgsession"
 	scsstore "github.com/pgsession/pgsession/adapters/scs"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 func TestMain(m *testing.M) {
@@ -39,24 +40,19 @@ const (
 
 func newStore(t testing.TB, pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
 	t.Helper()
-	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	store := pgsession.New(pool, keys, append([]pgsession.Option{pgsession.WithTable(table), pgsession.WithTimeout(patience)}, opts...)...)
-	require.NoError(t, store.Init(t.Context()))
-	pgtest.AfterInit(t, pool, table)
-	return store
+	return test.OpenTable(t, pool, table, opts...)
 }
 
 // onEach runs a test on PostgreSQL and in memory.
-func onEach(t *testing.T, test func(t *testing.T, store *pgsession.Store)) {
+func onEach(t *testing.T, run func(t *testing.T, store *pgsession.Store)) {
 	t.Parallel()
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		test(t, newStore(t, pgtest.Pool(t)))
+		run(t, newStore(t, pgtest.Pool(t)))
 	})
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
-		test(t, pgsession.InMemory())
+		run(t, pgsession.InMemory())
 	})
 }
 

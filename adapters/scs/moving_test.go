@@ -327,10 +327,7 @@ func TestMoving_Traffic(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
 	from := oldTable(t, pool)
-	keys, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	store := pgsession.New(pool, keys, pgsession.WithTable(table), pgsession.WithTimeout(patience))
-	require.NoError(t, store.Init(t.Context()))
+	store := newStore(t, pool)
 	idle := addIdle(t, pool)
 
 	release0 := func() string {
@@ -368,7 +365,7 @@ func TestMoving_Traffic(t *testing.T) {
 	started := time.Now()
 	ctx, cancel := context.WithCancel(t.Context())
 	convert := scsstore.New(store, realm, scsstore.WithMoving(scsstore.Moving{From: from, Codec: userCodec})).Convert
-	_, err = move.Import(ctx, store, from, convert, func(move.Progress) { cancel() })
+	_, err := move.Import(ctx, store, from, convert, func(move.Progress) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
 	left := count(t, pool, "sessions")
 	done, err := move.Import(t.Context(), store, from, convert, move.Bar(t.Output()))

@@ -15,6 +15,7 @@ import (
 	"github.com/pgsession/pgsession"
 	"github.com/pgsession/pgsession/internal/doctest"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 	"github.com/pgsession/pgsession/pgsessiontest"
 )
 
@@ -24,9 +25,7 @@ var errAway = errors.New("dial tcp 10.1.2.3:5432: connection refused")
 
 func newStore(t testing.TB) *pgsession.Store {
 	t.Helper()
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	return pgsession.New(pgtest.Pool(t), crypto)
+	return test.Open(pgtest.Pool(t))
 }
 
 func get(ctx context.Context, handler http.Handler) *httptest.ResponseRecorder {

@@ -35,6 +35,15 @@ func Open(pool *pgxpool.Pool, opts ...pgsession.Option) *pgsession.Store {
 	return Encrypted(pool, append([]pgsession.Option{Quiet(), Patient()}, opts...)...)
 }
 
+// OpenTable is [Open] on a table of that name, which it makes.
+func OpenTable(t testing.TB, pool *pgxpool.Pool, table string, opts ...pgsession.Option) *pgsession.Store {
+	t.Helper()
+	store := Open(pool, append([]pgsession.Option{pgsession.WithTable(table)}, opts...)...)
+	require.NoError(t, store.Init(t.Context()))
+	pgtest.AfterInit(t, pool, table)
+	return store
+}
+
 // NewStore returns an encrypted store in a schema of its own.
 func NewStore(t testing.TB, opts ...pgsession.Option) *Store {
 	t.Helper()

@@ -18,9 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/pgsession/pgsession"
 	gorillastore "github.com/pgsession/pgsession/adapters/gorilla"
 	"github.com/pgsession/pgsession/internal/pgtest"
+	"github.com/pgsession/pgsession/internal/test"
 )
 
 func TestMain(m *testing.M) {
@@ -31,13 +31,7 @@ func TestMain(m *testing.M) {
 
 func newStore(t *testing.T, opts ...gorillastore.Option) *gorillastore.Store {
 	t.Helper()
-	crypto, err := pgsession.NewCrypto(pgsession.GenerateKey())
-	require.NoError(t, err)
-	pool := pgtest.Pool(t)
-	sealed := pgsession.New(pool, crypto)
-	require.NoError(t, sealed.Init(t.Context()))
-	pgtest.AfterInit(t, pool, "sessions")
-	return gorillastore.New(sealed, opts...)
+	return gorillastore.New(test.OpenTable(t, pgtest.Pool(t), "sessions"), opts...)
 }
 
 // gin-contrib's own tests for stores.
