@@ -1171,7 +1171,12 @@ func TestGroup_Limit(t *testing.T) {
 // Not parallel: it counts goroutines.
 func TestGroup_NoGoroutineWhenIdle(t *testing.T) {
 	before := goleak.IgnoreCurrent()
-	g := coalesce.New(coalesce.Config[int, int]{MaxInFlight: 2, Run: double})
+	g := coalesce.New(coalesce.Config[int, int]{MaxInFlight: 2, Run: func(_ context.Context, calls []int, answer func(int, int)) error {
+		for i := range calls {
+			answer(i, i)
+		}
+		return nil
+	}})
 	var callers sync.WaitGroup
 	for i := range 100 {
 		callers.Go(func() { _, _ = g.Do(t.Context(), time.Time{}, i) })
