@@ -43,7 +43,8 @@ func ClearOthers(w http.ResponseWriter, r *http.Request, cookie http.Cookie) {
 	cleared.Value, cleared.MaxAge = "", -1
 	for _, cleared.Domain = range domains {
 		for _, cleared.Path = range paths {
-			if cleared.Domain != cookie.Domain || cleared.Path != cookie.Path {
+			isOther := cleared.Domain != cookie.Domain || cleared.Path != cookie.Path
+			if isOther && cleared.Valid() == nil { // net/http would log a part that is not
 				http.SetCookie(w, &cleared)
 			}
 		}
