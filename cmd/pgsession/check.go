@@ -67,6 +67,9 @@ needed, but without them it cannot say whose they are that it finds.`,
 		RunE: a.runs(func(ctx context.Context, _ []string) error {
 			return a.with(ctx, noKeys, func(ctx context.Context, d *database) error {
 				c := check(ctx, d, quick)
+				if ctx.Err() != nil {
+					return ctx.Err() // nothing is known then
+				}
 				if err := a.print(c, c.print); err != nil {
 					return err
 				}

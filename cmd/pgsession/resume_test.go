@@ -64,25 +64,31 @@ func TestSealing_Resumes(t *testing.T) {
 	}
 }
 
-// A command that waits for the server ends when it is interrupted.
+// A command that waits for the server ends when it is interrupted. It says of nothing that it is
+// unhealthy.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	pool, schema := pgtest.Schema(t)
-	require.NoError(t, pgsession.New(pool, crypto(t)).Init(t.Context()))
-	held, err := pool.Begin(t.Context())
-	require.NoError(t, err)
-	defer held.Rollback(context.WithoutCancel(t.Context()))
-	_, err = held.Exec(t.Context(), `LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE`)
-	require.NoError(t, err)
-	var stderr bytes.Buffer
-	run := pgsessionCommand(t, schema, "", "count")
-	run.Stderr = &stderr
-	require.NoError(t, run.Start())
-	waitForBlocked(t, pool)
-	require.NoError(t, run.Process.Signal(os.Interrupt))
-	require.Error(t, run.Wait())
-	require.Equal(t, exitFailed, run.ProcessState.ExitCode())
-	require.Equal(t, "pgsession: interrupted\n", stderr.String())
+	for _, command := range []string{"count", "check"} {
+		t.Run(command, func(t *testing.T) {
+			pool, schema := pgtest.Schema(t)
+			require.NoError(t, pgsession.New(pool, crypto(t)).Init(t.Context()))
+			held, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			defer held.Rollback(context.WithoutCancel(t.Context()))
+			_, err = held.Exec(t.Context(), `LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE`)
+			require.NoError(t, err)
+			var stdout, stderr bytes.Buffer
+			run := pgsessionCommand(t, schema, "", command)
+			run.Stdout, run.Stderr = &stdout, &stderr
+			require.NoError(t, run.Start())
+			waitForBlocked(t, pool)
+			require.NoError(t, run.Process.Signal(os.Interrupt))
+			require.Error(t, run.Wait())
+			require.Equal(t, exitFailed, run.ProcessState.ExitCode())
+			require.Equal(t, "pgsession: interrupted\n", stderr.String())
+			require.Empty(t, stdout.String())
+		})
+	}
 }
 
 func crypto(t *testing.T) *pgsession.Crypto {
