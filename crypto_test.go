@@ -2,8 +2,6 @@ package pgsession_test
 
 import (
 	"bytes"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -338,72 +336,4 @@ func TestFuzzSeeds(t *testing.T) {
 			require.Contains(t, values, "(", seed.Name())
 		}
 	}
-}
-
-func benchmarkPlaintext(b *testing.B) (plaintext, row []byte) {
-	b.Helper()
-	plaintext, row = make([]byte, 1<<10), make([]byte, 32)
-	rand.Read(plaintext)
-	rand.Read(row)
-	b.SetBytes(int64(len(plaintext)))
-	b.ReportAllocs()
-	return plaintext, row
-}
-
-// The baseline is AES-256-GCM with one key for all messages and a random nonce.
-func benchmarkGCM(b *testing.B) cipher.AEAD {
-	b.Helper()
-	key := make([]byte, 32)
-	rand.Read(key)
-	block, err := aes.NewCipher(key)
-	require.NoError(b, err)
-	gcm, err := cipher.NewGCM(block)
-	require.NoError(b, err)
-	return gcm
-}
-
-func BenchmarkCrypto_Seal(b *testing.B) {
-	b.Run("pgsession", func(b *testing.B) {
-		crypto := test.NewCrypto(b, pgsession.GenerateKey())
-		plaintext, row := benchmarkPlaintext(b)
-		for b.Loop() {
-			if _, err := crypto.Seal(plaintext, row); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("plain AES-256-GCM", func(b *testing.B) {
-		gcm := benchmarkGCM(b)
-		plaintext, row := benchmarkPlaintext(b)
-		for b.Loop() {
-			nonce := make([]byte, gcm.NonceSize(), gcm.NonceSize()+len(plaintext)+gcm.Overhead())
-			rand.Read(nonce)
-			gcm.Seal(nonce, nonce, plaintext, row)
-		}
-	})
-}
-
-func BenchmarkCrypto_Open(b *testing.B) {
-	b.Run("pgsession", func(b *testing.B) {
-		crypto := test.NewCrypto(b, pgsession.GenerateKey())
-		plaintext, row := benchmarkPlaintext(b)
-		sealed, err := crypto.Seal(plaintext, row)
-		require.NoError(b, err)
-		for b.Loop() {
-			if _, err := crypto.Open(sealed, row); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("plain AES-256-GCM", func(b *testing.B) {
-		gcm := benchmarkGCM(b)
-		plaintext, row := benchmarkPlaintext(b)
-		nonce := make([]byte, gcm.NonceSize())
-		sealed := gcm.Seal(nil, nonce, plaintext, row)
-		for b.Loop() {
-			if _, err := gcm.Open(nil, nonce, sealed, row); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
 }
