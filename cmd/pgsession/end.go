@@ -31,7 +31,7 @@ func (a *app) endCommand() *cobra.Command {
 final: whoever had them has to log in again. It asks before it ends more than one, unless --yes is given.
 
 With --begun-before, a session counts as begun when its user logged in (or a guest's when it was
-created). TIME is "now", or a time as RFC 3339 has it: 2026-11-30T05:00:00Z.
+created). TIME is "now", by this machine's clock, or a time as RFC 3339 has it: 2026-11-30T05:00:00Z.
 
 Only --user needs the keys. Entries of the key/value view stay.`,
 		Example: `  pgsession end 6f1ed002ab5595859014ebf0951522d97dd8b5f1b6f9a4a1b8b0c1e3b7a0d9aa
