@@ -112,7 +112,7 @@ var mutants = []mutant{
 		{"store.go", "seen, mustWait = nil, true", "seen = nil"},
 	}},
 	{name: "a call waits for itself for ever", tests: []string{"./internal/test/coalescing", "-run", "TestUpdate_Turns"}, edits: []edit{
-		{"store.go", "s.turns.Patience = turnPatience", ""},
+		{"store.go", "s.turns.Patience = cmp.Or(s.patience, turnPatience)", ""},
 	}},
 	{name: "a turn hands on what Renew wrote under another key", flags: []string{"-profile", "renew"}, edits: []edit{
 		{"store.go", "return attempt{session: s.written(newID, row, data.UserID, encoded)}", "w2 := s.written(newID, row, data.UserID, encoded)\n\t\treturn attempt{session: w2, next: w2}"},
