@@ -72,26 +72,6 @@ func TestManager_Update_Error(t *testing.T) {
 	})
 }
 
-func TestManager_Update_Parallel(t *testing.T) {
-	onEach(t, func(t *testing.T, newFixture makeFixture) {
-		f := newFixture(t)
-		b := f.serve(t, f.app())
-		b.do("POST /add")
-		const n = 30
-		var wg sync.WaitGroup
-		for range n {
-			wg.Go(func() {
-				answer, err := b.try("POST /add")
-				require.NoError(t, err)
-				require.Empty(t, answer.setCookies())
-				require.Equal(t, 200, answer.StatusCode)
-			})
-		}
-		wg.Wait()
-		require.Equal(t, 1+n, b.get().Values.Count)
-	})
-}
-
 // Another request removes an entry of a map between two attempts.
 func TestManager_Update_FreshValues(t *testing.T) {
 	onEach(t, func(t *testing.T, newFixture makeFixture) {
