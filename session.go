@@ -73,6 +73,7 @@ type Session struct {
 	values   values
 	broken   error // why the row does not open: ErrTampered or ErrUnknownKey
 	loadedAt time.Time
+	sealed   bool // whether the store that read it seals
 }
 
 // Decode stores the session's values in what v points to, by encoding/json. Values that were given

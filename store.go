@@ -211,6 +211,8 @@ func (s *Store) session(row rows.Row, now time.Time) *Session {
 	return session
 }
 
+func (s *Store) seals() bool { return s.codec.ring() != nil }
+
 // fields returns a session with what a row shows without being opened.
 func (s *Store) fields(row rows.Row, now time.Time) *Session {
 	row.Payload = nil
@@ -222,6 +224,7 @@ func (s *Store) fields(row rows.Row, now time.Time) *Session {
 		IdleTimeout: row.IdleTimeout,
 		row:         row,
 		loadedAt:    now,
+		sealed:      s.seals(),
 	}
 }
 
@@ -490,7 +493,9 @@ type attempt struct {
 }
 
 // swap calls try with a session to write it, until no other writer has changed it in between. The
-// first try is with the session as the caller has loaded it, if that is live.
+// first try is with the session as the caller has loaded it, if that is live. One that a store of the
+// other kind has loaded is loaded first, which fails: a Plaintext store must not write a sealed
+// session's values in clear.
 //
 // Calls for one session take turns once two of them have met. Each begins with what the one before
 // has written, which costs no statement.
@@ -503,7 +508,7 @@ func (s *Store) swap(ctx context.Context, operation string, session *Session,
 	defer cancel()
 	key := session.key()
 	seen, isNew := session, false // new: it was so after this call began
-	if session.broken != nil || session.row.Key != key || session.row.Load(s.now()) != rows.OK {
+	if session.broken != nil || session.sealed != s.seals() || session.row.Key != key || session.row.Load(s.now()) != rows.OK {
 		seen = nil
 	}
 	var (

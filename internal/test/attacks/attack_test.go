@@ -163,7 +163,8 @@ func TestAttack_OlderPayload(t *testing.T) {
 	require.Equal(t, 1, s.Number(t, id))
 }
 
-// TestAttack_OtherStore has each kind of store read what the other kind wrote.
+// TestAttack_OtherStore has each kind of store read what the other kind wrote, and change it as the
+// other kind has loaded it.
 func TestAttack_OtherStore(t *testing.T) {
 	t.Parallel()
 	s := test.NewStore(t)
@@ -172,6 +173,20 @@ func TestAttack_OtherStore(t *testing.T) {
 	require.ErrorIs(t, test.Err(plaintext.Load(t.Context(), sealed)), pgsession.ErrUnknownKey)
 	require.ErrorIs(t, test.Err(s.Load(t.Context(), plain)), pgsession.ErrTampered)
 	require.ErrorIs(t, s.Save(t.Context(), plain, test.Ann(2), time.Hour), pgsession.ErrUserChanged)
+
+	for _, c := range []struct {
+		loadedBy, store *test.Store
+		id              pgsession.ID
+		want            error
+	}{
+		{s, plaintext, sealed, pgsession.ErrUnknownKey},
+		{plaintext, s, plain, pgsession.ErrTampered},
+	} {
+		loaded := test.Must(c.loadedBy.Load(t.Context(), c.id))
+		require.ErrorIs(t, test.Err(c.store.Update(t.Context(), loaded, 0, test.Keep(2))), c.want)
+		require.ErrorIs(t, test.Err(c.store.Renew(t.Context(), loaded, 0, test.LogIn(test.Ann(2)))), c.want)
+		require.Equal(t, 1, c.loadedBy.Number(t, c.id))
+	}
 }
 
 // TestAttack_StolenTable reads the whole table as text, and finds no token, user id or value.
