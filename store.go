@@ -493,9 +493,9 @@ type attempt struct {
 }
 
 // swap calls try with a session to write it, until no other writer has changed it in between. The
-// first try is with the session as the caller has loaded it, if that is live. One that a store of the
-// other kind has loaded is loaded first, which fails: a Plaintext store must not write a sealed
-// session's values in clear.
+// first try is with the session as the caller has loaded it, if that is live. If a store of the
+// other kind has loaded it, this one loads it anew, and that fails: a Plaintext store must not
+// write a sealed session's values in clear.
 //
 // Calls for one session take turns once two of them have met. Each begins with what the one before
 // has written, which costs no statement.

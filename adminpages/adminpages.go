@@ -54,15 +54,15 @@ type Pages struct {
 type Option func(*Pages)
 
 // WithDevice sets what describes a session's device, from the values that the application keeps in
-// it: "Firefox on Linux", for instance. If it panics, the session is shown without. The default
-// describes none.
+// it: "Firefox on Linux", for instance. If describe panics, the session is shown without a device.
+// The default describes none.
 func WithDevice(describe func(*pgsession.Session) string) Option {
 	return func(p *Pages) { p.device = describe }
 }
 
 // WithAudit sets what is told of each action, after it was done or has failed, for an audit trail.
-// The page is sent after audit has returned. So audit must not take long, and if it panics, nothing
-// is shown, but what was ended stays ended. The default is none.
+// The page is sent after audit has returned, so audit must not take long. If audit panics, no page
+// is sent, but what was ended stays ended. The default is none.
 func WithAudit(audit func(context.Context, Action)) Option {
 	return func(p *Pages) { p.audit = audit }
 }

@@ -87,14 +87,15 @@ func WithRemember(ttl, lifetime time.Duration) Option {
 //
 // The name gets the prefix __Host-, or __Secure- if there is a Domain or another Path, and for a
 // guest the suffix -guest. Without them it is also the purpose of the Manager's ids
-// ([pgsession.NewIDFor]): two Managers on one table need different names, and so do
-// two of one site, since each reads and clears what has its name. A name that has such a
-// prefix or suffix already panics. So does a cookie that browsers would refuse or not send back,
-// such as one with the Path "app".
+// ([pgsession.NewIDFor]): two Managers on one table need different names. So do two Managers of one
+// site, since each reads and clears the cookies of its name. A name that has such a prefix or
+// suffix already panics. So does a cookie that browsers would refuse or not send back, such as one
+// with the Path "app".
 //
 // Cookies of both prefixes are read. So after a change of Domain or Path, users stay logged in.
-// After a change of the Name nobody is: cookies of the earlier name are not read. Their sessions
-// live on until they expire or, for instance, "pgsession end --begun-before now" ends them.
+// After a change of Name everybody is a guest, since cookies of the earlier name are not read.
+// Their sessions live on until they expire or, for instance, "pgsession end --begun-before now"
+// ends them.
 func WithCookie(c http.Cookie) Option {
 	c = checkedCookie(c)
 	return func(o *options) { o.cookie = c }

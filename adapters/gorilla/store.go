@@ -339,9 +339,9 @@ func (s *Store) maxAge(session *pgsession.Session) int {
 //
 // A session that is new gets a token. One whose user has changed, or whose ID is no longer the one
 // that the store gave it, moves to a new token. If the user has changed, the sessions of the
-// request's other cookies of that name end, for example of one for another path. With a negative
-// Options.MaxAge all of them end and the cookie is cleared, also if the session could not be
-// loaded. If ending them fails, the cookie stays.
+// request's other cookies of that name end, such as that of a cookie for another path. With a
+// negative Options.MaxAge all of them end and the cookie is cleared, also if the session could not
+// be loaded. If ending them fails, the cookie stays.
 //
 // Errors: that of [Store.New], if it returned one; [pgsession.ErrNotFound] if the session was ended
 // or has expired since it was loaded, and then the cookie stays as it is; [pgsession.ErrRevoked],

@@ -240,9 +240,10 @@ func rowsByKey(ctx context.Context, d *database) ([]bridge.RowsOfKey, error) {
 	return list, err
 }
 
-// warnOfOtherKeys says if sessions lie under keys that were not given, or are sealed although the
-// table should not be, or the other way: a user's sessions are found only among the others. It
-// looks at some rows. After an error it says nothing: what follows will.
+// warnOfOtherKeys warns if the table holds sessions that are not found when a user's are looked
+// for: those under keys that were not given, in plaintext beside keys, or sealed beside
+// --plaintext. It looks at some rows. After an error it says nothing, since the command itself
+// will.
 func (a *app) warnOfOtherKeys(ctx context.Context, d *database) {
 	ctx, cancel := d.within(ctx)
 	defer cancel()

@@ -60,7 +60,7 @@ func plain(text string) string {
 	return text
 }
 
-// plainJSON returns JSON in which is escaped what a terminal might obey.
+// plainJSON returns JSON with the characters escaped that a terminal might obey.
 func plainJSON(encoded []byte) string {
 	var plain strings.Builder
 	for _, r := range string(encoded) {

@@ -78,10 +78,10 @@ var (
 	// Health is Store.Health with another timeout. It returns a pgsession.Health.
 	Health func(ctx context.Context, store any, timeout time.Duration) any
 
-	// WithPatience returns the pgsession.Option with which a store waits so long for what it gives up
-	// within a fraction of a second otherwise: a statement counts towards pgsession.WithCoalescing, and
-	// goes on after its caller has gone, and an Update keeps its turn. So a test of these does not
-	// depend on how long the machine stands still.
+	// WithPatience returns a pgsession.Option for tests. It sets three times that are fractions of a
+	// second otherwise: how long a statement counts towards pgsession.WithCoalescing, how long it goes
+	// on after its caller has gone, and how long an Update keeps its turn. If they are long, a test
+	// does not fail because the machine stood still for a moment.
 	WithPatience func(d time.Duration) any
 )
 

@@ -31,7 +31,7 @@ const (
 // A Watch ends contexts at their deadlines. The zero Watch is ready. It is safe for concurrent use,
 // and has no timer set for longer than [Precision] after its last context was cancelled.
 type Watch struct {
-	// Interval lies between two looks. 0 is the default, and more delays the ends of contexts.
+	// Interval is the time between two looks. 0 is the default. A longer one lets contexts end later.
 	Interval time.Duration
 
 	mu       sync.Mutex

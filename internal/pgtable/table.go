@@ -53,7 +53,7 @@ type Config struct {
 	MaxInFlight int
 
 	// Patience is how long a statement counts towards MaxInFlight, and goes on after its caller has
-	// gone. 0 is the defaults.
+	// gone. 0 stands for the default of each.
 	Patience time.Duration
 }
 

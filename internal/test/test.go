@@ -94,7 +94,7 @@ func Patient() pgsession.Option { return pgsession.WithTimeout(Patience) }
 // Quiet is the option of a store that logs nothing.
 func Quiet() pgsession.Option { return pgsession.WithLogger(slog.New(slog.DiscardHandler)) }
 
-// Unhurried is the option of a store that gives up nothing within moments. See bridge.WithPatience.
+// Unhurried is bridge.WithPatience with [Patience].
 func Unhurried() pgsession.Option { return bridge.WithPatience(Patience).(pgsession.Option) }
 
 // A Shifted clock is ahead of the machine's.
